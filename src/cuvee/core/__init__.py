@@ -1,0 +1,1 @@
+"""What everything else stands on; knows nothing about models, recipes or methods."""

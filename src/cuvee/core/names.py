@@ -1,0 +1,63 @@
+"""Names: nearest match, patterns, natural order, and making untrusted names safe to print."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+import unicodedata
+from collections.abc import Iterable
+
+_DIGITS = re.compile(r"(\d+)")
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}  # control, format (bidi), surrogate, private, separators
+
+
+def edits(a: str, b: str) -> int:
+    """Edit distance: insertions, deletions, substitutions and swaps of neighbours, each costing one."""
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, ca in enumerate(a, 1):
+        older, before, row = before, row, [i]
+        for j, cb in enumerate(b, 1):
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (ca != cb))
+            if i > 1 and j > 1 and ca == b[j - 2] and a[i - 2] == cb:
+                cost = min(cost, older[j - 2] + 1)
+            row.append(cost)
+    return row[-1]
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word a person most likely meant: at distance one, else the most similar, else None."""
+    words = list(known)
+    close = [w for w in words if abs(len(w) - len(word)) <= 1 and edits(word, w) <= 1]
+    if close:
+        return max(close, key=lambda w: difflib.SequenceMatcher(None, word, w).ratio())
+    found = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """The hint for a misspelt word, or None."""
+    match = nearest(word, known)
+    return f"did you mean `{match}`?" if match else None
+
+
+def natural(name: str) -> list[tuple[int, int | str]]:
+    """Sort key under which `layers.2` comes before `layers.10`."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in _DIGITS.split(name) if part]
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a tensor name fits a pattern: a glob when it holds `*?[`, else the name itself or a dotted part."""
+    if any(c in pattern for c in "*?["):
+        return fnmatch.fnmatchcase(name, pattern)
+    return f".{pattern}." in f".{name}."
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """The text with control, bidi and other invisible characters escaped, cut at `limit` characters."""
+    shown = "".join(
+        c if unicodedata.category(c) not in _HIDDEN else c.encode("unicode_escape").decode("ascii")
+        for c in text[: limit + 1]
+    )
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"

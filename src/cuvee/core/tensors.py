@@ -1,0 +1,36 @@
+"""What is known of a tensor without reading it, and where its bytes lie."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from cuvee.core.dtypes import DType
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMeta:
+    """Name, dtype and shape of one tensor."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the tensor takes in a plain file."""
+        return self.numel * self.dtype.size
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A run of bytes in a file that holds one tensor, row-major, little-endian, without gaps."""
+
+    path: Path
+    offset: int
+    nbytes: int

@@ -1,0 +1,1 @@
+"""Merge methods: pure mathematics. `contract.py` says what one is, `registry.py` finds them by name."""
