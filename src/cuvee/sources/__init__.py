@@ -1,0 +1,1 @@
+"""Where tensors come from: folders, single files, adapters on a base, the hub, live objects."""

@@ -1,0 +1,170 @@
+"""How people name a checkpoint: the one grammar of sources.
+
+    path                        a folder or a weight file, relative to the recipe (`~` is the shell's business)
+    hf://owner/name[@rev][/sub] a hub repository; `refs/pr/N` may be written plainly, other slashes as %2F
+    owner/name[@rev]            the same, when no such path exists
+    base + adapter [+ …]        adapters on a base; an existing path that contains `+` wins
+    {path, revision, adapter}   the long form, for whatever the short one cannot say
+
+Looks at the file system only to ask whether a path exists. Must not open anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote, unquote
+
+from cuvee.core.names import did_you_mean, printable
+from cuvee.errors import SourceError, Where
+
+SCHEME = "hf://"
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+_WORD = r"[A-Za-z0-9](?:[A-Za-z0-9_]|[.-](?![.-]))*"
+_HUB = re.compile(rf"(?P<name>{_WORD}/{_WORD})(?:@(?P<revision>[^@\s]+))?")
+_REFS = re.compile(r"refs/[^/]+/[^/]+")
+_KEYS = ("path", "revision", "adapter", "adapters")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One checkpoint, and the adapters on it.
+
+    `name` is a path as written, or `owner/name` on the hub; `assumed` says that it was taken for a hub repository
+    because no such path exists.
+    """
+
+    kind: Literal["path", "hub"]
+    name: str
+    revision: str | None = None
+    subfolder: str | None = None
+    adapters: tuple[Reference, ...] = ()
+    assumed: bool = False
+
+    @property
+    def display(self) -> str:
+        """The reference as a person would write it."""
+        return " + ".join([self._alone, *(adapter.display for adapter in self.adapters)])
+
+    @property
+    def _alone(self) -> str:
+        if self.kind == "path":
+            return self.name
+        plain = self.assumed and self.subfolder is None
+        return ("" if plain else SCHEME) + self.name + self._revision + (f"/{self.subfolder}" if self.subfolder else "")
+
+    @property
+    def _revision(self) -> str:
+        if self.revision is None:
+            return ""
+        return f"@{self.revision if _REFS.fullmatch(self.revision) else quote(self.revision, safe='')}"
+
+
+def parse_reference(written: str | Mapping[str, Any], anchor: Path) -> Reference:
+    """The reference a person wrote, in its short or long form; paths are relative to `anchor`."""
+    if isinstance(written, Mapping):
+        return _long_form(written, anchor)
+    text = written.strip()
+    if not text or "\0" in text:
+        raise _bad(written, "is not a path or `hf://owner/name`")
+    if "+" not in text or exists(anchor, text):
+        return _single(text, anchor)
+    base, *adapters = [_single(part, anchor) for part in _split(text, anchor)]
+    return replace(base, adapters=tuple(adapters))
+
+
+def exists(anchor: Path, text: str) -> bool:
+    """Whether there is such a path; names no file system can hold do not exist."""
+    try:
+        return (anchor / text).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _split(text: str, anchor: Path) -> list[str]:
+    """The parts around each `+`, spaced pluses first, so that `my+base + adapter` can be written."""
+    parts: list[str] = []
+    for piece in re.split(r"\s+\+\s+", text):
+        parts += [piece] if exists(anchor, piece) else piece.split("+")
+    stripped = [part.strip() for part in parts]
+    if not all(stripped):
+        hint = "write a path that contains `+` as `{path: ...}`"
+        raise _bad(text, "has nothing on one side of a `+`", hint=hint)
+    return stripped
+
+
+def _single(text: str, anchor: Path) -> Reference:
+    if text.startswith(SCHEME):
+        return _hub(text)
+    if "://" in text:
+        raise _bad(text, f"has an unknown scheme; expected a path or `{SCHEME}owner/name`")
+    match = _HUB.fullmatch(text)
+    if match is None or exists(anchor, text) or text.lower().endswith(WEIGHT_SUFFIXES):
+        return Reference("path", text)
+    return Reference("hub", match["name"], _unquoted(match["revision"]), assumed=True)
+
+
+def _hub(text: str) -> Reference:
+    """`hf://owner/name[@rev][/sub]`."""
+    owner, _, rest = text.removeprefix(SCHEME).rstrip("/").partition("/")
+    name, at, tail = rest.partition("@")
+    if not at:
+        name, _, subfolder = rest.partition("/")
+        revision = ""
+    else:
+        plain = _REFS.match(tail)
+        revision = plain[0] if plain else tail.partition("/")[0]
+        subfolder = tail[len(revision) :].removeprefix("/")
+    if _HUB.fullmatch(f"{owner}/{name}") is None or (at and not revision) or ".." in subfolder.split("/"):
+        raise _bad(text, f"is not of the form `{SCHEME}owner/name[@revision][/subfolder]`")
+    return Reference("hub", f"{owner}/{name}", _unquoted(revision or None), subfolder or None)
+
+
+def _long_form(written: Mapping[str, Any], anchor: Path) -> Reference:
+    for key in written:
+        if key not in _KEYS:
+            raise _bad(str(key), "is not a key of a source", hint=did_you_mean(str(key), _KEYS))
+    path, revision = written.get("path"), written.get("revision")
+    if not isinstance(path, str) or not path.strip():
+        raise _bad("path", "of a source must be a path or a hub repository")
+    if revision is not None and not isinstance(revision, str):
+        raise _bad("revision", f"of a source must be text, got `{printable(str(revision))}`")
+    found = _single(path.strip(), anchor)
+    if revision is not None:
+        found = _pinned(found, revision)
+    listed = [*_listed(written.get("adapter")), *_listed(written.get("adapters"))]
+    return replace(found, adapters=tuple(_adapter(item, anchor) for item in listed))
+
+
+def _adapter(written: Any, anchor: Path) -> Reference:
+    if isinstance(written, str) and written.strip():
+        return _single(written.strip(), anchor)
+    if isinstance(written, Mapping) and not {"adapter", "adapters"} & set(written):
+        return _long_form(written, anchor)
+    raise _bad("adapter", f"of a source must be a path or a hub repository, got `{printable(str(written))}`")
+
+
+def _pinned(found: Reference, revision: str) -> Reference:
+    if found.kind == "path":
+        raise _bad(found.name, "is a local path, so it cannot have a `revision`")
+    if found.revision not in (None, revision):
+        raise _bad(found.display, f"names one revision, and `revision` another: `{printable(revision)}`")
+    return replace(found, revision=revision)
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    if value is None:
+        return ()
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
+def _unquoted(revision: str | None) -> str | None:
+    return None if revision is None else unquote(revision)
+
+
+def _bad(text: str, reason: str, *, hint: str | None = None) -> SourceError:
+    shown = printable(text)
+    return SourceError("CV-S044", f"`{shown}` {reason}", where=Where(source=shown), hint=hint)

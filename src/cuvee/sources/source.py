@@ -1,0 +1,90 @@
+"""What a source is: named tensors that can be read piece by piece, and what lies beside them.
+
+Owns the protocol and the two errors every source raises alike. Must not know of recipes, families or any one
+kind of source. Nothing but headers is read before `read()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from cuvee.core.names import did_you_mean, printable
+from cuvee.core.tensors import Extent, TensorMeta
+from cuvee.errors import Diagnostic, MissingTensor, UsageError, Where
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A checkpoint, wherever it comes from."""
+
+    @property
+    def label(self) -> str:
+        """The source as the user wrote it."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorMeta]:
+        """Every tensor, under its name after prefix stripping; `dtype` is what `read` gives."""
+
+    @property
+    def config(self) -> Mapping[str, Any] | None:
+        """The content of `config.json`, if there is one."""
+
+    @property
+    def notes(self) -> tuple[Diagnostic, ...]:
+        """What a person should know about the reading (severity note or warning)."""
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Elements [start, stop) of the flattened tensor, 1-D, on the CPU; safe from any thread.
+
+        The same elements have the same bits whatever range they are read in. The result is the caller's to read,
+        not to write: it may share memory with a live object.
+        """
+
+    def extent(self, name: str) -> Extent | None:
+        """Where the tensor's bytes lie on disk, when they are stored plainly; else None."""
+
+    def file(self, name: str) -> bytes | None:
+        """A side file (`tokenizer.json`, …), or None; names cannot leave the folder, sizes are capped."""
+
+    def files(self) -> list[str]:
+        """Names of the side files (no weights), sorted."""
+
+    def identity(self) -> dict[str, Any]:
+        """What the source is, as JSON without absolute paths: kind, name, revision, files with sizes and digests."""
+
+    def close(self) -> None:
+        """Free file descriptors; reading afterwards is an error."""
+
+
+def bounded(meta: TensorMeta, start: int, stop: int | None) -> tuple[int, int]:
+    """The element range with its end filled in; UsageError when it is not within the tensor."""
+    end = meta.numel if stop is None else stop
+    if not 0 <= start <= end <= meta.numel:
+        raise UsageError(
+            "CV-S040",
+            f"elements {start} to {end} are not within `{printable(meta.name)}`, which has {meta.numel}",
+            where=Where(tensor=printable(meta.name)),
+        )
+    return start, end
+
+
+def meta_of(tensors: Mapping[str, TensorMeta], name: str, label: str) -> TensorMeta:
+    """The entry of a tensor; MissingTensor with the nearest name when there is none."""
+    found = tensors.get(name)
+    if found is None:
+        raise MissingTensor(
+            "CV-S041",
+            f"`{printable(label)}` has no tensor `{printable(name)}`",
+            where=Where(source=label, tensor=printable(name)),
+            hint=did_you_mean(name, tensors) if len(tensors) <= 20_000 else None,
+        )
+    return found
+
+
+def note(code: str, message: str, label: str, *, hint: str | None = None, warning: bool = False) -> Diagnostic:
+    """A note (or warning) about a source."""
+    return Diagnostic(code, message, Where(source=label), hint, "warning" if warning else "note")
