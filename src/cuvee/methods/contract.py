@@ -6,16 +6,20 @@ A *stage* is a pure function on tensors. Three roles:
     combine     all inputs of a tensor → one tensor   weighted_sum, elect, slerp, sce
     rescale     one tensor → one tensor               scale
 
-A *method* (`ties`, `dare_linear`, …) names a chain of stages with their defaults; users may also write the chain.
-From a stage's signature come its parameters, their schema, help and validation (`parameters.py`).
+A *method* (`ties`, `dare_linear`, …) names a chain of stages with their defaults; users may also write the
+chain. From a stage's signature come its parameters, their schema, help and validation (`parameters.py`).
 
 How an engine may call a stage (the traits; `cuvee.testing` tries to refute each one):
 
-- `access="element"`: on any run of elements, cut anywhere; `"row"`: on whole rows of the last axis; `"tensor"`: whole.
-- tensors arrive flat (`element`), as (rows, row length) (`row`), or in their own shape (`tensor`), all in one
-  compute dtype, which is float32 unless the recipe says otherwise; a stage with `upcast=True` gets at least float32.
-- a stage that needs figures over more than a block declares `summarise`, which reads a `Stream` as often as it
-  likes, before the stage itself runs; its result arrives as `summary`.
+- `access="element"`: on any run of elements, cut anywhere; `"row"`: on whole rows; `"tensor"`: on the whole
+  tensor.
+- tensors arrive flat (`element`), as (rows, row length) (`row`, see `rows_of`), or in their own shape
+  (`tensor`), all in one compute dtype, which is float32 unless the recipe says otherwise; a stage with
+  `upcast=True` gets at least float32. Flat blocks start at multiples of 1024 elements.
+- a stage that needs figures over more than a block declares `summarise(stream, **parameters)`, which reads a
+  `Stream` of the stage's own inputs as often as it likes, before the stage itself runs; its result arrives as
+  `summary`. `scope_for` says over what (a tensor, the model), or None where these parameter values need no
+  summary.
 - randomness arrives as `uniforms`, a counter-based stream addressed by element index.
 - no in-place change of an argument; no global state; accumulation in the compute dtype or better.
 
@@ -24,6 +28,7 @@ This package imports only `cuvee.core`, `cuvee.errors` and (lazily) torch and Nu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -36,6 +41,9 @@ if TYPE_CHECKING:
 Kind = Literal["weight", "delta", "either"]
 Access = Literal["element", "row", "tensor"]
 Role = Literal["condition", "combine", "rescale"]
+Scope = Literal["tensor", "model"]
+Base = Literal["required", "optional", "ordinary"]
+Missing = Literal["error", "skip", "base"]
 Status = Literal["exact", "exact-math", "reconstructed"]
 Summary = Mapping[str, Any]
 
@@ -44,9 +52,10 @@ Summary = Mapping[str, Any]
 class Block:
     """A run of elements of one tensor, and the inputs of a stage there.
 
-    `tensors` has one entry per input (one for condition and rescale stages), each shaped as the stage's access says.
-    `start` is the index of the first element within the flattened tensor, `shape` the whole tensor's shape,
-    `number` the position of the tensor in its group (0 unless a summary spans several tensors).
+    `tensors` has one entry per input (one for condition and rescale stages), each shaped as the stage's
+    access says. `start` is the index of the first element within the flattened tensor, `shape` the whole
+    tensor's shape, `number` the position of the tensor in its group (0 unless a summary spans several
+    tensors).
     """
 
     tensors: list[Tensor]
@@ -56,7 +65,7 @@ class Block:
 
 
 class Stream(Protocol):
-    """The inputs of a stage, block by block in a fixed order; may be walked any number of times."""
+    """The inputs of a stage, block by block, tensors and starts ascending; may be walked repeatedly."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -78,16 +87,31 @@ class Stream(Protocol):
 
 
 class Uniforms(Protocol):
-    """Independent uniform 32-bit integers, one for each element of a tensor (Philox4x32-10, counter = element)."""
+    """Independent uniform 32-bit integers, one for each element of a tensor (Philox4x32-10, counter =
+    element).
+    """
 
     def words(self, start: int, stop: int) -> Tensor:
         """int64 tensor of shape (stop − start,), values in [0, 2³²)."""
         ...
 
 
+def rows_of(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and row length of a tensor under `row` access: the first axis counts rows; 0-d and 1-D are one
+    row.
+    """
+    if len(shape) < 2:
+        return 1, math.prod(shape)
+    return shape[0], math.prod(shape[1:])
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step of a merge with its declared traits."""
+    """One step of a merge with its declared traits.
+
+    Callables among the traits (`access`, `scope`, `check`) take the parameter values by argument name,
+    without torch.
+    """
 
     name: str
     role: Role
@@ -96,7 +120,8 @@ class Stage:
     access: Access | Callable[[Mapping[str, Any]], Access]
     parameters: tuple[Parameter, ...]
     summarise: Callable[..., Summary] | None
-    scope: Callable[[Mapping[str, Any]], Literal["tensor", "model"]]
+    scope: Callable[[Mapping[str, Any]], Scope | None]
+    check: Callable[[Mapping[str, Any]], str | None]
     random: bool
     upcast: bool
     inputs: tuple[int, int | None]
@@ -107,14 +132,88 @@ class Stage:
         """The access this stage needs with these parameter values."""
         return self.access(values) if callable(self.access) else self.access
 
+    def scope_for(self, values: Mapping[str, Any]) -> Scope | None:
+        """What the stage's summary covers with these parameter values; None where it needs none."""
+        return self.scope(values) if self.summarise else None
+
+    def problem(self, values: Mapping[str, Any]) -> str | None:
+        """What is wrong with scalar values that are each within range, as a sentence without full stop, or
+        None.
+        """
+        return self.check(values)
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A stage in a method's chain, with the defaults the method gives it and the parameters it fixes."""
+    """A stage in a method's chain, with the defaults the method gives it and the parameters it fixes.
+
+    All three mappings are keyed by the stage's parameter names. `names` gives a parameter another name in the
+    method, where two stages have one of the same name that must not be one.
+    """
 
     stage: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """One parameter as another program's recipes write it.
+
+    `scope`: one value for all (`shared`), one for each model but the base (`expert`), or for each model
+    (`input`). `ours`: the method's parameter it sets; None where it is accepted without effect. `values`
+    translates choices.
+    """
+
+    name: str
+    type: Literal["float", "int", "bool"]
+    scope: Literal["shared", "expert", "input"]
+    required: bool = False
+    default: Any = None
+    ours: str | None = None
+    values: Mapping[Any, Any] = field(default_factory=dict)
+
+    def translate(self, value: Any) -> Any:
+        """Our value for one of theirs."""
+        return self.values.get(value, value) if self.values else value
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How another program's recipes speak of a method: the parameters legal there, and what it asks of its
+    inputs.
+
+    `fixed` are values of our parameters that cannot be changed from there and differ from our defaults.
+    `inputs` counts models as `Method.inputs` does.
+    """
+
+    parameters: tuple[Spelling, ...]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    base: Base = "required"
+    inputs: tuple[int, int | None] = (0, None)
+    missing: Missing = "skip"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters that are legal."""
+        return tuple(spelling.name for spelling in self.parameters)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Values of our parameters where a recipe says nothing."""
+        given = {s.ours: s.translate(s.default) for s in self.parameters if s.ours and not s.required}
+        return {**self.fixed, **given}
+
+    def spelling(self, name: str) -> Spelling | None:
+        """The parameter of this name, or None."""
+        return next((s for s in self.parameters if s.name == name), None)
+
+    def translate(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Our parameter values for scalar values of theirs, defaults filled in; KeyError on unknown names."""
+        known = {s.name: s for s in self.parameters}
+        pairs = [(known[name], value) for name, value in given.items()]
+        return {**self.defaults, **{s.ours: s.translate(value) for s, value in pairs if s.ours}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,32 +222,33 @@ class Method:
 
     `base`: `required` (task vectors are taken from it), `optional`, or `ordinary` (just another input).
     `inputs`: least and most number of models besides the base (for `ordinary`: of all models).
-    `missing`: what happens where a tensor exists in some inputs only: `error`, `skip` (merge those that have it) or
-    `base` (treat an absent expert as unchanged).
-    `dialects`: other defaults under other front doors, `{"mergekit": {"density": 1.0, …}}`.
+    `missing`: what happens where a tensor exists in some inputs only: `error`, `skip` (merge those that have
+    it) or `base` (treat an absent expert as unchanged). `dialects`: how other front doors spell it, by name
+    (`mergekit`).
     """
 
     name: str
     steps: tuple[Step, ...]
-    base: Literal["required", "optional", "ordinary"]
+    base: Base
     inputs: tuple[int, int | None]
     summary: str
     doc: str
     paper: str | None = None
     status: Status = "exact"
-    missing: Literal["error", "skip", "base"] = "skip"
-    dialects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    missing: Missing = "skip"
+    dialects: Mapping[str, Dialect] = field(default_factory=dict)
     bibtex: str | None = None
 
 
-def stage(
+def stage(  # noqa: PLR0913 (one keyword for each trait)
     name: str,
     *,
     role: Role,
     takes: Kind = "delta",
     access: Access | Callable[[Mapping[str, Any]], Access] = "element",
     summarise: Callable[..., Summary] | None = None,
-    scope: Callable[[Mapping[str, Any]], Literal["tensor", "model"]] | None = None,
+    scope: Callable[[Mapping[str, Any]], Scope | None] | None = None,
+    check: Callable[[Mapping[str, Any]], str | None] | None = None,
     random: bool = False,
     upcast: bool = False,
     inputs: tuple[int, int | None] = (1, None),
@@ -156,9 +256,11 @@ def stage(
 ) -> Callable[[Callable[..., Tensor]], Stage]:
     """Make a stage of a function; its keyword-only annotated arguments become parameters.
 
-    The function receives, positionally, one tensor (condition, rescale) or the list of input tensors (combine), then
-    by keyword its parameters (`PerExpert` ones as a single value in condition stages and as a list in combine
-    stages) and, where it names them, `summary`, `uniforms` and `block`.
+    The function receives, positionally, one tensor (condition, rescale) or the list of input tensors
+    (combine), then by keyword its parameters (`PerExpert` ones as a single value in condition stages and as a
+    list in combine stages) and, where it names them, `summary`, `uniforms` and `block`. `summarise` gets the
+    stream and the same parameters. `check` sees one expert's scalar values at plan time and says what is
+    wrong with their combination.
     """
 
     def wrap(function: Callable[..., Tensor]) -> Stage:
@@ -171,6 +273,7 @@ def stage(
             parameters=parameters_of(function),
             summarise=summarise,
             scope=scope or (lambda values: "tensor"),
+            check=check or (lambda values: None),
             random=random,
             upcast=upcast,
             inputs=inputs,

@@ -1,8 +1,8 @@
 """Parameters of stages, read from their signatures: the one source of schema, help, docs and validation.
 
-Annotations understood: `float`, `int`, `bool`, `str`, `Literal[...]`, `Fraction` (0…1), `NonNegative`, `Positive`,
-`Unbounded` floats, `| None`, and `PerExpert[T]` around any of them (one value per input). The line of the docstring's
-`Args:` section that starts with the parameter's name is its help text.
+Annotations understood: `float`, `int`, `bool`, `str`, `Literal[...]`, `Fraction` (0…1), `NonNegative`,
+`Positive`, `Unbounded` floats, `| None`, and `PerExpert[T]` around any of them (one value per input). The
+line of the docstring's `Args:` section that starts with the parameter's name is its help text.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Range:
 
     def __str__(self) -> str:
         low = "" if self.low == -math.inf else f"{'more than' if self.open_low else 'at least'} {self.low:g}"
-        high = "" if self.high == math.inf else f"{'less than' if self.open_high else 'at most'} {self.high:g}"
+        above = "less than" if self.open_high else "at most"
+        high = "" if self.high == math.inf else f"{above} {self.high:g}"
         return " and ".join(part for part in (low, high) if part)
 
 
@@ -64,7 +65,7 @@ class Parameter:
     help: str
 
     def problem(self, value: Any) -> str | None:
-        """What is wrong with one (scalar) value, as the end of a sentence that starts with the name; None if fine."""
+        """What is wrong with one (scalar) value, as the rest of a sentence begun by the name, or None."""
         if value is None:
             return None if self.optional else f"must be {self.expected()}, got nothing"
         right_type = {
@@ -86,7 +87,9 @@ class Parameter:
         """The set of allowed values in words."""
         if self.type == "choice":
             return "one of " + ", ".join(f"`{c}`" for c in self.choices)
-        words = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "a text"}[self.type]
+        words = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "a text"}[
+            self.type
+        ]
         return f"{words} {self.range}" if self.range and str(self.range) else words
 
 
@@ -146,7 +149,9 @@ def _without_none(hint: Any) -> tuple[Any, bool]:
 
 
 def _argument_help(doc: str) -> dict[str, str]:
-    section = re.search(r"^\s*Args:\s*\n(.*?)(?:\n\s*\n|\n\s*(?:Returns|Raises|Example):|\Z)", doc, re.S | re.M)
+    section = re.search(
+        r"^\s*Args:\s*\n(.*?)(?:\n\s*\n|\n\s*(?:Returns|Raises|Example):|\Z)", doc, re.S | re.M
+    )
     if not section:
         return {}
     out: dict[str, str] = {}

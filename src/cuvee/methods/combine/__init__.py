@@ -1,0 +1,1 @@
+"""Stages that take all inputs of a tensor to one tensor."""

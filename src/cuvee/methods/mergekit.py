@@ -1,0 +1,41 @@
+"""How MergeKit 0.1.5 spells the parameters of its methods: data shared by the presets.
+
+Owns names, scopes, defaults and which are required, as facts of that release. Must not know recipes or files.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cuvee.methods.contract import Dialect, Spelling
+
+NAME = "mergekit"
+
+WEIGHT = Spelling("weight", "float", "expert", required=True, ours="weight")
+DENSITY = Spelling("density", "float", "expert", default=1.0, ours="density")
+LAMBDA = Spelling("lambda", "float", "shared", default=1.0, ours="lambda")
+INT8_MASK = Spelling("int8_mask", "bool", "shared", default=False)  # only shrinks a temporary there
+
+
+def ignored(spelling: Spelling) -> Spelling:
+    """The same parameter, accepted without effect."""
+    return Spelling(spelling.name, spelling.type, spelling.scope, spelling.required, spelling.default)
+
+
+def flag(name: str, ours: str, *, default: bool, true: Any, false: Any) -> Spelling:
+    """A shared boolean that chooses between two values of one of our parameters."""
+    values = {True: true, False: false}
+    return Spelling(name, "bool", "shared", default=default, ours=ours, values=values)
+
+
+def rescale(default: bool) -> Spelling:
+    """`rescale`: restore the l1 norm a tensor had before it was thinned out."""
+    return flag("rescale", "rescale", default=default, true="l1", false="none")
+
+
+def task_vectors(*parameters: Spelling, **fixed: Any) -> dict[str, Dialect]:
+    """The dialect of its task-vector methods: a base, any number of experts, those without the tensor left out."""
+    dialect = Dialect(
+        (*parameters, INT8_MASK), fixed=fixed, base="required", inputs=(0, None), missing="skip"
+    )
+    return {NAME: dialect}

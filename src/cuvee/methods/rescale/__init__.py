@@ -1,0 +1,1 @@
+"""Stages that take the combined tensor to one tensor."""

@@ -1,0 +1,286 @@
+"""Figures over more than a block: sums, dot products, exact selection by magnitude, order statistics.
+
+Owns the reductions every `summarise` is made of. Each gives the same bits for any cut of the stream into
+blocks: sums are taken in float64 over fixed lines by a fixed tree and then added without rounding error;
+selection is radix search on integer histograms of float bits (Knuth, TAOCP 5.2.5), never a sort. Must not
+know any method.
+
+Lines: 1024 elements counted from the tensor's start in flat blocks (which start at multiples of 1024) and in
+tensors handed over whole; pieces of 1024 counted from the row's start in row blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from cuvee.core.lazy import torch
+from cuvee.methods.contract import Block, Stream
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LINE = 1024
+_DIGIT = 16  # bits of a float decided in each pass of a selection
+_BINS = 1 << _DIGIT
+_PENDING = 8192  # line sums held before they are folded into an exact expansion
+
+
+def totals(stream: Stream, figures: Callable[[Block], list[Tensor]]) -> list[float]:
+    """The sum of each elementwise figure over the whole stream, in float64.
+
+    `figures` returns, for a block, tensors shaped like the block's own, or one value for each row of a row
+    block. An empty stream gives an empty list.
+    """
+    sums: list[_Exact] = []
+    with torch.no_grad():
+        for block in stream.blocks():
+            found = figures(block)
+            sums = sums or [_Exact() for _ in found]
+            for total, figure in zip(sums, found, strict=True):
+                total.add(_line_sums(figure, by_row=block.tensors[0].dim() == 2))
+    return [total.value() for total in sums]
+
+
+def gram(stream: Stream) -> list[list[float]]:
+    """The matrix of dot products of the inputs, products and sums in float64: `gram[i][j] = Σ xᵢ·xⱼ`."""
+    count = stream.inputs
+    pairs = [(i, j) for i in range(count) for j in range(i, count)]
+
+    def products(block: Block) -> list[Tensor]:
+        wide = [tensor.double() for tensor in block.tensors]
+        return [wide[i] * wide[j] for i, j in pairs]
+
+    sums = dict(zip(pairs, totals(stream, products), strict=False))
+    return [[sums.get((min(i, j), max(i, j)), 0.0) for j in range(count)] for i in range(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The `kept` largest of `total` magnitudes: all whose bits exceed `bits`, and of those equal to it the
+    ones that
+    lie before `end` (tensor number, element index); `end` is None where all of them are kept."""
+
+    kept: int
+    total: int
+    bits: int
+    end: tuple[int, int] | None
+
+    def mask(self, magnitude: Tensor, block: Block) -> Tensor:
+        """Which elements of a block are among the kept, shaped like `magnitude`; any cut gives the same
+        answer.
+        """
+        if self.kept <= 0 or self.kept >= self.total:
+            return torch.full_like(magnitude, self.kept > 0, dtype=torch.bool)
+        keys = _magnitude_keys(magnitude)
+        if self.end is None:
+            return keys >= self.bits
+        number, index = self.end
+        first, last = block.start, block.start + magnitude.numel()
+        if block.number < number or (block.number == number and last <= index):
+            return keys >= self.bits
+        if block.number > number or first >= index:
+            return keys > self.bits
+        place = torch.arange(first, last, device=keys.device).reshape(keys.shape)
+        return (keys > self.bits) | ((keys == self.bits) & (place < index))
+
+
+def top(
+    stream: Stream,
+    magnitude: Callable[[Block], Tensor],
+    keep: int | Callable[[int], int],
+    *,
+    ties: Literal["index", "all"] = "index",
+) -> Cut:
+    """The exact selection of the `keep` largest non-negative magnitudes of the stream.
+
+    `keep` is a count, or a function from the number of elements to one; it is brought into 0 … n. Equal
+    magnitudes at the threshold are kept in index order (tensor number, then element) until the count is
+    reached, or with `ties="all"` all of them. NaN counts as largest. Two passes for float32 and narrower,
+    four for float64, and one more where only some of several equal magnitudes are kept.
+    """
+    return tops(stream, magnitude, [keep], ties=ties)[0]
+
+
+def tops(
+    stream: Stream,
+    magnitude: Callable[[Block], Tensor],
+    keeps: Sequence[int | Callable[[int], int]],
+    *,
+    ties: Literal["index", "all"] = "index",
+) -> list[Cut]:
+    """Several selections of one magnitude (see `top`) in shared passes; each contains the smaller ones."""
+    total = sum(stream.sizes)
+    counts = [min(max(keep(total) if callable(keep) else keep, 0), total) for keep in keeps]
+    inner = [count for count in counts if 0 < count < total]
+
+    def keys(block: Block) -> Tensor:
+        return _magnitude_keys(magnitude(block))
+
+    with torch.no_grad():
+        found = dict(zip(inner, _select(stream, keys, [total - count for count in inner]), strict=True))
+        cuts = []
+        for count in counts:
+            if count not in found:
+                cuts.append(Cut(count, total, 0, None))
+                continue
+            rank = found[count]
+            above = total - rank.less - rank.equal
+            if ties == "all":
+                cuts.append(Cut(above + rank.equal, total, rank.key, None))
+            else:
+                end = None if above + rank.equal == count else _end(stream, keys, rank.key, count - above)
+                cuts.append(Cut(count, total, rank.key, end))
+    return cuts
+
+
+def order_statistics(stream: Stream, value: Callable[[Block], Tensor], ranks: Sequence[int]) -> list[float]:
+    """For each rank r (from 0) the value that stands at position r when all are sorted ascending; NaN sorts
+    last.
+
+    Exact; −0 counts as less than 0. Ranks outside 0 … n − 1 are an error of the caller (IndexError).
+    """
+    total = sum(stream.sizes)
+    if any(not 0 <= rank < total for rank in ranks):
+        raise IndexError(f"ranks {list(ranks)} of {total} values")
+    wide = False
+
+    def keys(block: Block) -> Tensor:
+        nonlocal wide
+        values = value(block)
+        wide = values.dtype == torch.float64
+        return _ordered_keys(torch.where(values == values, values, math.nan))
+
+    with torch.no_grad():
+        return [_value_of(rank.key, wide) for rank in _select(stream, keys, ranks)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rank:
+    """The key at a rank, how many keys are less, and how many equal it."""
+
+    key: int
+    less: int
+    equal: int
+
+
+def _select(stream: Stream, keys: Callable[[Block], Tensor], ranks: Sequence[int]) -> list[_Rank]:
+    """Radix search: each pass counts, among the keys that share a rank's leading digits, the next digit."""
+    found = [_Rank(0, 0, 0) for _ in ranks]
+    shift = width = 0
+    while ranks and (width == 0 or shift > 0):
+        prefixes = {rank.key for rank in found} if width else set()
+        counts: dict[int, Tensor] = {}
+        for block in stream.blocks():
+            key = keys(block).reshape(-1)
+            if not width:  # the first block says how wide the keys are
+                width = shift = 8 * key.element_size()
+            if shift == width:
+                _count(counts, 0, (key >> (width - _DIGIT)) + (_BINS >> 1))
+                continue
+            for prefix in prefixes:
+                _count(counts, prefix, (key[(key >> shift) == prefix] >> (shift - _DIGIT)) & (_BINS - 1))
+        found = [
+            _narrow(rank, goal, counts, first=shift == width) for rank, goal in zip(found, ranks, strict=True)
+        ]
+        shift -= _DIGIT
+    return found
+
+
+def _count(counts: dict[int, Tensor], prefix: int, digits: Tensor) -> None:
+    histogram = torch.bincount(digits, minlength=_BINS)
+    counts[prefix] = counts[prefix] + histogram if prefix in counts else histogram
+
+
+def _narrow(rank: _Rank, goal: int, counts: dict[int, Tensor], *, first: bool) -> _Rank:
+    """The rank with one more digit of its key decided."""
+    histogram = counts[0 if first else rank.key]
+    upto = histogram.cumsum(0)
+    digit = int(torch.searchsorted(upto, goal - rank.less, right=True))
+    equal = int(histogram[digit])
+    less = rank.less + int(upto[digit]) - equal
+    return _Rank(digit - (_BINS >> 1) if first else (rank.key << _DIGIT) | digit, less, equal)
+
+
+def _end(stream: Stream, keys: Callable[[Block], Tensor], bits: int, quota: int) -> tuple[int, int]:
+    """Where the first magnitude equal to `bits` stands that is not kept: the one after `quota` of them."""
+    for block in stream.blocks():
+        ties = (keys(block).reshape(-1) == bits).nonzero().reshape(-1)
+        if ties.numel() > quota:
+            return block.number, block.start + int(ties[quota])
+        quota -= ties.numel()
+    raise RuntimeError("the stream changed between two passes")
+
+
+def _magnitude_keys(magnitude: Tensor) -> Tensor:
+    """Integers in the order of non-negative floats; a NaN loses its sign, so that it is the largest."""
+    return _ordered_keys(magnitude.detach().abs())
+
+
+def _ordered_keys(values: Tensor) -> Tensor:
+    """Signed integers in the order of the floats: the bits themselves, negative numbers mirrored."""
+    if values.dtype == torch.float64:
+        bits = values.contiguous().view(torch.int64)
+        return bits ^ ((bits >> 63) & 0x7FFF_FFFF_FFFF_FFFF)
+    bits = values.float().contiguous().view(torch.int32)
+    return bits ^ ((bits >> 31) & 0x7FFF_FFFF)
+
+
+def _value_of(key: int, wide: bool) -> float:
+    """The float whose ordered key this is (the mirror is its own inverse)."""
+    integer, real = (torch.int64, torch.float64) if wide else (torch.int32, torch.float32)
+    mirror = (1 << (63 if wide else 31)) - 1
+    return float(torch.tensor([key ^ mirror if key < 0 else key], dtype=integer).view(real))
+
+
+def _line_sums(figure: Tensor, *, by_row: bool) -> Tensor:
+    """float64 sums of the lines of a figure: halves are added until one value is left, a fixed tree."""
+    wide = figure.double()
+    if not by_row:
+        wide = wide.reshape(1, -1)
+    elif wide.dim() < 2:
+        return wide.reshape(-1)  # one value for each row: every row is a line
+    rows, length = wide.shape
+    line = LINE if length >= LINE else 1 << max(length - 1, 0).bit_length()
+    if length % line:  # zeros leave a sum as it is
+        wide = torch.nn.functional.pad(wide, (0, -length % line))
+    wide = wide.reshape(rows * (wide.shape[1] // line), line)
+    while line > 1:
+        line //= 2
+        wide = wide[:, :line] + wide[:, line:]
+    return wide.reshape(-1)
+
+
+class _Exact:
+    """A sum of float64 values that is rounded once, at the end, and so does not depend on their order."""
+
+    def __init__(self) -> None:
+        self._terms: list[float] = []
+
+    def add(self, values: Tensor) -> None:
+        self._terms.extend(values.tolist())
+        if len(self._terms) > _PENDING:
+            self._terms = _expansion(self._terms)
+
+    def value(self) -> float:
+        return _sum(self._terms)
+
+
+def _expansion(terms: list[float]) -> list[float]:
+    """A few floats of exactly the same sum: the rounded sum, then the rounded rest, until none is left."""
+    out: list[float] = []
+    while rest := _sum([*terms, *(-x for x in out)]):
+        out.append(rest)
+        if not math.isfinite(rest):
+            return [rest]
+    return out
+
+
+def _sum(terms: Iterable[Any]) -> float:
+    values = list(terms)
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):  # infinities of both signs, or a sum beyond float64
+        return float(sum(values))

@@ -1,0 +1,1 @@
+"""Contract suites that outside packages may run against their own methods, sources and sinks."""
