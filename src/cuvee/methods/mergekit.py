@@ -34,7 +34,7 @@ def rescale(default: bool) -> Spelling:
 
 
 def task_vectors(*parameters: Spelling, **fixed: Any) -> dict[str, Dialect]:
-    """The dialect of its task-vector methods: a base, any number of experts, those without the tensor left out."""
+    """The dialect of its task-vector methods: a base, any number of experts, absent ones left out."""
     dialect = Dialect(
         (*parameters, INT8_MASK), fixed=fixed, base="required", inputs=(0, None), missing="skip"
     )

@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
@@ -45,8 +45,17 @@ NonNegative = Annotated[float, Range(0.0)]
 Positive = Annotated[float, Range(0.0, open_low=True)]
 
 
-class PerExpert(Generic[T]):
-    """Annotation: one value for each input model."""
+if TYPE_CHECKING:
+    PerExpert: TypeAlias = Annotated[T, "one value for each input model"]
+else:
+
+    class PerExpert(Generic[T]):
+        """Annotation: one value for each input model."""
+
+
+def each(value: Any, count: int) -> list[Any]:
+    """The values of a `PerExpert` parameter in a combine stage: the list it came as, or one value for all."""
+    return list(value) if isinstance(value, (list, tuple)) else [value] * count
 
 
 @dataclass(frozen=True, slots=True)
