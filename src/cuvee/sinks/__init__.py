@@ -1,0 +1,1 @@
+"""Where tensors go: a layout fixed beforehand, writes in any order, one commit that makes them visible."""

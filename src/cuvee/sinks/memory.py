@@ -1,0 +1,91 @@
+"""Tensors kept in memory: what `.load()` of a merge gives.
+
+Same contract as a folder, nothing on disk and nothing to resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from cuvee.core.digests import as_bytes
+from cuvee.core.lazy import torch
+from cuvee.sinks.layout import Layout
+from cuvee.sinks.progress import Progress
+from cuvee.sinks.sink import MakeManifest
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from torch import Tensor
+    from typing_extensions import Buffer
+
+
+class MemorySink:
+    """After a commit: `tensors` by name in the order of the layout, `files` with side files, and the `manifest`."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self.files: dict[str, bytes] = {}
+        self.manifest: bytes | None = None
+
+    def begin(self, layout: Layout, plan_digest: str, *, resume: bool, overwrite: bool) -> MemorySession:
+        """A fresh session; the arguments about earlier runs have no effect, since nothing outlives the process."""
+        return MemorySession(self, layout)
+
+
+class MemorySession:
+    """Blocks land in the memory of the final tensors."""
+
+    def __init__(self, sink: MemorySink, layout: Layout) -> None:
+        self._sink = sink
+        self._progress = Progress(layout)
+        self._tensors = {
+            meta.name: torch.empty(meta.shape, dtype=meta.dtype.torch) for meta in layout.tensors.values()
+        }
+        self._bytes = {
+            name: memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+            if tensor.numel()
+            else memoryview(b"")
+            for name, tensor in self._tensors.items()
+        }
+
+    @property
+    def done(self) -> set[str]:
+        """Always empty."""
+        return set()
+
+    @property
+    def digests(self) -> dict[str, str]:
+        return self._progress.digests
+
+    def write(self, name: str, offset: int, data: Buffer) -> None:
+        view = as_bytes(data)
+        self._progress.take(name, offset, view)
+        if view:
+            self._bytes[name][offset : offset + len(view)] = view
+
+    def finish(self, name: str) -> None:
+        self._progress.finish(name)
+
+    def commit(self, side_files: Mapping[str, bytes], manifest: MakeManifest) -> None:
+        """Hand tensors, side files and manifest to the sink."""
+        self._progress.require_all()
+        content = manifest(self._progress.records(dict(side_files)))
+        self._sink.tensors = self._tensors
+        self._sink.files = dict(side_files)
+        self._sink.manifest = content
+
+    def abort(self) -> None:
+        """Nothing to keep."""
+
+    def __enter__(self) -> MemorySession:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.abort()
