@@ -1,0 +1,102 @@
+"""Select, calculate, erase: the combination of FuseChat. Owns its three steps and their degenerate cases."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from cuvee.core.lazy import torch
+from cuvee.methods.contract import Block, Stream, Summary, stage
+from cuvee.methods.parameters import Fraction
+from cuvee.methods.summaries import Cut, top, totals
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MaskScope = Literal["all", "weights_only"]
+Guard = Literal["relative", "mergekit"]
+
+_MERGEKIT_SMALLEST = 1e-6
+
+
+def _summarise(stream: Stream, *, select_topk: float, guard: Guard, mask_scope: MaskScope) -> Summary:
+    cut = _selection(stream, select_topk)
+
+    def squares(block: Block) -> list[Tensor]:
+        return [selected.double().square() for selected in _selected(block.tensors, cut, block)]
+
+    energies = totals(stream, squares) or [0.0] * stream.inputs
+    return {"cut": cut, "weights": _weights(energies, sum(stream.sizes), guard)}
+
+
+@stage("sce", role="combine", summarise=_summarise, upcast=True, paper="arXiv:2408.07990")
+def sce(
+    deltas: list[Tensor],
+    *,
+    select_topk: Fraction = 0.1,
+    mask_scope: MaskScope = "all",
+    guard: Guard = "relative",
+    summary: Summary,
+    block: Block,
+) -> Tensor:
+    """Merge by element-wise selection, energy weights and sign erasure (SCE of FuseChat, arXiv:2408.07990).
+
+    Per tensor: (S) keep the int(τ·m) coordinates of greatest variance over the experts, m being those of
+    non-zero variance; (C) wᵢ = Σ δᵢ² over the kept / the same of all experts; (E) drop what disagrees in sign
+    with Σ δᵢ (0 counts as +); the result is Σ wᵢδᵢ / Σ wᵢ over what is left. With one expert the variance is
+    0, so that less than the full share selects nothing and the base is returned.
+
+    Args:
+        select_topk: share τ of the coordinates that is selected; 1 selects all
+        mask_scope: the selection applies to everything (paper) or to the weights alone (the released code)
+        guard: weights are uniform only where all energies are 0 (`relative`), or where the mean squares add
+            up to less than 1e-6, with divisors raised to 1e-6 (`mergekit`)
+    """
+    cut: Cut | None = summary["cut"]
+    kept = _selected(deltas, cut, block) if mask_scope == "all" else deltas
+    vote = torch.zeros_like(deltas[0])
+    for delta in kept:
+        vote = vote + delta
+    sign = torch.where(vote >= 0, 1.0, -1.0).to(vote.dtype)
+    total, share = torch.zeros_like(vote), torch.zeros_like(vote)
+    for delta, weight in zip(kept, summary["weights"], strict=True):
+        agrees = delta.sign() == sign
+        total = total + torch.where(agrees, delta * weight, 0.0)
+        share = share + agrees * weight
+    if guard == "mergekit":
+        return total / share.clamp(min=_MERGEKIT_SMALLEST)
+    return total / torch.where(share == 0, 1.0, share)
+
+
+def _selection(stream: Stream, select_topk: float) -> Cut | None:
+    """The coordinates of greatest variance, or None where all are selected."""
+    if select_topk >= 1:
+        return None
+    varying = totals(stream, lambda block: [_variance(block.tensors) != 0]) or [0.0]
+    return top(stream, lambda block: _variance(block.tensors), int(int(varying[0]) * select_topk))
+
+
+def _selected(deltas: list[Tensor], cut: Cut | None, block: Block) -> list[Tensor]:
+    if cut is None:
+        return deltas
+    mask = cut.mask(_variance(deltas), block)
+    return [torch.where(mask, delta, 0.0) for delta in deltas]
+
+
+def _variance(deltas: list[Tensor]) -> Tensor:
+    """Population variance over the experts, of the differences to the first: exactly 0 where all are equal."""
+    differences = [delta - deltas[0] for delta in deltas]
+    mean = torch.zeros_like(deltas[0])
+    for difference in differences:
+        mean = mean + difference
+    mean = mean / len(deltas)
+    spread = torch.zeros_like(mean)
+    for difference in differences:
+        spread = spread + (difference - mean) * (difference - mean)
+    return spread / len(deltas)
+
+
+def _weights(energies: list[float], size: int, guard: Guard) -> list[float]:
+    """The experts' shares of the energy; equal ones where there is none (or, for MergeKit, next to none)."""
+    total = sum(energies)
+    negligible = total / max(size, 1) < _MERGEKIT_SMALLEST if guard == "mergekit" else total == 0
+    return [1 / len(energies) if negligible else energy / total for energy in energies]

@@ -1,0 +1,79 @@
+"""Trimming by magnitude: the first step of TIES. Owns the rule of how many entries are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from cuvee.core.lazy import torch
+from cuvee.methods.conditions.rescaling import l1_factor
+from cuvee.methods.contract import Block, Scope, Stream, Summary, stage
+from cuvee.methods.parameters import Fraction, PerExpert
+from cuvee.methods.summaries import Cut, top
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _scope(values: Mapping[str, Any]) -> Scope | None:
+    chosen: Scope = values["scope"]
+    return None if values["density"] >= 1 else chosen
+
+
+def _summarise(stream: Stream, *, density: float, count: str, rescale: str, **_: Any) -> Summary:
+    def exact(size: int) -> int:
+        return max(1, int(density * size)) if density > 0 else 0
+
+    def official(size: int) -> int:
+        return int(density * size) + 1
+
+    if count == "exact":
+        cut = top(stream, _magnitude, exact)
+    else:
+        cut = top(stream, _magnitude, official, ties="all")
+    if rescale == "none":
+        return {"cut": cut}
+    return {"cut": cut, "factor": l1_factor(stream, lambda block: _trimmed(block.tensors[0], cut, block))}
+
+
+@stage(
+    "trim",
+    role="condition",
+    summarise=_summarise,
+    scope=_scope,
+    upcast=True,
+    paper="arXiv:2306.01708",
+)
+def trim(
+    delta: Tensor,
+    *,
+    density: PerExpert[Fraction] = 0.2,
+    scope: Literal["model", "tensor"] = "model",
+    count: Literal["exact", "official"] = "exact",
+    rescale: Literal["none", "l1"] = "none",
+    summary: Summary,
+    block: Block,
+) -> Tensor:
+    """Keep the largest entries of a task vector by |τ| and set the others to zero (TIES, arXiv:2306.01708).
+
+    With n entries in scope, `exact` keeps int(density·n), at least one unless the density is 0; entries of
+    equal size at the threshold are kept in index order. Result: shape and dtype of `delta`.
+
+    Args:
+        density: share of entries that is kept
+        scope: choose the largest over the whole model (paper) or within each tensor (MergeKit)
+        count: `exact`, or `official` for the paper's code, which keeps one more and all that tie with it
+        rescale: `l1` restores the sum of |τ| over the scope, `none` leaves the kept entries as they are
+    """
+    if density >= 1:
+        return delta
+    kept = _trimmed(delta, summary["cut"], block)
+    return kept * summary["factor"] if rescale == "l1" else kept
+
+
+def _magnitude(block: Block) -> Tensor:
+    return block.tensors[0].abs()
+
+
+def _trimmed(delta: Tensor, cut: Cut, block: Block) -> Tensor:
+    return torch.where(cut.mask(delta.abs(), block), delta, 0.0)
