@@ -13,8 +13,14 @@ NAME = "mergekit"
 
 WEIGHT = Spelling("weight", "float", "expert", required=True, ours="weight")
 DENSITY = Spelling("density", "float", "expert", default=1.0, ours="density")
+GAMMA = Spelling("gamma", "float", "expert", default=0.01, ours="gamma")
+EPSILON = Spelling("epsilon", "float", "expert", default=0.15, ours="epsilon")
+ACTIVITY = Spelling("epsilon", "float", "shared", default=1e-5, ours="epsilon")  # of the RAM methods
 LAMBDA = Spelling("lambda", "float", "shared", default=1.0, ours="lambda")
 INT8_MASK = Spelling("int8_mask", "bool", "shared", default=False)  # only shrinks a temporary there
+
+
+NORMALIZE = Spelling("normalize", "bool", "shared", default=False, ours="normalize")
 
 
 def ignored(spelling: Spelling) -> Spelling:
@@ -33,9 +39,14 @@ def rescale(default: bool) -> Spelling:
     return flag("rescale", "rescale", default=default, true="l1", false="none")
 
 
+def normalize_by_agreement(default: bool) -> Spelling:
+    """`normalize` of the methods that elect a sign: divide by the weights that agree, or leave the sum."""
+    return flag("normalize", "merge", default=default, true="mean", false="sum")
+
+
 def task_vectors(*parameters: Spelling, **fixed: Any) -> dict[str, Dialect]:
     """The dialect of its task-vector methods: a base, any number of experts, absent ones left out."""
-    dialect = Dialect(
-        (*parameters, INT8_MASK), fixed=fixed, base="required", inputs=(0, None), missing="skip"
-    )
-    return {NAME: dialect}
+    return {NAME: Dialect(parameters, fixed=fixed, base="required", inputs=(0, None), missing="skip")}
+
+
+ELECTION = {"vote": "weighted", "zero_sign": "plus", "divisor": "weight"}  # how it elects and merges
