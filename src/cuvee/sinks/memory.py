@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class MemorySink:
-    """After a commit: `tensors` by name in the order of the layout, `files` with side files, and the `manifest`."""
+    """After a commit: `tensors` by name in the order of the layout, side `files`, and the `manifest`."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
@@ -30,7 +30,7 @@ class MemorySink:
         self.manifest: bytes | None = None
 
     def begin(self, layout: Layout, plan_digest: str, *, resume: bool, overwrite: bool) -> MemorySession:
-        """A fresh session; the arguments about earlier runs have no effect, since nothing outlives the process."""
+        """A fresh session; what earlier runs left has no effect, since nothing outlives the process."""
         return MemorySession(self, layout)
 
 
@@ -44,7 +44,7 @@ class MemorySession:
             meta.name: torch.empty(meta.shape, dtype=meta.dtype.torch) for meta in layout.tensors.values()
         }
         self._bytes = {
-            name: memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+            name: memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
             if tensor.numel()
             else memoryview(b"")
             for name, tensor in self._tensors.items()

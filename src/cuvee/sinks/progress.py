@@ -63,8 +63,8 @@ class Progress:
         if missing:
             raise RunError(
                 "CV-E010",
-                f"the output cannot be completed: {len(missing)} of {len(self._layout.tensors)} tensors are not"
-                f" written, the first is `{printable(missing[0])}`",
+                f"the output cannot be completed: {len(missing)} of {len(self._layout.tensors)} tensors"
+                f" are not written, the first is `{printable(missing[0])}`",
                 where=Where(tensor=printable(missing[0])),
             )
 

@@ -28,7 +28,7 @@ class Session(Protocol):
 
     @property
     def done(self) -> set[str]:
-        """Tensors that need not be written: an earlier run finished them, and their bytes were hashed again."""
+        """Tensors that need not be written: an earlier run did it, and their bytes were hashed again."""
         ...
 
     @property
@@ -56,7 +56,7 @@ class Session(Protocol):
         ...
 
     def abort(self) -> None:
-        """Stop. What is finished stays where the next run finds it. Doing so twice, or after commit, is fine."""
+        """Stop. What is finished stays where the next run finds it. Twice, or after commit, is fine."""
         ...
 
     def __enter__(self) -> Session: ...

@@ -1,0 +1,232 @@
+"""The commit protocol: stage beside the output, journal what is finished, make it visible in one rename.
+
+Owns a session's life on disk. What a crash at any moment can leave behind is either nothing (or the previous
+output) or the complete new one, and a staging folder from which the next run goes on. Must not know what is
+merged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cuvee.core.digests import as_bytes
+from cuvee.core.disk import Disk, Handle, remove_tree
+from cuvee.core.names import printable
+from cuvee.errors import RunError, UnsafeFile, Where
+from cuvee.formats.member_path import name_flaw
+from cuvee.sinks import journal as journals
+from cuvee.sinks import lock as locks
+from cuvee.sinks.layout import Layout
+from cuvee.sinks.progress import Progress
+from cuvee.sinks.sink import MakeManifest
+from cuvee.sinks.target import MANIFEST, Target, publish
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Buffer
+
+_KEPT_OPEN = 256  # weight files; beyond that, each write opens its own
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A locked target and what its session starts from; `visible` when only the last steps are left to do."""
+
+    disk: Disk
+    target: Target
+    layout: Layout
+    lock: locks.Lock
+    kept: Mapping[str, str]
+    overwrite: bool
+    paranoid: bool
+    visible: bool = False
+
+
+class StagedSession:
+    """Tensors on their way into a staging folder. Made by `FolderSink.begin` and `SingleFileSink.begin`."""
+
+    def __init__(self, claim: Claim) -> None:
+        self._claim = claim
+        self._disk = claim.disk
+        self._progress = Progress(claim.layout, dict(claim.kept))
+        self._done = set(claim.kept)
+        self._guard = threading.Lock()
+        self._journal_guard = threading.Lock()
+        self._handles: dict[str, Handle] = {}
+        self._journal: Handle | None = None
+        self._over = False
+        if not claim.visible:
+            self._journal = self._disk.open_file(claim.target.journal, "append")
+
+    @property
+    def done(self) -> set[str]:
+        return set(self._done)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        return self._progress.digests
+
+    def write(self, name: str, offset: int, data: Buffer) -> None:
+        if self._claim.visible:
+            raise ValueError("the output is complete already; only `commit` is left")
+        view = as_bytes(data)
+        self._progress.take(name, offset, view)
+        place = self._claim.layout.place(name)
+        if view:
+            with self._file(place.file) as handle:
+                self._disk.pwrite(handle, view, place.offset + offset)
+
+    def finish(self, name: str) -> None:
+        digest = self._progress.finish(name)
+        with self._journal_guard:
+            if self._journal is None:
+                raise ValueError("the session is over")
+            self._disk.append(self._journal, journals.entry(name, digest))
+
+    def commit(self, side_files: Mapping[str, bytes], manifest: MakeManifest) -> None:
+        self._progress.require_all()
+        target = self._claim.target
+        if self._claim.visible:
+            self._disk.sync_folder(target.out.parent)
+        else:
+            others = self._side_files(side_files)
+            self._complete(others, manifest)
+            self._close_files()
+            publish(self._disk, target, overwrite=self._claim.overwrite)
+        self._over = True
+        self._close_files()
+        clear(self._disk, target)
+        locks.release(self._disk, self._claim.lock)
+
+    def abort(self) -> None:
+        if not self._over:
+            self._over = True
+            self._close_files()
+            locks.release(self._disk, self._claim.lock)
+
+    def __enter__(self) -> StagedSession:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.abort()
+
+    def _side_files(self, given: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Everything to write besides weights and manifest, names checked."""
+        layout = self._claim.layout
+        if given and self._claim.target.shape == "file":
+            raise ValueError("an output that is a single file has no side files")
+        own = {file.name for file in layout.files} | {layout.index_name, MANIFEST}
+        for name in given:
+            flaw = "is the name of a file that cuvee writes itself" if name in own else name_flaw(name)
+            if flaw:
+                raise UnsafeFile(
+                    "CV-E013",
+                    f"the side file name `{printable(name)}` {flaw}",
+                    where=Where(file=printable(name)),
+                )
+        index = {} if layout.index is None else {layout.index_name: layout.index}
+        return {**index, **dict(sorted(given.items()))}
+
+    def _complete(self, others: dict[str, bytes], manifest: MakeManifest) -> None:
+        """Bring the staged output to its final content, every byte and every name of it durable."""
+        model = self._claim.target.model
+        self._sync_weights()
+        if self._claim.paranoid:
+            self._read_back()
+        folders = {model}
+        for name, content in others.items():
+            path = model.joinpath(*name.split("/"))
+            missing = [p for p in path.parents if p != model and p.is_relative_to(model)]
+            for folder in reversed(missing):
+                self._disk.make_folder(folder)
+            folders.update(missing)
+            self._write_whole(path, content)
+        self._write_whole(model / MANIFEST, manifest(self._progress.records(others)))
+        for folder in sorted(folders, reverse=True):  # inner ones first
+            self._disk.sync_folder(folder)
+
+    def _sync_weights(self) -> None:
+        try:
+            for file in self._claim.layout.files:
+                with self._file(file.name) as handle:
+                    self._disk.sync(handle)
+        except RunError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno == errno.EIO:
+                # After a failed fsync the system may call lost pages clean. Reading them back then proves
+                # nothing, so the next run has to write them again.
+                with contextlib.suppress(RunError):
+                    self._disk.unlink(self._claim.target.journal)
+            raise
+
+    def _read_back(self) -> None:
+        """RunError when a tensor on disk is not what was written."""
+        digests = self._progress.digests
+        found = journals.still_true(self._disk, self._claim.target.model, self._claim.layout, digests)
+        for name in digests:
+            if name not in found:
+                place = self._claim.layout.place(name)
+                raise RunError(
+                    "CV-E011",
+                    f"tensor `{printable(name)}` reads back from `{place.file}` other than it was written",
+                    where=Where(file=place.file, tensor=printable(name)),
+                    hint="check the disk and its memory; run the same command again to rewrite the tensor",
+                )
+
+    def _write_whole(self, path: Path, content: bytes) -> None:
+        handle = self._disk.create(path, len(content))
+        try:
+            self._disk.pwrite(handle, content, 0)
+            self._disk.sync(handle)
+        finally:
+            self._disk.close(handle)
+
+    @contextlib.contextmanager
+    def _file(self, name: str) -> Iterator[Handle]:
+        path = self._claim.target.model / name
+        with self._guard:
+            handle = self._handles.get(name)
+            if handle is None and len(self._handles) < _KEPT_OPEN:
+                handle = self._handles[name] = self._disk.open_file(path, "write")
+        if handle is not None:
+            yield handle
+            return
+        handle = self._disk.open_file(path, "write")
+        try:
+            yield handle
+        finally:
+            self._disk.close(handle)
+
+    def _close_files(self) -> None:
+        with self._guard, self._journal_guard:
+            handles = list(self._handles.values())
+            if self._journal is not None:
+                handles.append(self._journal)
+            self._handles, self._journal = {}, None
+        for handle in handles:
+            with contextlib.suppress(RunError):
+                self._disk.close(handle)
+
+
+def clear(disk: Disk, target: Target) -> None:
+    """Remove the staging folder, its lock last; what cannot be removed is left for the next run to remove."""
+    with contextlib.suppress(RunError):
+        # While the journal is there, the next run can tell that the output is complete.
+        for name in disk.listing(target.staging):
+            if name not in (locks.NAME, target.journal.name):
+                remove_tree(target.staging / name, disk)
+        remove_tree(target.journal, disk)
+        disk.unlink(target.staging / locks.NAME)
+        disk.remove_folder(target.staging)  # fails, rightly, when another run has just moved in
