@@ -86,7 +86,7 @@ def model_card(facts: CardFacts) -> str:
 
 
 def plain(text: Any) -> str:
-    """Untrusted text as one line of Markdown prose or a table's cell: no markup, HTML or invisible letters."""
+    """Untrusted text as one line of Markdown prose or a table's cell: no markup, no HTML, none invisible."""
     shown = printable(" ".join(str(text).split()), 300)
     shown = _MARKDOWN.sub(r"\\\1", shown)
     return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -59,7 +59,7 @@ def union_of(
     added: dict[str, AddedToken] = dict(start.added)
     differing: dict[str, str] = {}
     for model, vocabulary in models.items():
-        for token in vocabulary.added.values():
+        for token in sorted(vocabulary.added.values(), key=lambda token: token.id):
             if token.id >= rows[model]:
                 continue
             first = added.setdefault(token.content, token)
