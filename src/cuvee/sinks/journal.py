@@ -6,6 +6,7 @@ Owns the journal's file. Nothing it says is trusted: a claim counts when the byt
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,9 +70,7 @@ def still_true(disk: Disk, folder: Path, layout: Layout, claims: Mapping[str, st
         try:
             for name in claimed:
                 place = layout.place(name)
-                found = extent_digest(
-                    lambda count, at, file=handle: disk.pread(file, count, at), place.offset, place.nbytes
-                )
+                found = extent_digest(functools.partial(disk.pread, handle), place.offset, place.nbytes)
                 if found == claims[name]:
                     kept[name] = found
         finally:
