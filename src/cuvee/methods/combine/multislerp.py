@@ -1,0 +1,68 @@
+"""Barycentric interpolation on a sphere in closed form. One pass for the angles, one to combine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cuvee.errors import RunError
+from cuvee.methods.coefficients import cancelling, combined, matrix_of, normalized, products, vector
+from cuvee.methods.contract import Summary, stage
+from cuvee.methods.parameters import PerExpert, Positive, each
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_NOISE = 1e-7  # float64 products tell a mean direction of this length from none, no shorter one
+
+
+@stage(
+    "multislerp",
+    role="combine",
+    takes="either",
+    summarise=products,
+    check=cancelling,
+    upcast=True,
+    paper="https://goddard.blog/posts/multislerp-wow-what-a-cool-idea",
+)
+def multislerp(
+    tensors: list[Tensor],
+    *,
+    summary: Summary,
+    weight: PerExpert[float] = 1.0,
+    normalize: bool = True,
+    eps: Positive = 1e-8,
+) -> Tensor:
+    """Average the directions of any number of models or task vectors, and their lengths apart.
+
+    Per tensor, flattened: uᵢ = vᵢ / (‖vᵢ‖ + eps), m = Σ wᵢ uᵢ, y = (Σ wᵢ ‖vᵢ‖) m / ‖m‖. The original projects
+    onto the tangent space at m, averages there and maps back; that average is exactly 0, because Σ wᵢ uᵢ is
+    parallel to m, so this closed form is the whole method. Where the directions cancel (‖m‖ < eps) two inputs
+    fall back to their weighted sum and more are an error; inputs that are all zero give zero. With a base,
+    task vectors are averaged; without one the result is close to `linear`.
+
+    Goddard, "Multi-SLERP", 2025.
+
+    Args:
+        weight: share of each model
+        normalize: divide by the sum of the weights, which then must not be 0
+        eps: added to norms, and the length below which the mean direction counts as none
+    """
+    if len(tensors) == 1:
+        return tensors[0]
+    weights = each(weight, len(tensors))
+    shares = normalized(weights) if normalize else vector(weights)
+    return combined(tensors, _coefficients(matrix_of(summary), shares, eps))
+
+
+def _coefficients(matrix: Tensor, shares: Tensor, eps: float) -> Tensor:
+    """Coefficients cᵢ of y = Σ cᵢ vᵢ, differentiable in the shares."""
+    norms = matrix.diagonal().sqrt()
+    pulls = shares / (norms + eps)
+    square = pulls @ matrix @ pulls
+    shortest = max(eps, _NOISE * float(shares.detach().abs().sum()))
+    if float(square.detach()) > shortest**2:
+        return pulls * ((shares * norms).sum() / square.sqrt())
+    if len(shares) == 2 or not norms.any():
+        return shares
+    message = f"the weighted directions of the {len(shares)} models cancel, so their mean has no direction"
+    raise RunError("CV-E071", message, hint="change the weights, or use `karcher` or `linear` here")
