@@ -83,7 +83,7 @@ def _selected(deltas: list[Tensor], cut: Cut | None, block: Block) -> list[Tenso
 
 
 def _variance(deltas: list[Tensor]) -> Tensor:
-    """Population variance over the experts, of the differences to the first: exactly 0 where all are equal."""
+    """Population variance over the experts, of differences to the first: exactly 0 where all are equal."""
     differences = [delta - deltas[0] for delta in deltas]
     mean = torch.zeros_like(deltas[0])
     for difference in differences:

@@ -1,4 +1,4 @@
-"""Random dropping that spares large entries: the MagPrune step of DELLA. Owns the law of its probabilities."""
+"""Dropping at random that spares large entries: the MagPrune step of DELLA. Owns its probabilities."""
 
 from __future__ import annotations
 

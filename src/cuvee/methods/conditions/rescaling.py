@@ -1,4 +1,4 @@
-"""The l1 rescaling that every thinning stage offers; the formula stands here once. Must not know any stage."""
+"""The l1 rescaling that every thinning stage offers; the formula stands once. Must not know any stage."""
 
 from __future__ import annotations
 
