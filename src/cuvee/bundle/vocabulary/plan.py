@@ -79,7 +79,7 @@ def plan_vocabulary(
         keep_padding: keep rows beyond the vocabulary that the donor's embedding has (MergeKit trims them).
 
     Raises:
-        PlanError: CV-T005 to CV-T008, all that are found. SourceError: CV-T001 the donor has no tokenizer.
+        PlanError: CV-T005 to CV-T009, all that are found. SourceError: CV-T001 the donor has no tokenizer.
     """
     first = base if base is not None else next(iter(models))
     known, notes = _assumed(models, first)
@@ -91,6 +91,7 @@ def plan_vocabulary(
         output, more = union_of(with_roles_kept(output, known[donor]), ordered, embedding_rows)
         notes += more
     output = with_added(output, [AddedToken(token, -1) for token in spec.tokens if token not in output.ids])
+    _refuse_shared_ids(donor, known[donor], output)
     kept = max(output.size, embedding_rows[donor]) if keep_padding else output.size
     plan = VocabularyPlan(
         output=output,
@@ -162,6 +163,20 @@ def _donor(spec: TokenizerSpec, known: Mapping[str, Vocabulary], first: str) -> 
             hint=did_you_mean(spec.source, [*known, "union", "base"]),
         )
     return str(spec.source)
+
+
+def _refuse_shared_ids(donor: str, before: Vocabulary, after: Vocabulary) -> None:
+    """Where ids have gaps, loaders give new tokens ids that are taken; such a vocabulary cannot grow."""
+    taken = before.by_id()
+    for token, row in after.ids.items():
+        if token not in before.ids and row in taken and after.ids.get(taken[row]) == row:
+            raise PlanError(
+                "CV-T009",
+                f"the tokenizer of `{printable(donor)}` cannot take the new token `{printable(token, 40)}`: "
+                f"its ids have gaps, and it would get id {row}, which `{printable(taken[row], 40)}` has",
+                where=Where(source=donor),
+                hint="take the tokenizer of another model, or `tokenizer: {source: base}` without new tokens",
+            )
 
 
 def _padded(rows: int, multiple: int | None) -> int:

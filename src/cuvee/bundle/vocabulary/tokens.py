@@ -86,9 +86,10 @@ class Vocabulary:
 def with_added(vocabulary: Vocabulary, tokens: Iterable[AddedToken]) -> Vocabulary:
     """The vocabulary with more added tokens, numbered as the `tokenizers` library numbers them.
 
-    A token that exists keeps its id (and becomes an added one); a new one gets the first id after both the
-    number of the model's own tokens and the largest id among the added ones. The id a token arrives with is
-    not looked at: the library ignores it as well, so this is the id that a loaded tokenizer gives it.
+    One call stands for one call there. A token that exists keeps its id (and becomes an added one); new ones
+    get the ids after both the number of the model's own tokens and the largest id among those added before.
+    The id a token arrives with is not looked at: the library ignores it as well, so this is the id that a
+    loaded tokenizer gives it.
     """
     ids = dict(vocabulary.ids)
     added = dict(vocabulary.added)
@@ -96,8 +97,9 @@ def with_added(vocabulary: Vocabulary, tokens: Iterable[AddedToken]) -> Vocabula
     for token in tokens:
         if not token.content:
             continue  # the library skips empty tokens too
-        row = ids.setdefault(token.content, following)
-        following = max(following, row + 1) if row >= len(vocabulary.model) else following
+        if token.content not in ids:
+            ids[token.content], following = following, following + 1
+        row = ids[token.content]
         added[token.content] = replace(token, id=row)
     return replace(vocabulary, ids=ids, added=added)
 
