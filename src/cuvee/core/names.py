@@ -27,19 +27,24 @@ def edits(a: str, b: str) -> int:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word a person most likely meant: at distance one, else the most similar, else None."""
-    words = list(known)
-    close = [w for w in words if abs(len(w) - len(word)) <= 1 and edits(word, w) <= 1]
-    if close:
-        return max(close, key=lambda w: difflib.SequenceMatcher(None, word, w).ratio())
-    found = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    """The known word a person most likely meant, or None."""
+    found = candidates(word, known)
     return found[0] if found else None
+
+
+def candidates(word: str, known: Iterable[str]) -> list[str]:
+    """The known words a person may have meant, best first: all at edit distance one, else the most similar one."""
+    words = list(dict.fromkeys(known))
+    close = [w for w in words if abs(len(w) - len(word)) <= 1 and edits(word, w) == 1]
+    if not close:
+        return difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return sorted(close, key=lambda w: difflib.SequenceMatcher(None, word, w).ratio(), reverse=True)[:3]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     """The hint for a misspelt word, or None."""
-    match = nearest(word, known)
-    return f"did you mean `{match}`?" if match else None
+    found = candidates(word, known)
+    return f"did you mean {' or '.join(f'`{w}`' for w in found)}?" if found else None
 
 
 def natural(name: str) -> list[tuple[int, int | str]]:

@@ -1,0 +1,1 @@
+"""Runs a plan: reads blocks, applies stages, hands bytes to a sink."""

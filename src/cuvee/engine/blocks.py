@@ -1,0 +1,56 @@
+"""How a tensor is cut: into runs of elements whose ends every node of its expression can live with.
+
+The cut may depend on the memory budget; results may not (the contract suite holds every stage to that).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cuvee.methods.contract import Access, rows_of
+from cuvee.methods.registry import stage
+from cuvee.plan.nodes import Apply, Gather, Node, walk
+
+LINE = 1024  # elements; flat blocks start at its multiples
+LEAST = 64 * LINE
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """`step` elements at a time out of `total`."""
+
+    total: int
+    step: int
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for start in range(0, self.total, self.step) or (0,):
+            yield start, min(start + self.step, self.total)
+
+    @property
+    def whole(self) -> bool:
+        return self.step >= self.total
+
+
+def access_of(node: Apply) -> Access:
+    """The access a stage application declares for its values."""
+    return stage(node.stage).access_for(dict(node.values))
+
+
+def cut(node: Node, budget: int, fixed: int | None = None) -> Cut:
+    """The cut of a tensor for evaluating `node`, so that the expression's buffers stay within `budget` bytes."""
+    total = math.prod(node.shape)
+    nodes = list(walk(node))
+    accesses = {access_of(n) for n in nodes if isinstance(n, Apply)}
+    if "tensor" in accesses or total == 0:
+        return Cut(total, max(total, 1))
+    grain = LINE
+    if "row" in accesses:
+        grain = max(1, rows_of(node.shape)[1])
+    for gather in (n for n in nodes if isinstance(n, Gather)):
+        if gather.axis != 0:
+            return Cut(total, max(total, 1))
+        grain = math.lcm(grain, math.prod(gather.shape[1:])) if "row" not in accesses else grain
+    wanted = fixed or max(LEAST, budget // (4 * (len(nodes) + 4)))
+    return Cut(total, max(grain, wanted // grain * grain))

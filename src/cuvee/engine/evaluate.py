@@ -1,0 +1,239 @@
+"""The value of an expression on a run of elements: the generic path that every method goes through.
+
+Owns evaluation of nodes, summaries and their caches. Knows no files and no threads; `run.py` calls it from several.
+Shared nodes are evaluated once for a block (`Frame`); where a tensor fits the budget whole, the frame also serves
+the passes of its summaries, so that nothing is read twice.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from cuvee.core.lazy import torch
+from cuvee.core.random import Stream as RandomStream
+from cuvee.core.random import key_of
+from cuvee.engine.blocks import access_of, cut
+from cuvee.engine.gather import gather
+from cuvee.engine.guard import Guard
+from cuvee.engine.options import RunOptions
+from cuvee.errors import RunError, Where
+from cuvee.methods.contract import Access, Block, Stage, Summary, Uniforms, rows_of
+from cuvee.methods.registry import stage
+from cuvee.plan.nodes import Agree, Apply, Convert, Difference, Gather, Node, Read, Sum, walk
+from cuvee.sources.source import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(slots=True)
+class Frame:
+    """Values already known for one run of elements of one output tensor."""
+
+    start: int
+    stop: int
+    values: dict[int, Tensor] = field(default_factory=dict)
+
+
+class Evaluator:
+    """Evaluates nodes of one plan."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        groups: Mapping[str, list[Apply]],
+        options: RunOptions,
+        guard: Guard,
+    ) -> None:
+        self.sources = sources
+        self.groups = groups
+        self.options = options
+        self.guard = guard
+        self._lock = threading.Lock()
+        self._group_locks: dict[str, threading.RLock] = {}
+        self._group_summaries: dict[str, Summary] = {}
+        self._summaries: dict[int, tuple[Apply, Summary]] = {}
+
+    def blocks(self, node: Node) -> Iterator[tuple[int, int, Tensor]]:
+        """Runs of elements in order with their values (flat); summaries are gathered first where needed."""
+        ranges = cut(node, self.options.memory // max(1, self.options.threads), self.options.block)
+        frame = Frame(0, ranges.total)
+        for start, stop in ranges:
+            if not ranges.whole:
+                frame = Frame(start, stop)
+            yield start, stop, self.value(node, frame)
+
+    def forget(self, node: Apply) -> None:
+        """Drop the summary of a node whose tensor is finished."""
+        self._summaries.pop(id(node), None)
+
+    def value(self, node: Node, frame: Frame) -> Tensor:
+        """The node's elements [frame.start, frame.stop), flat, on the options' device."""
+        found = frame.values.get(id(node))
+        if found is None:
+            found = self._compute(node, frame)
+            frame.values[id(node)] = found
+        return found
+
+    def _compute(self, node: Node, frame: Frame) -> Tensor:
+        if isinstance(node, Read):
+            return self._read(node, frame)
+        if isinstance(node, Convert):
+            return self.value(node.child, frame).to(node.dtype.torch)
+        if isinstance(node, Difference):
+            return self.value(node.expert, frame) - self.value(node.base, frame)
+        if isinstance(node, Sum):
+            return self._sum(node, frame)
+        if isinstance(node, Apply):
+            return self._apply(node, frame)
+        if isinstance(node, Gather):
+            return gather(node, frame.start, frame.stop, self._part)
+        return self._agree(node, frame)
+
+    def _part(self, node: Node, start: int, stop: int) -> Tensor:
+        """Any run of a child's elements; a child with a stage that sees whole tensors is evaluated whole."""
+        if any(isinstance(n, Apply) and access_of(n) == "tensor" for n in walk(node)):
+            return self.value(node, Frame(0, _elements(node)))[start:stop]
+        return self.value(node, Frame(start, stop))
+
+    def _read(self, node: Read, frame: Frame) -> Tensor:
+        tensor = self.sources[node.source].read(node.meta.name, frame.start, frame.stop)
+        self.guard.check_input(tensor, node, frame.start)
+        return tensor.to(self.options.device)
+
+    def _sum(self, node: Sum, frame: Frame) -> Tensor:
+        total: Tensor | None = None
+        for coefficient, child in node.terms:
+            term = self.value(child, frame)
+            term = term if coefficient == 1 else term * coefficient
+            total = term if total is None else total + term
+        assert total is not None
+        return total
+
+    def _agree(self, node: Agree, frame: Frame) -> Tensor:
+        first = self.value(node.inputs[0], frame)
+        for label, other in zip(node.labels[1:], node.inputs[1:], strict=True):
+            if not torch.equal(first, self.value(other, frame)):
+                name = next((n.meta.name for n in (other,) if isinstance(n, Read)), None)
+                raise RunError(
+                    "CV-E020",
+                    f"the integer tensor differs between `{node.labels[0]}` and `{label}`; such tensors are "
+                    "copied, not merged, so they must agree",
+                    where=Where(tensor=name, source=label),
+                )
+        return first
+
+    def _apply(self, node: Apply, frame: Frame) -> Tensor:
+        step = stage(node.stage)
+        access = access_of(node)
+        inputs = [self._shaped(node, child, access, step, frame) for child in node.inputs]
+        extra: dict[str, Any] = {}
+        wanted = _injected(step.function)
+        if "summary" in wanted:
+            needed = step.scope_for(dict(node.values)) is not None
+            extra["summary"] = self.summary(node, frame) if needed else {}
+        if "uniforms" in wanted:
+            extra["uniforms"] = uniforms_of(node)
+        if "block" in wanted:
+            extra["block"] = Block(inputs, frame.start, node.shape, self._number(node))
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in node.values}
+        argument = inputs if step.role == "combine" else inputs[0]
+        return step.function(argument, **values, **extra).reshape(-1)
+
+    def _shaped(self, node: Apply, child: Node, access: Access, step: Stage, frame: Frame) -> Tensor:
+        tensor = self.value(child, frame)
+        if step.upcast and tensor.dtype in (torch.float16, torch.bfloat16):
+            tensor = tensor.float()
+        if access == "row":
+            return tensor.reshape(-1, max(1, rows_of(node.shape)[1]))
+        return tensor.reshape(node.shape) if access == "tensor" else tensor
+
+    def _number(self, node: Apply) -> int:
+        if node.group is None:
+            return 0
+        return next(i for i, other in enumerate(self.groups[node.group]) if other is node)
+
+    def summary(self, node: Apply, frame: Frame | None = None) -> Summary:
+        """The stage's summary for this application: its own, or the one its group shares."""
+        if node.group is not None:
+            return self._group_summary(node.group)
+        known = self._summaries.get(id(node))
+        if known is None:
+            known = (node, self._summarise([node], frame))
+            self._summaries[id(node)] = known
+        return known[1]
+
+    def _group_summary(self, group: str) -> Summary:
+        with self._lock:
+            lock = self._group_locks.setdefault(group, threading.RLock())
+        with lock:
+            if group not in self._group_summaries:
+                self._group_summaries[group] = self._summarise(self.groups[group], None)
+            return self._group_summaries[group]
+
+    def _summarise(self, nodes: list[Apply], frame: Frame | None) -> Summary:
+        step = stage(nodes[0].stage)
+        assert step.summarise is not None
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in nodes[0].values}
+        return step.summarise(NodeStream(self, nodes, frame), **values)
+
+
+class NodeStream:
+    """The inputs of a stage (of one tensor, or of all in its group) as a `methods.contract.Stream`."""
+
+    def __init__(self, evaluator: Evaluator, nodes: list[Apply], frame: Frame | None) -> None:
+        self.evaluator = evaluator
+        self.nodes = nodes
+        # A frame helps only where it holds the whole tensor; parts of one are of no use to a pass over all.
+        size = _elements(nodes[0])
+        self.frame = frame if frame is not None and (frame.start, frame.stop) == (0, size) else None
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(_elements(node) for node in self.nodes)
+
+    @property
+    def inputs(self) -> int:
+        return len(self.nodes[0].inputs)
+
+    def blocks(self) -> Iterator[Block]:
+        for number, node in enumerate(self.nodes):
+            step, access = stage(node.stage), access_of(node)
+            for frame in self._frames(node):
+                shaped = [self.evaluator._shaped(node, c, access, step, frame) for c in node.inputs]
+                yield Block(shaped, frame.start, node.shape, number)
+
+    def _frames(self, node: Apply) -> Iterator[Frame]:
+        if self.frame is not None:
+            yield self.frame
+            return
+        options = self.evaluator.options
+        for start, stop in cut(node, options.memory // max(1, options.threads), options.block):
+            if stop > start:
+                yield Frame(start, stop)
+
+    def uniforms(self, number: int) -> Uniforms:
+        return uniforms_of(self.nodes[number])
+
+
+def uniforms_of(node: Apply) -> Uniforms:
+    """The random stream of a stage application: it depends on seed, stage, expert and output tensor alone."""
+    return RandomStream(key_of(node.seed, node.stage, node.label, node.tensor))
+
+
+def _elements(node: Node) -> int:
+    size = 1
+    for axis in node.shape:
+        size *= axis
+    return size
+
+
+@cache
+def _injected(function: Callable[..., Any]) -> frozenset[str]:
+    names = inspect.signature(function).parameters
+    return frozenset(n for n in ("summary", "uniforms", "block") if n in names)

@@ -1,0 +1,58 @@
+"""What a run reports while it goes: one typed stream; bars, lines, JSON and notebooks are renderers of it."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The run begins; `resumed_bytes` of `total_bytes` are there from an earlier run."""
+
+    tensors: int
+    total_bytes: int
+    resumed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`bytes` more of `tensor` are written."""
+
+    tensor: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something a person should know that was found in the values (a NaN allowed, an overflow)."""
+
+    message: str
+    tensor: str
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The run is done and durable."""
+
+    seconds: float
+    read_bytes: int
+    written_bytes: int
+    peak_memory: int
+
+
+Event = Started | Progress | Finding | Finished
+Listener = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """The listener of those who do not listen."""
+
+
+def peak_memory() -> int:
+    """Peak resident bytes of this process."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

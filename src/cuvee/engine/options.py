@@ -1,0 +1,48 @@
+"""How a run goes, as opposed to what it computes: nothing here may change a byte of the output."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from cuvee.core import settings
+from cuvee.errors import UsageError
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Budget of block buffers in bytes, worker threads, device, and what to do about NaN and infinity."""
+
+    memory: int = 128 << 20
+    threads: int = 1
+    device: str = "cpu"
+    non_finite: Literal["stop", "warn", "allow"] = "stop"
+    block: int | None = None  # elements; tests and tuning only
+
+    @classmethod
+    def from_settings(cls, **given: object) -> RunOptions:
+        """Options from the environment where they are not given."""
+        chosen = {k: v for k, v in given.items() if v is not None}
+        memory = chosen.pop("memory", None) or settings.get("CUVEE_MEMORY") or "128MiB"
+        threads = chosen.pop("threads", None) or settings.get("CUVEE_THREADS") or os.cpu_count() or 1
+        return cls(
+            memory=parse_bytes(memory) if isinstance(memory, str) else int(str(memory)),
+            threads=max(1, int(str(threads))),
+            **chosen,  # type: ignore[arg-type]
+        )
+
+
+def parse_bytes(text: str) -> int:
+    """`8GB`, `128MiB`, `5G`, `1000` → bytes."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text.lower())
+    if match is None:
+        raise UsageError(
+            "CV-U003", f"`{text}` is not a size", hint="write a number with a unit, such as `5GB` or `128MiB`"
+        )
+    unit = match.group(2) or ""
+    return int(float(match.group(1)) * (_BINARY.get(unit) or _UNITS[unit]))

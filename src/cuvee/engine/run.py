@@ -1,0 +1,196 @@
+"""Plan + sink → output: tensors in plan order, each block computed and handed to the sink, then one commit.
+
+Each worker thread computes with one thread; parallelism is across output tensors, so that results do not depend on
+the number of workers.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from cuvee.core.lazy import torch
+from cuvee.engine.evaluate import Evaluator
+from cuvee.engine.events import Event, Finished, Listener, Progress, Started, ignore, peak_memory
+from cuvee.engine.guard import Guard
+from cuvee.engine.options import RunOptions
+from cuvee.errors import CuveeError, Interrupted, RunError, Where
+from cuvee.plan.nodes import Apply, walk
+from cuvee.plan.plan import OutputTensor, Plan
+from cuvee.sinks.sink import Session
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def run(plan: Plan, session: Session, options: RunOptions, listener: Listener = ignore) -> Finished:
+    """Compute every output tensor that the session does not hold yet; the caller commits.
+
+    Raises Interrupted on SIGINT or SIGTERM (exit code 130 or 143), NonFinite, OutOfSpace and other RunErrors; what
+    was finished stays in the session's journal.
+    """
+    began = time.monotonic()
+    tell = _serialised(listener)
+    waiting = [t for t in plan.tensors if t.meta.name not in session.done]
+    total = sum(t.meta.nbytes for t in plan.tensors)
+    left = sum(t.meta.nbytes for t in waiting)
+    tell(Started(len(plan.tensors), total, total - left))
+    evaluator = _evaluator(plan, options, tell)
+    with _one_thread_each(), _stop_flag() as stopped:
+        _work(waiting, evaluator, session, options, tell, stopped)
+    done = Finished(time.monotonic() - began, _bytes_read(plan, waiting), left, peak_memory())
+    tell(done)
+    return done
+
+
+def _evaluator(plan: Plan, options: RunOptions, tell: Callable[[Event], None]) -> Evaluator:
+    labels = {key: opened.source.label for key, opened in plan.sources.items()}
+    groups = {name: [node for _, node in members] for name, members in plan.groups().items()}
+    sources = {key: opened.source for key, opened in plan.sources.items()}
+    return Evaluator(sources, groups, options, Guard(options, labels, tell))
+
+
+def _work(
+    waiting: list[OutputTensor],
+    evaluator: Evaluator,
+    session: Session,
+    options: RunOptions,
+    tell: Callable[[Event], None],
+    stopped: _Stop,
+) -> None:
+    def one(tensor: OutputTensor) -> None:
+        if not stopped.set:
+            with torch.no_grad():  # the mode belongs to a thread
+                _tensor(tensor, evaluator, session, tell, stopped)
+
+    with ThreadPoolExecutor(options.threads, thread_name_prefix="cuvee") as pool:
+        futures = [pool.submit(one, tensor) for tensor in waiting]
+        try:
+            _, pending = wait(futures, return_when=FIRST_EXCEPTION)
+        except KeyboardInterrupt:
+            stopped.signal = stopped.signal or signal.SIGINT
+            pending = set(futures)
+        if pending:
+            stopped.failed = True
+        for future in pending:
+            future.cancel()
+    stopped.check()
+    for future in futures:
+        _raise(future)
+
+
+def _raise(future: Future[None]) -> None:
+    if not future.cancelled():
+        future.result()
+
+
+def _tensor(
+    tensor: OutputTensor,
+    evaluator: Evaluator,
+    session: Session,
+    tell: Callable[[Event], None],
+    stopped: _Stop,
+) -> None:
+    """Compute and write one output tensor, block by block."""
+    name, dtype = tensor.meta.name, tensor.meta.dtype
+    try:
+        for start, stop, value in evaluator.blocks(tensor.node):
+            if stopped.set:
+                return
+            result = value.to(dtype.torch)
+            if tensor.action == "merged":
+                evaluator.guard.check_output(value, result, name, start)
+            if stop > start:
+                session.write(name, start * dtype.size, as_bytes(result))
+                tell(Progress(name, (stop - start) * dtype.size))
+        session.finish(name)
+    except CuveeError as error:
+        raise error.at(tensor=name) from None
+    except (RuntimeError, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+        raise RunError(
+            "CV-E022",
+            f"merging `{name}` (shape {list(tensor.meta.shape)}) failed: {error}",
+            where=Where(tensor=name),
+        ) from error
+    finally:
+        for node in walk(tensor.node):
+            if isinstance(node, Apply):
+                evaluator.forget(node)
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """The tensor's bytes as they stand in a file (little-endian machines only), without a copy where possible."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy())
+
+
+def _bytes_read(plan: Plan, waiting: list[OutputTensor]) -> int:
+    from cuvee.plan.cost import inputs_of
+
+    return sum(meta.nbytes for meta in inputs_of(waiting).values())
+
+
+class _Stop:
+    """Whether work must end soon, and why."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.failed = False
+
+    @property
+    def set(self) -> bool:
+        return self.failed or self.signal is not None
+
+    def check(self) -> None:
+        if self.signal is None:
+            return
+        error = Interrupted("CV-E030", "stopped by a signal; what is finished is kept")
+        error.exit_code = 128 + self.signal
+        raise error
+
+
+@contextmanager
+def _stop_flag() -> Iterator[_Stop]:
+    """SIGINT and SIGTERM ask politely the first time; a second one interrupts at once."""
+    stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def on_signal(number: int, frame: Any) -> None:
+        if stop.signal is not None:
+            raise KeyboardInterrupt
+        stop.signal = number
+
+    old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _serialised(listener: Listener) -> Callable[[Event], None]:
+    lock = threading.Lock()
+
+    def tell(event: Event) -> None:
+        with lock:
+            listener(event)
+
+    return tell
+

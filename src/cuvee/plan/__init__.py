@@ -1,0 +1,1 @@
+"""Recipe + headers → plan: what will be read, computed and written, before a weight is read."""

@@ -1,0 +1,227 @@
+"""Which tensors the output has, and from where each takes its inputs: modules → slices → layers → tensors.
+
+Knows names and layers, not methods and not values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from cuvee.core.names import did_you_mean, printable
+from cuvee.errors import Diagnostic
+from cuvee.families import Family, Place
+from cuvee.plan.views import View
+from cuvee.recipe.model import Input, ModuleRecipe, Recipe, Slice
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """One model's part in an output tensor: the name it has there."""
+
+    input: Input
+    view: View
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One output tensor to be: its place in the output, its depth in its slice (0…1), and what may feed it."""
+
+    name: str
+    place: Place
+    depth: float
+    feeds: tuple[Feed, ...]
+    slice: Slice
+    module: ModuleRecipe
+    copied: bool = False  # of a module the recipe leaves out: taken as it is from the first feed
+
+
+@dataclass(frozen=True, slots=True)
+class Arrangement:
+    """The output's tensors in order, and for each module the source layer of each output layer (of its first input)."""
+
+    targets: tuple[Target, ...]
+    layers: Mapping[str, tuple[int, ...]]
+
+
+class _Index:
+    """The tensors of one view by module and layer."""
+
+    def __init__(self, view: View, family: Family) -> None:
+        self.outside: dict[tuple[str, str], list[str]] = {}
+        self.inside: dict[tuple[str, int], dict[str, str]] = {}
+        self.count: dict[str, int] = {}
+        for name in view.tensors:
+            place = family.place(name)
+            if place.layer is None:
+                self.outside.setdefault((place.module, place.position), []).append(name)
+                continue
+            self.inside.setdefault((place.module, place.layer), {})[place.template] = name
+            self.count[place.module] = max(self.count.get(place.module, 0), place.layer + 1)
+
+
+def arrange(
+    recipe: Recipe, views: Mapping[str, View], family: Family, found: list[Diagnostic]
+) -> Arrangement:
+    """The arrangement of a recipe; problems are collected."""
+    return _Arranger(recipe, views, family, found).run()
+
+
+class _Arranger:
+    def __init__(
+        self, recipe: Recipe, views: Mapping[str, View], family: Family, found: list[Diagnostic]
+    ) -> None:
+        self.recipe, self.views, self.family, self.found = recipe, views, family, found
+        self.index = {alias: _Index(view, family) for alias, view in views.items()}
+
+    def run(self) -> Arrangement:
+        targets: list[Target] = []
+        layers: dict[str, tuple[int, ...]] = {}
+        for name, module in self.modules().items():
+            slices = [s for s in (self.ranged(name, part) for part in module.slices) if s is not None]
+            if len(slices) == len(module.slices) and slices:
+                layers[name] = tuple(_source_layers(slices))
+                targets.extend(self.targets(name, module, slices))
+        targets.extend(self.left_out())
+        return Arrangement(tuple(targets), layers)
+
+    def left_out(self) -> Iterator[Target]:
+        """Tensors of modules that the recipe does not name: copied from the base, else from the first model."""
+        if "*" in self.recipe.modules or not self.views:
+            return
+        donor = self.recipe.base if self.recipe.base in self.views else next(iter(self.views))
+        view = self.views[donor]
+        part = Slice((Input(donor),))
+        left: set[str] = set()
+        for name in view.tensors:
+            place = self.family.place(name)
+            if place.module in self.recipe.modules:
+                continue
+            left.add(place.module)
+            feeds = (Feed(part.inputs[0], view, name),)
+            yield Target(name, place, 0.0, feeds, part, ModuleRecipe((part,)), copied=True)
+        if left:
+            names = ", ".join(f"`{m}`" for m in sorted(left))
+            message = f"the recipe leaves out {names}; their tensors are copied from `{printable(donor)}`"
+            self.found.append(Diagnostic("CV-P025", message, severity="warning"))
+
+    def modules(self) -> dict[str, ModuleRecipe]:
+        """The recipe's modules by the family's names; `*` stands for all, in the family's order."""
+        written = self.recipe.modules
+        if "*" in written:
+            module = written["*"]
+            present = [m for m in self.family.modules if any(self._has(i, m) for i in self.index.values())]
+            stacked = [m for m in present if any(m in i.count for i in self.index.values())]
+            sliced = len(module.slices) > 1 or any(
+                i.layers is not None for s in module.slices for i in s.inputs
+            )
+            if sliced and len(stacked) > 1:
+                names = ", ".join(f"`{m}`" for m in stacked)
+                where = module.slices[0].where
+                message = f"this architecture has several layer stacks ({names}); say which one is sliced"
+                hint = "write the slices under `modules: {name: {slices: [...]}}`"
+                self.found.append(Diagnostic("CV-P020", message, where, hint))
+                return {}
+            if sliced:
+                whole = _unsliced(module)
+                return {m: module if m in stacked or len(present) == 1 else whole for m in present}
+            return dict.fromkeys(present, module)
+        for name in written:
+            if name not in self.family.modules:
+                hint = did_you_mean(name, self.family.modules)
+                shown = ", ".join(f"`{m}`" for m in self.family.modules)
+                message = f"the architecture `{self.family.name}` has no module `{printable(name)}`; it has {shown}"
+                where = next((s.where for s in written[name].slices), None)
+                self.found.append(Diagnostic("CV-P022", message, where, hint))
+        return {name: m for name, m in written.items() if name in self.family.modules}
+
+    @staticmethod
+    def _has(index: _Index, module: str) -> bool:
+        return any(m == module for m, _ in (*index.outside, *index.inside))
+
+    def ranged(self, module: str, part: Slice) -> Slice | None:
+        """The slice with every layer range filled in and checked; None when it cannot be."""
+        inputs = []
+        for one in part.inputs:
+            if one.source not in self.views:
+                return None  # could not be opened; said already
+            count = self.index[one.source].count.get(module, 0)
+            layers = one.layers or (0, count)
+            if layers[1] > count:
+                message = (
+                    f"`layer_range` [{layers[0]}, {layers[1]}] reaches beyond the {count} layers of "
+                    f"`{printable(one.source)}`"
+                )
+                self.found.append(Diagnostic("CV-P023", message, one.where))
+                return None
+            inputs.append(Input(one.source, layers, one.settings, one.where))
+        lengths = {i.layers[1] - i.layers[0] for i in inputs if i.layers}
+        if len(lengths) > 1:
+            shown = ", ".join(f"`{printable(i.source)}` {i.layers[1] - i.layers[0]}" for i in inputs if i.layers)
+            message = f"the inputs of a slice must have the same number of layers, got {shown}"
+            self.found.append(Diagnostic("CV-P024", message, part.where))
+            return None
+        return Slice(tuple(inputs), part.base, part.settings, part.where)
+
+    def targets(self, module: str, recipe: ModuleRecipe, slices: list[Slice]) -> Iterator[Target]:
+        after = 0.0 if self.recipe.edges == "first" else 1.0
+        yield from self.outside(module, recipe, slices[0], "before", 0.0)
+        number = 0
+        for part in slices:
+            first, end = part.inputs[0].layers or (0, 0)
+            for offset in range(end - first):
+                depth = offset / (end - first - 1) if end - first > 1 else 1.0
+                yield from self.layer(module, recipe, part, offset, number, depth)
+                number += 1
+        yield from self.outside(module, recipe, slices[-1], "after", after)
+
+    def outside(
+        self, module: str, recipe: ModuleRecipe, part: Slice, position: str, depth: float
+    ) -> Iterator[Target]:
+        names: dict[str, None] = {}
+        for one in self.ordered(part):
+            names.update(dict.fromkeys(self.index[one.source].outside.get((module, position), [])))
+        for name in names:
+            feeds = tuple(Feed(i, self.views[i.source], name) for i in part.inputs)
+            yield Target(name, self.family.place(name), depth, feeds, part, recipe)
+
+    def layer(
+        self, module: str, recipe: ModuleRecipe, part: Slice, offset: int, number: int, depth: float
+    ) -> Iterator[Target]:
+        here = {
+            i.source: self.index[i.source].inside.get((module, (i.layers or (0, 0))[0] + offset), {})
+            for i in part.inputs
+        }
+        templates: dict[str, None] = {}
+        for one in self.ordered(part):
+            templates.update(dict.fromkeys(here[one.source]))
+        for template in templates:
+            feeds = tuple(
+                Feed(
+                    i,
+                    self.views[i.source],
+                    here[i.source].get(template)
+                    or template.replace("{layer}", str((i.layers or (0, 0))[0] + offset)),
+                )
+                for i in part.inputs
+            )
+            name = template.replace("{layer}", str(number))
+            yield Target(name, self.family.place(name), depth, feeds, part, recipe)
+
+    def ordered(self, part: Slice) -> list[Input]:
+        """The slice's inputs, base first: its files decide the order of the output."""
+        base = part.base or self.recipe.base
+        return sorted(part.inputs, key=lambda i: i.source != base)
+
+
+def _unsliced(module: ModuleRecipe) -> ModuleRecipe:
+    """The module's first slice without ranges: for parts of a model that have no layers to slice."""
+    first = module.slices[0]
+    inputs = tuple(Input(i.source, None, i.settings, i.where) for i in first.inputs)
+    return ModuleRecipe((Slice(inputs, first.base, first.settings, first.where),), module.settings)
+
+
+def _source_layers(slices: list[Slice]) -> Iterator[int]:
+    for part in slices:
+        yield from range(*(part.inputs[0].layers or (0, 0)))

@@ -1,0 +1,59 @@
+"""One output tensor's expression: inputs → (realign, convert) → task vectors → stages → base added back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cuvee.methods.registry import stage
+from cuvee.plan.methods import Chosen
+from cuvee.plan.nodes import Apply, Difference, Node, Sum
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a chain needs besides its inputs: the output tensor's name, labels of the experts, seed, group prefix."""
+
+    tensor: str
+    labels: Sequence[str]
+    seed: int
+    prefix: str
+
+
+def expression(chosen: Chosen, ours: dict[str, Any], experts: list[Node], base: Node | None, call: Call) -> Node:
+    """The merged tensor; `experts` and `base` are in the compute dtype already."""
+    arguments = chosen.arguments(ours)
+    stages = [stage(step.stage) for step in chosen.method.steps]
+    combine = next(i for i, s in enumerate(stages) if s.role == "combine")
+    takes = stages[combine].takes
+    deltas = base is not None and (takes in ("delta", "either") or combine > 0)
+    current: list[Node] = [Difference(e, base) for e in experts] if deltas and base is not None else list(experts)
+    for number in range(combine):
+        current = [
+            _apply(stages[number].name, number, (node,), _of(arguments[number], i), call, label)
+            for i, (node, label) in enumerate(zip(current, call.labels, strict=True))
+        ]
+    result = _apply(stages[combine].name, combine, tuple(current), arguments[combine], call, "")
+    for number in range(combine + 1, len(stages)):
+        result = _apply(stages[number].name, number, (result,), arguments[number], call, "")
+    return Sum(((1.0, base), (1.0, result))) if deltas and base is not None else result
+
+
+def _of(arguments: dict[str, Any], expert: int) -> dict[str, Any]:
+    """One expert's arguments of a condition stage."""
+    return {k: v[expert] if isinstance(v, list) else v for k, v in arguments.items()}
+
+
+def _apply(
+    name: str, number: int, inputs: tuple[Node, ...], arguments: dict[str, Any], call: Call, label: str
+) -> Apply:
+    values = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in arguments.items())
+    group = None
+    if stage(name).scope_for(arguments) == "model":
+        # A model-wide figure spans the tensors that share stage, expert and parameter values.
+        content = hashlib.blake2b(repr(values).encode(), digest_size=8).hexdigest()
+        group = f"{call.prefix}{number}:{name}:{label}:{len(inputs)}:{content}"
+    seed = call.seed if stage(name).random else 0
+    return Apply(name, inputs, values, call.tensor, label, group, seed)

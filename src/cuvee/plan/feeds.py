@@ -1,0 +1,151 @@
+"""The inputs of one output tensor: which models have it, what stands in where one lacks it, and shapes that fit.
+
+Owns the rules of missing tensors, tied weights and mismatched shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cuvee.core.names import printable
+from cuvee.core.tensors import TensorMeta
+from cuvee.errors import Diagnostic
+from cuvee.plan.arrangement import Feed, Target
+from cuvee.plan.methods import Chosen
+from cuvee.plan.nodes import Node
+from cuvee.plan.vocabulary import Realigner, mismatch_hint
+from cuvee.recipe.model import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """The inputs that are there, realigned to one shape. `alone`: only one model has the tensor, so it is copied."""
+
+    feeds: tuple[Feed, ...]
+    nodes: tuple[Node, ...]
+    metas: tuple[TensorMeta, ...]
+    base: int | None  # position of the base among the feeds, when the method sets it apart
+    untied: bool  # some model had the tensor only through tying
+    alone: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.nodes[0].shape
+
+    @property
+    def experts(self) -> list[Feed]:
+        return [f for i, f in enumerate(self.feeds) if i != self.base]
+
+    @property
+    def expert_nodes(self) -> list[Node]:
+        return [n for i, n in enumerate(self.nodes) if i != self.base]
+
+    @property
+    def expert_metas(self) -> list[TensorMeta]:
+        return [m for i, m in enumerate(self.metas) if i != self.base]
+
+    @property
+    def base_node(self) -> Node | None:
+        return None if self.base is None else self.nodes[self.base]
+
+    @property
+    def base_meta(self) -> TensorMeta | None:
+        return None if self.base is None else self.metas[self.base]
+
+
+def feed(
+    target: Target, chosen: Chosen, recipe: Recipe, align: Realigner, found: list[Diagnostic]
+) -> Fed | None:
+    """The inputs of a target; None when it is left out or (with a diagnostic) cannot be fed."""
+    present: list[tuple[Feed, str]] = []
+    untied = False
+    for one in target.feeds:
+        name = one.name if one.name in one.view.tensors else one.view.tied(one.name)
+        if name is not None:
+            present.append((one, name))
+            untied |= name != one.name
+    absent = [one for one in target.feeds if one not in [p for p, _ in present]]
+    alone = False
+    if absent:
+        verdict = _missing(target, present, absent, chosen, recipe, found)
+        if verdict is None:
+            return None
+        alone = verdict == "alone"
+    if alone:
+        present = present[:1]
+    nodes = [one.view.node(name) for one, name in present]
+    metas = [one.view.tensors[name] for one, name in present]
+    base = recipe.base if target.slice.base is None else target.slice.base
+    feeds = [one for one, _ in present]
+    axis = target.place.vocabulary_axis
+    if axis is not None and not target.copied:
+        nodes = align.inputs([f.input.source for f in feeds], nodes, axis, base)
+    if not _same_shape(target, feeds, nodes, found):
+        return None
+    position = next((i for i, f in enumerate(feeds) if f.input.source == base), None)
+    if chosen.base_first and position is not None:
+        order = [position, *(i for i in range(len(feeds)) if i != position)]
+        feeds, nodes, metas = ([x[i] for i in order] for x in (feeds, nodes, metas))  # type: ignore[assignment]
+    apart = chosen.base != "ordinary" and not chosen.base_first and not alone
+    return Fed(tuple(feeds), tuple(nodes), tuple(metas), position if apart else None, untied, alone)
+
+
+def _missing(
+    target: Target,
+    present: list[tuple[Feed, str]],
+    absent: list[Feed],
+    chosen: Chosen,
+    recipe: Recipe,
+    found: list[Diagnostic],
+) -> str | None:
+    """`some` (merge those that have it), `alone` (copy the only one) or None (left out, or an error was found)."""
+    if recipe.names == "intersection":
+        return None
+    family = target.feeds[0].view.family
+    lacking = ", ".join(f"`{printable(f.input.source)}`" for f in absent)
+    allowed = recipe.names == "union" or family.optional(target.name) or family.head(target.name)
+    if not allowed or chosen.missing == "error":
+        message = f"`{printable(absent[0].name)}` is missing from {lacking}"
+        hint = None
+        if len(absent[0].view.tensors) <= 20_000:
+            from cuvee.core.names import did_you_mean
+
+            hint = did_you_mean(absent[0].name, absent[0].view.tensors)
+        found.append(Diagnostic("CV-P036", message, target.slice.where, hint))
+        return None
+    if len(present) == 1:
+        _note(target, f"is only in `{printable(present[0][0].input.source)}` and is copied from there", found)
+        return "alone"
+    base = target.slice.base or recipe.base
+    if chosen.base == "required" and not chosen.base_first and all(f.input.source != base for f, _ in present):
+        _note(target, "is not in the base; it is copied from the first model that has it", found)
+        return "alone"
+    least = chosen.inputs[0]
+    if len(present) < least:
+        _note(target, f"is in too few models for `{chosen.method.name}` and is copied from the first", found)
+        return "alone"
+    _note(target, f"is missing from {lacking}; the others are merged", found)
+    return "some"
+
+
+def _note(target: Target, what: str, found: list[Diagnostic]) -> None:
+    found.append(Diagnostic("CV-P037", f"`{printable(target.name)}` {what}", severity="note"))
+
+
+def _same_shape(target: Target, feeds: list[Feed], nodes: list[Node], found: list[Diagnostic]) -> bool:
+    shapes: Mapping[str, tuple[int, ...]] = {
+        f.input.source: n.shape for f, n in zip(feeds, nodes, strict=True)
+    }
+    if len(set(shapes.values())) <= 1:
+        return True
+    shown = ", ".join(f"`{printable(name)}` {list(shape)}" for name, shape in shapes.items())
+    axis = target.place.vocabulary_axis
+    hint = None
+    if axis is not None:
+        without = {shape[:axis] + shape[axis + 1 :] for shape in shapes.values()}
+        if len(without) == 1:
+            hint = mismatch_hint({name: shape[axis] for name, shape in shapes.items()})
+    message = f"`{printable(target.name)}` has different shapes: {shown}"
+    found.append(Diagnostic("CV-P038", message, target.slice.where, hint))
+    return False

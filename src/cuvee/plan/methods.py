@@ -1,0 +1,149 @@
+"""The method of a recipe, whether named or written as a chain of stages, with its parameters in the recipe's dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cuvee.errors import PlanError
+from cuvee.methods.contract import Base, Dialect, Method, Missing, Spelling, Step
+from cuvee.methods.parameters import Parameter
+from cuvee.methods.registry import arguments_for, get, parameters_for, stage
+from cuvee.recipe.model import Recipe, Scalar, Settings, StageCall
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One parameter as the recipe's dialect spells it: its scope, and how a value becomes one of ours."""
+
+    name: str
+    scope: Literal["shared", "expert"]
+    required: bool
+    default: Scalar
+    ours: str | None
+    spelling: Spelling | None = None
+
+    def translate(self, value: Any) -> Any:
+        """Our value for the dialect's."""
+        return self.spelling.translate(value) if self.spelling else value
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A method ready to be planned: what it asks of its inputs under this dialect, its slots and our parameters."""
+
+    method: Method
+    base: Base
+    inputs: tuple[int, int | None]
+    missing: Missing
+    slots: tuple[Slot, ...]
+    fixed: Mapping[str, Any]
+    parameters: Mapping[str, Parameter]
+    base_first: bool = False  # the base is the first of the inputs, not what deltas are taken from
+
+    def arguments(self, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Arguments for each stage."""
+        return arguments_for(self.method, {**self.fixed, **values})
+
+
+def choose(recipe: Recipe) -> Chosen:
+    """The recipe's method; RecipeError for an unknown name, PlanError for a senseless chain."""
+    method = get(recipe.method) if recipe.method else chain(recipe.chain)
+    parameters = parameters_for(method)
+    dialect = method.dialects.get(recipe.dialect)
+    if dialect is not None:
+        return _spoken(method, dialect, parameters)
+    slots = tuple(
+        Slot(n, "expert" if p.per_expert else "shared", p.required, p.default, n)
+        for n, p in parameters.items()
+    )
+    first = _takes_base_first(method, method.base)
+    return Chosen(method, method.base, method.inputs, method.missing, slots, {}, parameters, first)
+
+
+def _takes_base_first(method: Method, base: Base) -> bool:
+    """Whether a required base is one of the weights combined (the first), not what task vectors are taken from."""
+    combine = next(s for s in (stage(step.stage) for step in method.steps) if s.role == "combine")
+    return base == "required" and combine.takes == "weight"
+
+
+def _spoken(method: Method, dialect: Dialect, parameters: Mapping[str, Parameter]) -> Chosen:
+    slots = tuple(
+        Slot(s.name, "shared" if s.scope == "shared" else "expert", s.required, s.default, s.ours, s)
+        for s in dialect.parameters
+    )
+    return Chosen(
+        method=method,
+        base=dialect.base,
+        inputs=dialect.inputs,
+        missing=dialect.missing,
+        slots=slots,
+        fixed=dialect.fixed,
+        parameters=parameters,
+        base_first=_takes_base_first(method, dialect.base),
+    )
+
+
+def step_names(calls: tuple[StageCall, ...]) -> list[dict[str, str]]:
+    """For each stage of a chain the method-wide name of each parameter: its own, or `stage.parameter` when shared."""
+    seen: dict[str, int] = {}
+    for call in calls:
+        for parameter in stage(call.stage).parameters:
+            seen[parameter.name] = seen.get(parameter.name, 0) + 1
+    out = []
+    for i, call in enumerate(calls):
+        names = {}
+        for parameter in stage(call.stage).parameters:
+            if seen[parameter.name] > 1:
+                names[parameter.name] = f"{i}.{call.stage}.{parameter.name}"
+        out.append(names)
+    return out
+
+
+def chain(calls: tuple[StageCall, ...]) -> Method:
+    """A method made of the stages a user chained: conditions, one combine, rescales."""
+    stages = [stage(call.stage) for call in calls]
+    combines = [s for s in stages if s.role == "combine"]
+    listed = " → ".join(s.name for s in stages)
+    if len(combines) != 1:
+        what = "no stage" if not combines else "more than one stage"
+        raise PlanError(
+            "CV-P010",
+            f"the chain {listed} has {what} that combines the experts",
+            where=calls[0].where if calls else None,
+            hint="`cuvee methods --stages` lists the stages by role; exactly one must be a combine stage",
+        )
+    order = {"condition": 0, "combine": 1, "rescale": 2}
+    ranks = [order[s.role] for s in stages]
+    if ranks != sorted(ranks):
+        raise PlanError(
+            "CV-P011",
+            f"the chain {listed} is out of order; expected condition stages, the combine stage, rescale stages",
+            where=calls[0].where,
+        )
+    combine = combines[0]
+    deltas = combine.takes == "delta" or any(s.role != "combine" for s in stages)
+    if combine.takes == "weight" and deltas:
+        raise PlanError(
+            "CV-P012",
+            f"`{combine.name}` combines weights, but the stages around it work on task vectors",
+            where=calls[stages.index(combine)].where,
+            hint="combine with `weighted_sum` or `elect`, which take task vectors",
+        )
+    steps = tuple(
+        Step(call.stage, names=names) for call, names in zip(calls, step_names(calls), strict=True)
+    )
+    base: Base = "required" if deltas else "optional" if combine.takes == "either" else "ordinary"
+    return Method(
+        name="chain", steps=steps, base=base, inputs=combine.inputs, summary=listed, doc=f"The stages {listed}."
+    )
+
+
+def chain_settings(calls: tuple[StageCall, ...]) -> Settings:
+    """The settings of a chain under their method-wide names."""
+    out = {}
+    for call, names in zip(calls, step_names(calls), strict=True):
+        for parameter, setting in call.settings.items():
+            out[names.get(parameter, parameter)] = setting
+    return out

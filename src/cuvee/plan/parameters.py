@@ -1,0 +1,155 @@
+"""Values of a method's parameters for one output tensor, with where each came from; and rules that matched nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cuvee.core.names import printable
+from cuvee.errors import Diagnostic, Where
+from cuvee.methods.registry import stage
+from cuvee.plan.arrangement import Feed, Target
+from cuvee.plan.methods import Chosen, Slot
+from cuvee.recipe.model import ModuleRecipe, Recipe, Rule, Setting, Settings, Slice
+from cuvee.recipe.settings import Resolved, Spot, applies, resolve
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Our parameter values (a list for one value per expert), and the display form with origins."""
+
+    ours: Mapping[str, Any]
+    shown: Mapping[str, Resolved | Mapping[str, Resolved]]
+
+
+@dataclass(slots=True)
+class Resolver:
+    """Resolves parameters of one recipe; remembers which rules were ever used and tells each problem once."""
+
+    recipe: Recipe
+    chosen: Chosen
+    shared: Settings
+    found: list[Diagnostic]
+    used: set[int] = field(default_factory=set)
+    told: set[tuple[str, str]] = field(default_factory=set)
+
+    def values(self, target: Target, experts: Sequence[Feed]) -> Values | None:
+        """Values for one output tensor; None (and diagnostics) when one is missing or not allowed."""
+        before = len(self.found)
+        ours: dict[str, Any] = {}
+        shown: dict[str, Resolved | Mapping[str, Resolved]] = {}
+        for slot in self.chosen.slots:
+            if slot.scope == "shared":
+                one = self._one(slot, target, None)
+                shown[slot.name] = one
+                if slot.ours:
+                    ours[slot.ours] = slot.translate(one.value)
+                continue
+            each = {feed.input.source: self._one(slot, target, feed) for feed in experts}
+            shown[slot.name] = each
+            if slot.ours:
+                ours[slot.ours] = [slot.translate(r.value) for r in each.values()]
+        if len(self.found) > before:
+            return None
+        self._check(ours, target, shown)
+        return None if len(self.found) > before else Values(ours, shown)
+
+    def _one(self, slot: Slot, target: Target, feed: Feed | None) -> Resolved:
+        spot = _spot(target, feed.name if feed else target.name)
+        levels: list[Setting | None] = [feed.input.settings.get(slot.name)] if feed else []
+        levels += [
+            target.slice.settings.get(slot.name),
+            target.module.settings.get(slot.name),
+            self.shared.get(slot.name),
+        ]
+        self._mark(levels, spot)
+        value = resolve(levels, spot)
+        if value is not None and value.value is not None:
+            return value
+        if slot.required:
+            self._missing(slot, target, feed)
+        return Resolved(slot.default, "default")
+
+    def _mark(self, levels: list[Setting | None], spot: Spot) -> None:
+        """Every rule that applies is used, also where a more specific one wins: it is not a mistake."""
+        for setting in levels:
+            for rule in setting or ():
+                if id(rule) not in self.used and applies(rule, spot):
+                    self.used.add(id(rule))
+
+    def _missing(self, slot: Slot, target: Target, feed: Feed | None) -> None:
+        who = f" of `{printable(feed.input.source)}`" if feed else ""
+        key = (slot.name, who)
+        if key in self.told:
+            return
+        self.told.add(key)
+        message = f"`{self.chosen.method.name}` needs `{slot.name}`{who}; there is none for `{printable(target.name)}`"
+        where = (feed.input.where if feed else None) or target.slice.where or Where(file=self.recipe.file)
+        hint = f"add `{slot.name}` to the model's parameters, or to the recipe's for all" if feed else None
+        self.found.append(Diagnostic("CV-P030", message, where, hint))
+
+    def _check(self, ours: dict[str, Any], target: Target, shown: Mapping[str, Any]) -> None:
+        by_ours = {slot.ours: slot.name for slot in self.chosen.slots if slot.ours}
+        for name, value in ours.items():
+            parameter = self.chosen.parameters.get(name)
+            for one in value if isinstance(value, list) else [value]:
+                if parameter is not None and isinstance(one, float) and parameter.type == "int" and one.is_integer():
+                    one = int(one)  # a curve over whole numbers
+                problem = parameter.problem(one) if parameter is not None else None
+                if problem:
+                    self._tell("CV-P031", f"`{by_ours.get(name, name)}` {problem}", target, shown.get(by_ours.get(name, name)))
+        for step, arguments in zip(self.chosen.method.steps, self.chosen.arguments(ours), strict=True):
+            for scalar in _scalars(step.stage, arguments):
+                problem = stage(step.stage).problem(scalar)
+                if problem:
+                    self._tell("CV-P032", problem, target, None)
+
+    def _tell(self, code: str, message: str, target: Target, origin: Any) -> None:
+        if (code, message) in self.told:
+            return
+        self.told.add((code, message))
+        resolved = origin if isinstance(origin, Resolved) else next(iter((origin or {}).values()), None)
+        where = resolved.where if resolved else None
+        self.found.append(
+            Diagnostic(code, f"{message} (for `{printable(target.name)}`)", where or target.slice.where)
+        )
+
+    def unused(self) -> list[Rule]:
+        """Rules with a condition that no tensor met."""
+        every: list[Rule] = [rule for setting in self.shared.values() for rule in setting]
+        for module in self.recipe.modules.values():
+            every += _rules_of(module)
+        return [r for r in every if id(r) not in self.used and _conditional(r)]
+
+
+def _spot(target: Target, name: str) -> Spot:
+    place = target.place
+    return Spot(name, place.role, place.module, place.layer, target.depth)
+
+
+def _scalars(name: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The argument sets a stage's check sees: one for each expert in condition stages, else the lists themselves."""
+    lists = [v for v in arguments.values() if isinstance(v, list)]
+    if stage(name).role != "condition" or not lists:
+        return [dict(arguments)]
+    return [
+        {k: v[i] if isinstance(v, list) else v for k, v in arguments.items()} for i in range(len(lists[0]))
+    ]
+
+
+def _conditional(rule: Rule) -> bool:
+    named = rule.name is not None and rule.name != "*"
+    return named or bool(rule.roles) or rule.layers is not None or rule.module is not None
+
+
+def _rules_of(module: ModuleRecipe) -> list[Rule]:
+    rules = [rule for setting in module.settings.values() for rule in setting]
+    for part in module.slices:
+        rules += _rules_of_slice(part)
+    return rules
+
+
+def _rules_of_slice(part: Slice) -> list[Rule]:
+    settings = [part.settings, *(one.settings for one in part.inputs)]
+    return [rule for each in settings for setting in each.values() for rule in setting]

@@ -1,0 +1,257 @@
+"""Sources as a plan sees them: names, shapes and config, and the expression that gives each tensor.
+
+A view is a checkpoint on disk, a live object, a nested recipe (whose tensors are expressions, not files) or a sum of
+other views. Physical sources are opened once, however often they are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cuvee.core.dtypes import BY_NAME, FLOAT32, FLOAT64, DType
+from cuvee.core.limits import DEFAULT, Limits
+from cuvee.core.names import did_you_mean, printable
+from cuvee.core.tensors import TensorMeta
+from cuvee.errors import CuveeError, Diagnostic, PlanError
+from cuvee.families import Family, identify
+from cuvee.plan.nodes import Convert, Node, Read, Sum
+from cuvee.recipe.model import Arithmetic, InMemory, Recipe, Reference, SourceSpec
+from cuvee.sources.open import open_source
+from cuvee.sources.source import Source
+
+if TYPE_CHECKING:
+    from cuvee.plan.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One checkpoint of a recipe, under its alias."""
+
+    alias: str
+    label: str
+    tensors: Mapping[str, TensorMeta]
+    family: Family
+    config: Mapping[str, Any] | None
+    node: Callable[[str], Node]
+    files: Callable[[], list[str]]
+    file: Callable[[str], bytes | None]
+    key: str | None  # of the physical source, if it is one
+    notes: tuple[Diagnostic, ...] = ()
+
+    def read(self, name: str) -> bytes | None:
+        """A side file, or None (the reader's half of `bundle.vocabulary.FileReader`)."""
+        return self.file(name)
+
+    def names(self) -> list[str]:
+        """Names of the side files."""
+        return self.files()
+
+    def tied(self, name: str) -> str | None:
+        """The tensor that stands for `name` when the config ties them and `name` is not stored."""
+        for derived, owner in self.family.tied(self.config or {}):
+            if derived == name and owner in self.tensors:
+                return owner
+        return None
+
+
+@dataclass(slots=True)
+class Opener:
+    """Opens sources for one plan; `anchor` is the folder that relative paths are relative to."""
+
+    anchor: Path
+    offline: bool = False
+    limits: Limits = DEFAULT
+    build: Callable[[Recipe, Opener], Plan] | None = None
+    opened: dict[str, Source] = field(default_factory=dict)
+    _by_text: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def views(self, recipe: Recipe, found: list[Diagnostic]) -> dict[str, View]:
+        """A view for each source of the recipe, arithmetic ones last; problems are collected."""
+        anchor = Path(recipe.file).parent if recipe.file else self.anchor
+        out: dict[str, View] = {}
+        late = {}
+        for alias, spec in recipe.sources.items():
+            if isinstance(spec, Arithmetic):
+                late[alias] = spec
+                continue
+            try:
+                out[alias] = self._view(alias, spec, anchor)
+            except CuveeError as error:
+                where = getattr(spec, "where", None)
+                found.extend(_placed(error, where))
+        for alias, spec in late.items():
+            view = _sum_view(alias, spec, out, found)
+            if view is not None:
+                out[alias] = view
+        return {alias: out[alias] for alias in recipe.sources if alias in out}
+
+    def _view(self, alias: str, spec: SourceSpec, anchor: Path) -> View:
+        if isinstance(spec, Recipe):
+            assert self.build is not None
+            return _recipe_view(alias, self.build(spec, self))
+        key, source = self._open(alias, spec, anchor)
+        return _source_view(alias, key, source)
+
+    def _open(self, alias: str, spec: SourceSpec, anchor: Path) -> tuple[str, Source]:
+        written: Any = spec.value if isinstance(spec, InMemory) else _written(spec)
+        same = (repr(written), str(anchor)) if isinstance(spec, Reference) else (f"memory {id(written)}", "")
+        if same in self._by_text:
+            key = self._by_text[same]
+            return key, self.opened[key]
+        source = open_source(written, anchor=anchor, limits=self.limits, offline=self.offline)
+        key = alias if alias not in self.opened else f"{alias} ({len(self.opened)})"
+        self.opened[key] = source
+        self._by_text[same] = key
+        return key, source
+
+
+def _placed(error: CuveeError, where: Any) -> list[Diagnostic]:
+    if where is not None:
+        fields = {k: getattr(where, k) for k in ("file", "line", "column", "width", "path", "text")}
+        error.at(**fields)
+    return list(error.diagnostics)
+
+
+def _written(spec: SourceSpec) -> str | dict[str, Any]:
+    """What `open_source` takes: the text itself, or the long form where it says more."""
+    assert isinstance(spec, Reference)
+    if spec.revision is None and not spec.adapters:
+        return spec.text
+    long: dict[str, Any] = {"path": spec.text}
+    if spec.revision is not None:
+        long["revision"] = spec.revision
+    if spec.adapters:
+        long["adapters"] = [_written(a) for a in spec.adapters]
+    return long
+
+
+def _source_view(alias: str, key: str, source: Source) -> View:
+    shapes = {name: meta.shape for name, meta in source.tensors.items()}
+    return View(
+        alias=alias,
+        label=source.label,
+        tensors=source.tensors,
+        family=identify(source.config, shapes),
+        config=source.config,
+        node=lambda name: Read(key, source.tensors[name]),
+        files=source.files,
+        file=source.file,
+        key=key,
+        notes=source.notes,
+    )
+
+
+def _recipe_view(alias: str, plan: Plan) -> View:
+    """A nested recipe: its tensors as they would be read back from disk, so that steps and trees give equal bytes."""
+    outputs = {t.meta.name: t for t in plan.tensors}
+
+    def node(name: str) -> Node:
+        output = outputs[name]
+        stored = output.node
+        if isinstance(stored, Read) and stored.meta.dtype == output.meta.dtype:
+            return stored
+        return Convert(stored, output.meta.dtype)
+
+    return View(
+        alias=alias,
+        label=alias,
+        tensors={name: t.meta for name, t in outputs.items()},
+        family=plan.family,
+        config=plan.config,
+        node=node,
+        files=lambda: sorted(plan.side_files),
+        file=plan.side_files.get,
+        key=None,
+        notes=plan.notes,
+    )
+
+
+def _sum_view(alias: str, spec: Arithmetic, views: Mapping[str, View], found: list[Diagnostic]) -> View | None:
+    parts = []
+    for coefficient, name in spec.terms:
+        if name not in views:
+            hint = did_you_mean(name, views)
+            found.append(
+                Diagnostic("CV-P003", f"`{printable(name)}` is not a source of this recipe", spec.where, hint)
+            )
+            return None
+        parts.append((coefficient, views[name]))
+    first = parts[0][1]
+    for _, view in parts[1:]:
+        differing = {n for n in first.tensors if view.tensors.get(n, None) is None} | {
+            n for n in view.tensors if n not in first.tensors
+        }
+        shapes = [n for n, m in first.tensors.items() if n in view.tensors and view.tensors[n].shape != m.shape]
+        if differing or shapes:
+            name = sorted(differing or shapes)[0]
+            found.append(
+                Diagnostic(
+                    "CV-P004",
+                    f"`{printable(first.alias)}` and `{printable(view.alias)}` cannot be added: "
+                    f"`{printable(name)}` {'is not in both' if differing else 'has two shapes'}",
+                    spec.where,
+                )
+            )
+            return None
+    tensors = dict(first.tensors)
+
+    def node(name: str) -> Node:
+        if not tensors[name].dtype.is_float:
+            return first.node(name)
+        compute = FLOAT64 if tensors[name].dtype == FLOAT64 else FLOAT32
+        return Sum(tuple((c, as_dtype(v.node(name), v.tensors[name].dtype, compute)) for c, v in parts))
+
+    return View(
+        alias=alias,
+        label=" ".join(f"{c:+g} {v.label}" for c, v in parts),
+        tensors=tensors,
+        family=first.family,
+        config=first.config,
+        node=node,
+        files=first.files,
+        file=first.file,
+        key=None,
+    )
+
+
+def as_dtype(node: Node, now: DType, wanted: DType) -> Node:
+    """The node converted to `wanted`, unless it is of that type already."""
+    return node if now == wanted else Convert(node, wanted)
+
+
+def promoted(dtypes: list[DType]) -> DType:
+    """The smallest float type of the table that holds all of these; as torch promotes them."""
+    order = ("float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "float32", "float64")
+    names = {d.name for d in dtypes}
+    if len(names) == 1:
+        return dtypes[0]
+    if "float64" in names:
+        return FLOAT64
+    if names <= {"float8_e4m3fn", "float8_e5m2"}:
+        return BY_NAME["bfloat16"]
+    wide = [n for n in order[2:] if n in names]
+    return BY_NAME[wide[0]] if len(wide) == 1 else FLOAT32
+
+
+def same_family(views: Mapping[str, View], allow_mixed: bool, found: list[Diagnostic]) -> None:
+    """Refuse to mix architectures unless that was asked for."""
+    known = {v.family.name: v for v in views.values() if v.family.known}
+    if len(known) > 1 and not allow_mixed:
+        shown = ", ".join(f"`{printable(v.alias)}` is {name}" for name, v in known.items())
+        found.append(
+            Diagnostic(
+                "CV-P005",
+                f"the models are of different architectures: {shown}",
+                hint="`--allow-crimes` merges them by tensor name all the same",
+            )
+        )
+
+
+def raise_if(found: list[Diagnostic]) -> None:
+    """Raise every error collected so far as one."""
+    errors = [d for d in found if d.severity == "error"]
+    if errors:
+        raise PlanError.collected(errors)

@@ -1,0 +1,127 @@
+"""Methods that are arrangements of layers: depth up-scaling and layer swapping, written in terms of slices.
+
+Each is translated into a plain recipe (`passthrough` or `linear` with slices), so nothing downstream knows of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cuvee.errors import Diagnostic
+from cuvee.recipe.document import Document
+from cuvee.recipe.model import Input, ModuleRecipe, Recipe, Rule, Slice
+
+Layout = Callable[[Recipe, list[Diagnostic]], Recipe]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrangement:
+    """A named arrangement: its parameters with defaults (None: required) and help, and how it rewrites a recipe."""
+
+    name: str
+    summary: str
+    doc: str
+    paper: str
+    parameters: Mapping[str, tuple[int | str | None, str]]
+    rewrite: Callable[[Recipe, dict[str, Any], list[Diagnostic]], Recipe]
+
+    def bound(self, given: Mapping[str, Any], document: Document) -> Layout:
+        """The rewrite with its parameters, or one that reports what is wrong with them."""
+        values = {n: given.get(n, default) for n, (default, _) in self.parameters.items()}
+
+        def apply(recipe: Recipe, found: list[Diagnostic]) -> Recipe:
+            bad = False
+            for name, value in values.items():
+                where = document.where(("merge", name))
+                words = isinstance(self.parameters[name][0], str)
+                if value is None:
+                    found.append(Diagnostic("CV-P030", f"`{self.name}` needs `{name}`", where))
+                    bad = True
+                elif not words and (type(value) is not int or value < 0):
+                    message = f"`{name}` must be a whole number at least 0, got `{value}`"
+                    found.append(Diagnostic("CV-R010", message, where))
+                    bad = True
+            return recipe if bad else self.rewrite(recipe, values, found)
+
+        return apply
+
+
+def _dus(recipe: Recipe, values: dict[str, Any], found: list[Diagnostic]) -> Recipe:
+    names = _experts(recipe)
+    total, drop = values["layers"], values["drop"]
+    if len(names) != 1 or drop > total:
+        what = "exactly one expert" if len(names) != 1 else "`drop` of at most `layers`"
+        found.append(Diagnostic("CV-P035", f"`dus` takes {what}"))
+        return recipe
+    slices = (Slice((Input(names[0], (0, total - drop)),)), Slice((Input(names[0], (drop, total)),)))
+    return replace(recipe, method="passthrough", modules={"*": ModuleRecipe(slices)}, settings={})
+
+
+def _layer_swap(recipe: Recipe, values: dict[str, Any], found: list[Diagnostic]) -> Recipe:
+    names = _experts(recipe)
+    total, bottom, top, transition = (values[k] for k in ("layers", "bottom", "top", "transition"))
+    outer = values["outer"] or (names[-1] if names else "")
+    if len(names) != 2 or outer not in names:
+        found.append(Diagnostic("CV-P035", "`layer_swap` takes exactly two experts; `outer` names one of them"))
+        return recipe
+    if bottom + top + 2 * transition > total:
+        message = f"`bottom` + `top` + 2 · `transition` must be at most `layers` ({total})"
+        found.append(Diagnostic("CV-R010", message))
+        return recipe
+    inner = next(n for n in names if n != outer)
+    seams = {range(bottom, bottom + transition), range(total - top - transition, total - top)}
+    blended = {layer for seam in seams for layer in seam} if 0 < bottom + top < total else set()
+
+    def share(layer: int) -> float:
+        """The outer model's weight in a layer."""
+        if layer < bottom or layer >= total - top:
+            return 1.0
+        return 0.5 if layer in blended else 0.0
+
+    slices = tuple(_donor(outer, inner, share(layer), layer) for layer in range(total))
+    return replace(recipe, method="linear", base=None, modules={"*": ModuleRecipe(slices)}, settings={})
+
+
+def _donor(outer: str, inner: str, share: float, layer: int) -> Slice:
+    """One layer: from one parent, bit for bit, or the weighted mean of both; outside the layers the outer model."""
+    span = (layer, layer + 1)
+    weights = {outer: share, inner: 1.0 - share}
+    inputs = []
+    for name in (outer, inner):
+        inside = Rule(weights[name], layers=(0, 1 << 30))
+        outside = Rule(1.0 if name == outer else 0.0)
+        inputs.append(Input(name, span, {"weight": (inside, outside)}))
+    return Slice(tuple(inputs))
+
+
+def _experts(recipe: Recipe) -> list[str]:
+    return [name for name in recipe.sources if name != recipe.base]
+
+
+LAYOUTS: dict[str, Arrangement] = {
+    "dus": Arrangement(
+        "dus",
+        "Depth up-scaling: the first n − m layers of a model, then its last n − m",
+        "Stacks layers [0, n − m) and [m, n) of one model (SOLAR). It needs continued pre-training afterwards.",
+        "arXiv:2312.15166",
+        {"layers": (None, "n, the model's layers"), "drop": (None, "m, layers left out at each seam")},
+        _dus,
+    ),
+    "layer_swap": Arrangement(
+        "layer_swap",
+        "Bottom and top layers from one expert, the middle from another",
+        "Bottom and top layers, embeddings, final norm and head come from `outer` (a language expert), the middle from "
+        "the other (a task expert); `transition` layers beside each seam are means of both.",
+        "arXiv:2410.01335",
+        {
+            "layers": (None, "layers of the models"),
+            "bottom": (None, "layers at the bottom taken from `outer`"),
+            "top": (None, "layers at the top taken from `outer`"),
+            "transition": (0, "layers beside each seam that are averaged"),
+            "outer": ("", "the expert that gives the outer layers (default: the second)"),
+        },
+        _layer_swap,
+    ),
+}

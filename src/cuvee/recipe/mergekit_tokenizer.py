@@ -1,0 +1,68 @@
+"""MergeKit's `tokenizer_source` and `tokenizer` sections → the recipe's vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cuvee.errors import Diagnostic
+from cuvee.recipe.document import Document, Path
+from cuvee.recipe.mergekit_schema import MergeKitRecipe, ModelToken, TokenEmbedding, ZeroToken
+from cuvee.recipe.model import TokenRule, Vocabulary
+from cuvee.recipe.validation import validate
+
+Alias = Callable[[Any, Path], str]
+
+
+def vocabulary_of(
+    config: MergeKitRecipe, document: Document, alias: Alias, found: list[Diagnostic]
+) -> Vocabulary | None:
+    """The vocabulary a recipe asks for, or None."""
+    if config.tokenizer_source is not None:
+        where = document.where(("tokenizer_source",))
+        source = _source(config.tokenizer_source, ("tokenizer_source",), alias)
+        return Vocabulary(source, where=where)
+    section = config.tokenizer
+    if section is None:
+        return None
+    path: Path = ("tokenizer",)
+    tokens = {
+        token: _rule(rule, (*path, "tokens", token), document, alias, found)
+        for token, rule in (section.tokens or {}).items()
+    }
+    return Vocabulary(
+        source=_source(section.source, (*path, "source"), alias),
+        tokens=tokens,
+        pad_to_multiple_of=section.pad_to_multiple_of,
+        where=document.where(path, key=True),
+    )
+
+
+def _source(written: Any, path: Path, alias: Alias) -> str:
+    return written if written in ("union", "base") else alias(written, path)
+
+
+def _rule(
+    entry: TokenEmbedding, path: Path, document: Document, alias: Alias, found: list[Diagnostic]
+) -> TokenRule:
+    source, here = entry.source, (*path, "source")
+    if source is None:
+        return TokenRule(force=entry.force)
+    if isinstance(source, dict) and "kind" in source:
+        inner = Document(
+            source,
+            document.text,
+            document.file,
+            {p[len(here) :]: s for p, s in document.keys.items() if p[: len(here)] == here},
+            {p[len(here) :]: s for p, s in document.values.items() if p[: len(here)] == here},
+        )
+        if source["kind"] == "zero":
+            validate(ZeroToken, inner, found)
+            return TokenRule(zero=True, force=entry.force)
+        token = validate(ModelToken, inner, found)
+        if token is None:
+            return TokenRule()
+        return TokenRule(
+            alias(token.model, (*here, "model")), token.token, token.token_id, force=entry.force
+        )
+    return TokenRule(alias(source, here), force=entry.force)

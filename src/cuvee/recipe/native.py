@@ -1,0 +1,339 @@
+"""Cuvée's own YAML → recipe. Structure is checked by `schema.py`, parameters here against the method or its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path as FilePath
+from typing import Any
+
+from cuvee.core.names import did_you_mean, printable
+from cuvee.errors import CuveeError, Diagnostic, RecipeError
+from cuvee.methods.contract import Method
+from cuvee.methods.parameters import Parameter
+from cuvee.methods.registry import get, parameters_for, stage
+from cuvee.recipe.document import Document, Path, problem
+from cuvee.recipe.expressions import BadExpression, terms
+from cuvee.recipe.layouts import LAYOUTS, Layout
+from cuvee.recipe.model import (
+    Arithmetic,
+    Input,
+    ModuleRecipe,
+    Output,
+    Recipe,
+    Reference,
+    Setting,
+    Settings,
+    Slice,
+    SourceSpec,
+    StageCall,
+    TokenRule,
+    Vocabulary,
+)
+from cuvee.recipe.native_settings import ValueReader
+from cuvee.recipe.schema import Layers, NativeRecipe, size_of
+from cuvee.recipe.validation import validate
+
+BASE = "base"
+_SOURCE_KEYS = ("source", "recipe", "arithmetic")
+LoadFile = Callable[[FilePath], Recipe]
+
+
+def read_native(document: Document, load: LoadFile) -> Recipe:
+    """The recipe of a document with `version: 1`; RecipeError with every mistake. `load` reads nested recipe files."""
+    found: list[Diagnostic] = []
+    schema = validate(NativeRecipe, document, found)
+    if schema is None:
+        raise RecipeError.collected(found)
+    recipe = _Reader(document, schema, load, found).recipe()
+    errors = [d for d in found if d.severity == "error"]
+    if errors or recipe is None:
+        raise RecipeError.collected(errors)
+    return replace(recipe, notes=tuple(found))
+
+
+@dataclass(slots=True)
+class _Reader:
+    document: Document
+    schema: NativeRecipe
+    load: LoadFile
+    found: list[Diagnostic]
+    sources: dict[str, SourceSpec] = field(default_factory=dict)
+    per_expert: dict[str, Settings] = field(default_factory=dict)
+
+    def recipe(self) -> Recipe | None:
+        schema = self.schema
+        layout, method, chain, settings = self.merge()
+        if method is None and not chain and layout is None:
+            return None
+        known = self.parameters(method, chain)
+        if schema.base is not None:
+            self.source(BASE, schema.base, (BASE,), {})
+        for name, spec in schema.experts.items():
+            if name == BASE:
+                message = "an expert cannot be called `base`; the base has a key of its own"
+                self.say("CV-R012", ("experts", name), message, key=True)
+                continue
+            self.source(name, spec, ("experts", name), known)
+        for name, spec in schema.sources.items():
+            self.source(name, spec, ("sources", name), {})
+        base = BASE if schema.base is not None else None
+        recipe = Recipe(
+            sources=self.sources,
+            modules={"*": ModuleRecipe(tuple(self.slices(base, method, known)))},
+            method=method.name if method else None,
+            base=base,
+            chain=chain,
+            settings=settings,
+            compute=schema.dtype,
+            vocabulary=self.vocabulary(),
+            chat_template=schema.chat_template,
+            seed=schema.seed,
+            output=self.output(),
+            text=self.document.text,
+            file=self.document.file,
+        )
+        return layout(recipe, self.found) if layout else recipe
+
+    # -- what is merged, and how ------------------------------------------------------------------------------
+
+    def merge(self) -> tuple[Layout | None, Method | None, tuple[StageCall, ...], Settings]:
+        merge, path = self.schema.merge, ("merge",)
+        if isinstance(merge, list):
+            return None, None, tuple(self.stages(merge, path)), {}
+        name = merge.get("method")
+        if not isinstance(name, str):
+            self.say("CV-R005", path, "the key `method` is missing", key=True)
+            return None, None, (), {}
+        rest = {k: v for k, v in merge.items() if k != "method"}
+        if name in LAYOUTS:
+            values = {k: v for k, v in rest.items() if k in LAYOUTS[name].parameters}
+            for key in rest.keys() - values.keys():
+                hint = did_you_mean(key, LAYOUTS[name].parameters)
+                self.say("CV-R007", (*path, key), f"`{name}` has no parameter `{printable(key)}`", key=True, hint=hint)
+            return LAYOUTS[name].bound(values, self.document), None, (), {}
+        method = self.looked_up(name, (*path, "method"), get)
+        if method is None:
+            return None, None, (), {}
+        settings = self.settings(rest, parameters_for(method), method.name, path)
+        return None, method, (), settings
+
+    def stages(self, merge: list[Any], path: Path) -> list[StageCall]:
+        calls = []
+        for i, item in enumerate(merge):
+            here = (*path, i)
+            entry = {item: {}} if isinstance(item, str) else item
+            if not (isinstance(entry, dict) and len(entry) == 1):
+                self.say("CV-R010", here, "a stage is written `name` or `name: {parameter: value}`")
+                continue
+            ((name, raw),) = entry.items()
+            found = self.looked_up(str(name), here, stage)
+            if found is None:
+                continue
+            known = {p.name: p for p in found.parameters}
+            inside: Path = (*here, name) if isinstance(item, dict) else here
+            settings = self.settings(raw or {}, known, found.name, inside)
+            calls.append(StageCall(found.name, settings, self.document.where(here)))
+        return calls
+
+    def looked_up(self, name: str, path: Path, find: Callable[[str], Any]) -> Any:
+        """A method or stage by name; None and a diagnostic when there is none."""
+        try:
+            return find(name)
+        except CuveeError as error:
+            (first,) = error.diagnostics
+            hint = first.hint
+            if find is get and hint is None:
+                hint = did_you_mean(name, LAYOUTS) or "`cuvee methods` lists them"
+            self.say(first.code, path, first.message, hint=hint)
+            return None
+
+    def settings(
+        self, raw: Mapping[str, Any], known: Mapping[str, Parameter], owner: str, path: Path
+    ) -> dict[str, Setting]:
+        values = ValueReader(self.document, self.found)
+        out = {}
+        for name, value in raw.items():
+            if name not in known:
+                values.unknown(name, known, owner, (*path, name))
+                continue
+            setting = values.setting(value, known[name], (*path, name))
+            if setting:
+                out[name] = setting
+        return out
+
+    def parameters(self, method: Method | None, chain: tuple[StageCall, ...]) -> dict[str, Parameter]:
+        """Parameters that an expert may have of its own."""
+        if method is not None:
+            every = parameters_for(method)
+        else:
+            every = {p.name: p for call in chain for p in stage(call.stage).parameters}
+        return {name: p for name, p in every.items() if p.per_expert}
+
+    # -- sources ----------------------------------------------------------------------------------------------
+
+    def source(self, name: str, spec: Any, path: Path, known: Mapping[str, Parameter]) -> None:
+        if name in self.sources:
+            self.say("CV-R012", path, f"`{printable(name)}` names two sources", key=True)
+            return
+        where = self.document.where(path)
+        if isinstance(spec, str):
+            self.sources[name] = Reference(spec, where=where)
+            return
+        given = [k for k in _SOURCE_KEYS if k in spec]
+        if "path" in spec and not given:
+            self.sources[name] = self.reference(spec, path)
+            return
+        if len(given) != 1:
+            message = f"`{printable(name)}` needs exactly one of `source`, `recipe` and `arithmetic`"
+            hint = next((did_you_mean(k, _SOURCE_KEYS) for k in spec if did_you_mean(k, _SOURCE_KEYS)), None)
+            self.say("CV-R012", path, message, hint=hint)
+            return
+        rest = {k: v for k, v in spec.items() if k != given[0]}
+        legal = {**known}
+        own = {k: v for k, v in rest.items() if k in legal}
+        for key in rest.keys() - own.keys():
+            hint = did_you_mean(key, (*_SOURCE_KEYS, *legal))
+            self.say("CV-R004", (*path, key), f"unknown key `{printable(key)}`", key=True, hint=hint)
+        self.per_expert[name] = self.settings(own, legal, name, path)
+        made = self.made(given[0], spec[given[0]], (*path, given[0]))
+        if made is not None:
+            self.sources[name] = made
+
+    def made(self, kind: str, value: Any, path: Path) -> SourceSpec | None:
+        """The source that `source`, `recipe` or `arithmetic` means."""
+        if kind == "source":
+            if isinstance(value, dict):
+                return self.reference(value, path)
+            if isinstance(value, str):
+                return Reference(value, where=self.document.where(path))
+        if kind == "arithmetic" and isinstance(value, str):
+            try:
+                return Arithmetic(terms(value), self.document.where(path))
+            except BadExpression as error:
+                self.say("CV-R013", path, f"the arithmetic {error}", hint="write for instance `c + 0.5 * (b - a)`")
+                return None
+        if kind == "recipe":
+            return self.nested(value, path)
+        self.say("CV-R010", path, f"`{kind}` must be a text")
+        return None
+
+    def nested(self, value: Any, path: Path) -> SourceSpec | None:
+        try:
+            if isinstance(value, str):
+                folder = FilePath(self.document.file).parent if self.document.file else FilePath()
+                return self.load(folder / value)
+            if isinstance(value, dict):
+                return read_native(self.part(value, path), self.load)
+        except CuveeError as error:
+            where = self.document.where(path)
+            error.at(file=where.file, line=where.line, column=where.column, path=where.path, text=where.text)
+            self.found.extend(error.diagnostics)
+            return None
+        self.say("CV-R010", path, "`recipe` must be the path of a recipe, or a recipe")
+        return None
+
+    def part(self, value: Any, path: Path) -> Document:
+        """A part of the document as a document of its own, with its positions; `version` may be left out."""
+        cut = len(path)
+        keys = {p[cut:]: s for p, s in self.document.keys.items() if p[:cut] == path}
+        values = {p[cut:]: s for p, s in self.document.values.items() if p[:cut] == path}
+        return Document({"version": 1, **value}, self.document.text, self.document.file, keys, values)
+
+    def reference(self, value: Mapping[str, Any], path: Path) -> Reference:
+        keys = ("path", "revision", "adapter", "adapters")
+        for key in value:
+            if key not in keys:
+                hint = did_you_mean(key, keys)
+                self.say("CV-R004", (*path, key), f"unknown key `{printable(key)}`", key=True, hint=hint)
+        if not isinstance(value.get("path"), str):
+            self.say("CV-R010", path, "`path` must be a text")
+            return Reference("")
+        listed = value.get("adapters", [])
+        raw = ([value["adapter"]] if "adapter" in value else []) + (listed if isinstance(listed, list) else [listed])
+        adapters = tuple(
+            self.reference(a, (*path, "adapters", i)) if isinstance(a, dict) else Reference(str(a))
+            for i, a in enumerate(raw)
+        )
+        revision = value.get("revision")
+        return Reference(
+            value["path"], None if revision is None else str(revision), adapters, where=self.document.where(path)
+        )
+
+    # -- layout, tokenizer, output ----------------------------------------------------------------------------
+
+    def slices(self, base: str | None, method: Method | None, known: Mapping[str, Parameter]) -> list[Slice]:
+        if self.schema.layers is None:
+            inputs = [self.input(n, None, ("experts", n)) for n in self.schema.experts]
+            return [self.sliced(inputs, base, method, None, {}, ("merge",))]
+        out = []
+        for i, part in enumerate(self.schema.layers):
+            path: Path = ("layers", i)
+            inputs = self.donors(part, path)
+            settings = self.settings(
+                part.parameters, parameters_for(method) if method else known, "merge", (*path, "parameters")
+            )
+            out.append(self.sliced(inputs, base, method, part, settings, path))
+        return out
+
+    def sliced(
+        self,
+        inputs: list[Input],
+        base: str | None,
+        method: Method | None,
+        part: Layers | None,
+        settings: Settings,
+        path: Path,
+    ) -> Slice:
+        """A slice; the base takes part where the method has a place for it, with the layers of the first input."""
+        own = part.base if part is not None and part.base is not None else base
+        ordinary = method is not None and method.base == "ordinary"
+        if own is not None and not ordinary and all(i.source != own for i in inputs) and inputs:
+            inputs.append(Input(own, inputs[0].layers, where=self.document.where(path)))
+        return Slice(tuple(inputs), own if part is not None and part.base else None, settings, self.document.where(path))
+
+    def donors(self, part: Layers, path: Path) -> list[Input]:
+        here = (*path, "from")
+        if isinstance(part.from_, dict):
+            pairs = [(n, self.layer_range(r, (*here, n))) for n, r in part.from_.items()]
+        else:
+            whole = (part.range[0], part.range[1]) if part.range else None
+            names = part.from_ if isinstance(part.from_, list) else [part.from_]
+            pairs = [(n, whole) for n in names]
+        return [self.input(n, r, here) for n, r in pairs]
+
+    def layer_range(self, value: Any, path: Path) -> tuple[int, int] | None:
+        if isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value):
+            return value[0], value[1]
+        self.say("CV-R010", path, "layers must be two whole numbers `[first, end]`, the end not included")
+        return None
+
+    def input(self, name: str, layers: tuple[int, int] | None, path: Path) -> Input:
+        if name not in self.schema.experts and not (name == BASE and self.schema.base is not None):
+            hint = did_you_mean(name, self.schema.experts)
+            self.say("CV-R014", path, f"`{printable(str(name))}` is not an expert of this recipe", hint=hint)
+        return Input(name, layers, self.per_expert.get(name, {}), self.document.where(path))
+
+    def vocabulary(self) -> Vocabulary | None:
+        section = self.schema.tokenizer
+        if section is None:
+            return None
+        known = ("union", "base", *self.schema.experts)
+        if section.source not in known:
+            message = f"the tokenizer's source `{printable(section.source)}` is not `union`, `base` or an expert"
+            self.say("CV-R014", ("tokenizer",), message, hint=did_you_mean(section.source, known))
+        tokens = {
+            word: TokenRule(rule.source, rule.token, rule.token_id, rule.zero, rule.force)
+            for word, rule in section.tokens.items()
+        }
+        where = self.document.where(("tokenizer",), key=True)
+        return Vocabulary(section.source, tokens, section.pad_to_multiple_of, where)
+
+    def output(self) -> Output:
+        spec = self.schema.output
+        return Output(
+            dtype=spec.dtype, shard_bytes=size_of(spec.shard_size), card=spec.card, tokenizer=spec.tokenizer
+        )
+
+    def say(self, code: str, path: Path, message: str, **more: Any) -> None:
+        self.found.append(problem(self.document, code, path, message, **more))

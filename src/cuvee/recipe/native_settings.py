@@ -1,0 +1,160 @@
+"""Parameter values of Cuvée's own recipes → settings.
+
+A value is a scalar, a curve over the layers (`[0, 0.5, 1]`, or `{curve: cosine, points: [0, 1]}`), a mapping of name
+patterns to values (`{"*.mlp.*": 0.3, default: 0.5}`), or a list of rules (`[{role: mlp, value: 0.3}, {value: 0.5}]`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cuvee.core.names import did_you_mean, printable
+from cuvee.errors import Diagnostic
+from cuvee.families.roles import ROLES
+from cuvee.methods.parameters import Parameter
+from cuvee.recipe.document import Document, Path, problem
+from cuvee.recipe.model import Curve, Rule, Scalar, Setting
+
+SHAPES = ("linear", "cosine", "step")
+_RULE = ("name", "role", "layers", "module", "value")
+DEFAULT = "default"
+
+
+@dataclass(slots=True)
+class ValueReader:
+    """Reads values of parameters in one document; mistakes are collected."""
+
+    document: Document
+    found: list[Diagnostic]
+
+    def setting(self, value: Any, parameter: Parameter, path: Path) -> Setting:
+        """The setting a value means."""
+        if isinstance(value, dict) and "curve" not in value and "points" not in value:
+            return self._patterns(value, parameter, path)
+        if isinstance(value, list) and any(isinstance(v, dict) for v in value):
+            return tuple(
+                rule
+                for i, item in enumerate(value)
+                if (rule := self._rule(item, parameter, (*path, i))) is not None
+            )
+        plain = self._value(value, parameter, path)
+        return (Rule(plain, where=self.document.where(path)),) if plain is not _BAD else ()
+
+    def unknown(self, name: str, known: Mapping[str, Any] | tuple[str, ...], owner: str, path: Path) -> None:
+        """Say that a key is not a parameter of its owner."""
+        hint = did_you_mean(name, known)
+        self._problem("CV-R007", path, f"`{owner}` has no parameter `{printable(name)}`", key=True, hint=hint)
+
+    def _patterns(self, value: Mapping[str, Any], parameter: Parameter, path: Path) -> Setting:
+        rules = []
+        for pattern, inner in value.items():
+            here = (*path, pattern)
+            plain = self._value(inner, parameter, here)
+            if plain is not _BAD:
+                name = None if pattern in (DEFAULT, "*") else pattern
+                rules.append(Rule(plain, name=name, where=self.document.where(here, key=True)))
+        # The default comes last wherever it was written, or it would hide the patterns behind it.
+        return tuple(sorted(rules, key=lambda r: r.name is None))
+
+    def _rule(self, item: Any, parameter: Parameter, path: Path) -> Rule | None:
+        if not isinstance(item, dict):
+            self._problem("CV-R010", path, "a list must hold values only, or rules `{role: mlp, value: 0.3}` only")
+            return None
+        for key in item:
+            if key not in _RULE:
+                message = f"unknown key `{printable(key)}`"
+                self._problem("CV-R004", (*path, key), message, key=True, hint=did_you_mean(key, _RULE))
+        if "value" not in item:
+            self._problem("CV-R005", path, "the key `value` is missing")
+            return None
+        plain = self._value(item["value"], parameter, (*path, "value"))
+        layers = self._layers(item.get("layers"), (*path, "layers"))
+        if plain is _BAD:
+            return None
+        return Rule(
+            plain,
+            name=item.get("name"),
+            roles=self._roles(item.get("role"), (*path, "role")),
+            layers=layers,
+            module=item.get("module"),
+            where=self.document.where(path),
+        )
+
+    def _roles(self, written: Any, path: Path) -> tuple[str, ...]:
+        if written is None:
+            return ()
+        roles = []
+        for word in written if isinstance(written, list) else [written]:
+            expanded = GROUPS.get(word) if isinstance(word, str) else None
+            if expanded is None and word not in ROLES:
+                hint = did_you_mean(str(word), (*ROLES, *GROUPS))
+                self._problem("CV-R010", path, f"`{printable(str(word))}` is not a role", hint=hint)
+                continue
+            roles += list(expanded or (word,))
+        return tuple(roles)
+
+    def _layers(self, written: Any, path: Path) -> tuple[int, int] | None:
+        if written is None:
+            return None
+        if type(written) is int and written >= 0:
+            return written, written + 1
+        if (
+            isinstance(written, list)
+            and len(written) == 2
+            and all(type(v) is int for v in written)
+            and 0 <= written[0] < written[1]
+        ):
+            return written[0], written[1]
+        self._problem("CV-R010", path, "`layers` must be a layer or `[first, end]`, the end not included")
+        return None
+
+    def _value(self, value: Any, parameter: Parameter, path: Path) -> Any:
+        if isinstance(value, list):
+            return self._curve(value, "linear", parameter, path)
+        if isinstance(value, dict):
+            for key in value:
+                if key not in ("curve", "points"):
+                    hint = did_you_mean(key, ("curve", "points"))
+                    self._problem("CV-R004", (*path, key), f"unknown key `{printable(key)}`", key=True, hint=hint)
+            shape = value.get("curve", "linear")
+            if shape not in SHAPES:
+                shown = ", ".join(f"`{s}`" for s in SHAPES)
+                hint = did_you_mean(str(shape), SHAPES)
+                self._problem("CV-R010", (*path, "curve"), f"`curve` must be one of {shown}", hint=hint)
+                return _BAD
+            points = value.get("points")
+            if not isinstance(points, list) or not points:
+                self._problem("CV-R010", path, "a curve needs `points`, a list of at least one value")
+                return _BAD
+            return self._curve(points, shape, parameter, (*path, "points"))
+        return self._scalar(value, parameter, path)
+
+    def _curve(self, points: list[Any], shape: Any, parameter: Parameter, path: Path) -> Any:
+        values = [self._scalar(v, parameter, (*path, i)) for i, v in enumerate(points)]
+        if not values:
+            self._problem("CV-R010", path, f"`{parameter.name}` needs at least one value")
+            return _BAD
+        return _BAD if any(v is _BAD for v in values) else Curve(tuple(values), shape)
+
+    def _scalar(self, value: Any, parameter: Parameter, path: Path) -> Any:
+        wrong = parameter.problem(value)
+        if wrong:
+            hint = did_you_mean(str(value), parameter.choices) if parameter.choices else None
+            self._problem("CV-R010", path, f"`{parameter.name}` {wrong}", hint=hint)
+            return _BAD
+        return value
+
+    def _problem(self, code: str, path: Path, message: str, **more: Any) -> None:
+        self.found.append(problem(self.document, code, path, message, **more))
+
+
+_BAD: Scalar = "\0bad"  # no text in a recipe can hold it
+
+# Words people use for several roles at once.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "attention": ("q", "k", "v", "o", "qkv"),
+    "mlp": ("gate", "up", "down", "gate_up"),
+    "experts": ("expert_gate", "expert_up", "expert_down"),
+}

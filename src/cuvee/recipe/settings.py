@@ -1,0 +1,81 @@
+"""Settings → the value of a parameter for one tensor, and where that value came from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cuvee.core.names import matches
+from cuvee.errors import Where
+from cuvee.recipe.model import Curve, Rule, Scalar, Setting
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """What a rule may ask of a tensor: its name, role, module, output layer, and depth in the slice (0…1)."""
+
+    name: str
+    role: str
+    module: str
+    layer: int | None
+    depth: float
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A value with its origin: `default`, or the place of the rule that gave it."""
+
+    value: Scalar
+    origin: str
+    where: Where | None = None
+
+
+def resolve(settings: Iterable[Setting | None], spot: Spot) -> Resolved | None:
+    """The first matching rule of the first setting that has one; None when nothing matches."""
+    for setting in settings:
+        for rule in setting or ():
+            if applies(rule, spot):
+                value = rule.value
+                if isinstance(value, Curve):
+                    return Resolved(at_depth(value, spot.depth), "curve", rule.where)
+                return Resolved(value, "recipe", rule.where)
+    return None
+
+
+def applies(rule: Rule, spot: Spot) -> bool:
+    """Whether a rule is for this tensor."""
+    if rule.name is not None and rule.name != "*":
+        hit = rule.name in spot.name if rule.substring else matches(rule.name, spot.name)
+        if not hit:
+            return False
+    if rule.roles and spot.role not in rule.roles:
+        return False
+    if rule.layers is not None and not (
+        spot.layer is not None and rule.layers[0] <= spot.layer < rule.layers[1]
+    ):
+        return False
+    return rule.module is None or rule.module == spot.module
+
+
+def at_depth(curve: Curve, depth: float) -> Scalar:
+    """The curve's value at a depth of 0…1; numbers are interpolated, anything else selected stepwise."""
+    points = curve.points
+    if len(points) == 1:
+        return points[0]
+    position = depth * (len(points) - 1)
+    if curve.shape == "step" or not all(_is_number(p) for p in points):
+        return points[int(position)]
+    left = min(int(position), len(points) - 1)
+    right = min(left + 1, len(points) - 1)
+    share = position - left
+    if curve.shape == "cosine":
+        share = (1 - math.cos(math.pi * share)) / 2
+    a, b = points[left], points[right]
+    assert isinstance(a, (int, float))
+    assert isinstance(b, (int, float))
+    return (1 - share) * a + share * b
+
+
+def _is_number(value: Scalar) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,138 @@
+"""pydantic's findings → diagnostics with position, caret and suggestion; all of a document's at once."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
+
+from cuvee.core.names import did_you_mean, printable
+from cuvee.errors import Diagnostic
+from cuvee.recipe.document import Document, Path, problem
+
+M = TypeVar("M", bound=BaseModel)
+
+WORDS = {
+    "string_type": "must be a text",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping of keys to values",
+    "mapping_type": "must be a mapping of keys to values",
+    "model_type": "must be a mapping of keys to values",
+    "model_attributes_type": "must be a mapping of keys to values",
+}
+
+
+class Strict(BaseModel):
+    """Base of every schema model: unknown keys are errors, nothing is coerced."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+
+
+def refuse(message: str, hint: str | None = None) -> PydanticCustomError:
+    """An error for a validator to raise: `message` is the end of a sentence that starts with the key."""
+    return PydanticCustomError("recipe", "{message}", {"message": message, "hint": hint})
+
+
+def validate(model: type[M], document: Document, found: list[Diagnostic]) -> M | None:
+    """The validated model, or None with every mistake appended to `found`."""
+    try:
+        return model.model_validate(document.data)
+    except ValidationError as error:
+        found.extend(_diagnostic(model, document, item) for item in error.errors(include_url=False))
+        return None
+
+
+def _diagnostic(model: type[BaseModel], document: Document, item: Any) -> Diagnostic:
+    path = _real_path(document.data, item["loc"])
+    name = f"`{printable(str(path[-1]))}`" if path else "the recipe"
+    kind = item["type"]
+    if kind == "extra_forbidden":
+        hint = did_you_mean(str(path[-1]), _keys_at(model, path[:-1]))
+        return problem(document, "CV-R004", path, f"unknown key {name}", key=True, hint=hint)
+    if kind == "missing":
+        return problem(document, "CV-R005", path[:-1], f"the key {name} is missing", key=True)
+    if kind == "recipe":
+        context = item["ctx"]
+        return problem(document, "CV-R006", path, f"{name} {context['message']}", hint=context["hint"])
+    if kind == "literal_error":
+        choices = _literals(model, path)
+        message = f"{name} must be one of {item['ctx']['expected']}, got {_shown(item['input'])}"
+        return problem(document, "CV-R010", path, message, hint=did_you_mean(str(item["input"]), choices))
+    words = WORDS.get(kind) or item["msg"][:1].lower() + item["msg"][1:]
+    return problem(document, "CV-R010", path, f"{name} {words}, got {_shown(item['input'])}")
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "a mapping"
+    return "a list" if isinstance(value, list) else f"`{printable(str(value), 60)}`"
+
+
+def _real_path(data: Any, location: tuple[Any, ...]) -> Path:
+    """The location less pydantic's own words (union branches, validators); a last missing key is kept."""
+    path: list[str | int] = []
+    for i, part in enumerate(location):
+        inside = (isinstance(data, dict) and part in data) or (
+            isinstance(data, list) and isinstance(part, int) and part < len(data)
+        )
+        if inside:
+            path.append(part)
+            data = data[part]
+        elif i == len(location) - 1 and isinstance(data, dict):
+            path.append(part)
+    return tuple(path)
+
+
+def _model_at(model: Any, path: Path) -> Any:
+    """The schema model that describes the mapping at `path`, or None."""
+    for part in path:
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            model = next(iter(_models_in(model)), None)
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            if isinstance(part, int):
+                continue
+            field = next(
+                (f for n, f in model.model_fields.items() if (f.alias or n) == part), None
+            )
+            if field is None:
+                return None
+            model = field.annotation
+    return model if isinstance(model, type) else next(iter(_models_in(model)), None)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for part in typing.get_args(annotation) for m in _models_in(part)]
+
+
+def _keys_at(model: type[BaseModel], path: Path) -> list[str]:
+    owner = _model_at(model, path)
+    if owner is None or not issubclass(owner, BaseModel):
+        return []
+    return [f.alias or n for n, f in owner.model_fields.items()]
+
+
+def _literals(model: type[BaseModel], path: Path) -> list[str]:
+    owner = _model_at(model, path[:-1]) if path else None
+    if owner is None or not issubclass(owner, BaseModel):
+        return []
+    field = next((f for n, f in owner.model_fields.items() if (f.alias or n) == path[-1]), None)
+    return _strings_in(field.annotation) if field else []
+
+
+def _strings_in(annotation: Any) -> list[str]:
+    if isinstance(annotation, str):
+        return [annotation]
+    return [s for part in typing.get_args(annotation) for s in _strings_in(part)]
