@@ -101,8 +101,8 @@ def refute_dtypes(stage: Stage, values: Mapping[str, Any], groups: Groups) -> No
 def refute_gradients(stage: Stage, values: Mapping[str, Any], groups: Groups) -> None:
     """Claim: with its summary held fixed, the stage's gradient is its directional derivative (float64).
 
-    Tried at random points, away from zeros and ties, along directions in which every |x| grows, so that what a
-    selection keeps at its threshold stays kept.
+    Tried at random points, away from zeros and ties, along directions in which every |x| grows, so that what
+    a selection keeps at its threshold stays kept.
     """
     generator = torch.Generator().manual_seed(1)
 
