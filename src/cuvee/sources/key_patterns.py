@@ -1,8 +1,8 @@
 """PEFT's `rank_pattern` and `alpha_pattern` keys: regular expressions from a file nobody vouches for.
 
-A key applies to a module when `(.*\\.)?(key)$` matches its name from the start, and the first such key wins. Python's
-own engine can take exponential time on a hostile key, so keys with choice or repetition run on a Thompson automaton,
-linear in the name. Must not know of adapters.
+A key applies to a module when `(.*\\.)?(key)$` matches its name from the start, and the first such key
+wins. Python's own engine can take exponential time on a hostile key, so keys with choice or repetition run
+on a Thompson automaton, linear in the name. Must not know of adapters.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _MAX_KEY = 2_000
 _MAX_STATES = 20_000
 
 
-class BadPattern(ValueError):
+class BadPatternError(ValueError):
     """The key is not a regular expression that can be matched in linear time."""
 
 
 def first_match(keys: Iterable[str], name: str) -> str | None:
-    """The first key that applies to the module `name`, as in PEFT; BadPattern when a key cannot be used."""
+    """The first key that applies to a module, as in PEFT; BadPatternError when one cannot be used."""
     return next((key for key in keys if matcher(key)(name)), None)
 
 
@@ -33,7 +33,7 @@ def first_match(keys: Iterable[str], name: str) -> str | None:
 def matcher(key: str) -> Matcher:
     """A predicate on module names, linear in their length."""
     if len(key) > _MAX_KEY:
-        raise BadPattern(f"longer than {_MAX_KEY} characters")
+        raise BadPatternError(f"longer than {_MAX_KEY} characters")
     if _PLAIN.fullmatch(key):  # neither choice nor repetition: the standard engine is linear in each start
         found = re.compile(rf"(.*\.)?({key})$")
         return lambda name: found.match(name) is not None
@@ -42,7 +42,7 @@ def matcher(key: str) -> Matcher:
         program = _Program()
         last = program.sequence(tree, program.add("match"))
     except (re.error, OverflowError, RecursionError) as error:
-        raise BadPattern(str(error)) from None
+        raise BadPatternError(str(error)) from None
     return lambda name: _run(program.code, last, name)
 
 
@@ -54,7 +54,7 @@ class _Program:
 
     def add(self, kind: str, argument: Any = None, onward: int = -1, other: int = -1) -> int:
         if len(self.code) >= _MAX_STATES:
-            raise BadPattern("too many repetitions")
+            raise BadPatternError("too many repetitions")
         self.code.append((kind, argument, onward, other))
         return len(self.code) - 1
 
@@ -71,12 +71,13 @@ class _Program:
         if kind is op.BRANCH:
             return self.branch([self.sequence(tree, onward) for tree in argument[1]])
         if kind in (op.MAX_REPEAT, op.MIN_REPEAT):
-            return self.repeat(*argument, onward)
+            least, most, tree = argument
+            return self.repeat(least, most, tree, onward)
         if kind is op.AT and argument in (op.AT_BEGINNING, op.AT_BEGINNING_STRING):
             return self.add("start", None, onward)
         if kind is op.AT and argument in (op.AT_END, op.AT_END_STRING):
             return self.add("end", None, onward)
-        raise BadPattern("back references, look-around, flags and word boundaries are not supported")
+        raise BadPatternError("back references, look-around, flags and word boundaries are not supported")
 
     def branch(self, starts: list[int]) -> int:
         first = starts[-1]
@@ -138,7 +139,9 @@ def _run(code: list[tuple[str, Any, int, int]], first: int, name: str) -> bool:
     return any(code[s][0] == "match" for s in states)
 
 
-def _closure(code: list[tuple[str, Any, int, int]], pending: list[int], position: int, length: int) -> set[int]:
+def _closure(
+    code: list[tuple[str, Any, int, int]], pending: list[int], position: int, length: int
+) -> set[int]:
     """All states reachable without a letter."""
     seen: set[int] = set()
     while pending:

@@ -1,9 +1,9 @@
 """Wrappers leave prefixes on tensor names; this strips them.
 
-The rule: `_orig_mod.` (torch.compile), `module.` (data parallel) and `base_model.model.` (PEFT) are stripped when
-every float tensor of the checkpoint carries them, again and again until none is left. Other tensors that carry the
-prefix lose it too; those that do not keep their name. Two tensors that would get one name are an error.
-Must not know of families or files.
+The rule: `_orig_mod.` (torch.compile), `module.` (data parallel) and `base_model.model.` (PEFT) are
+stripped when every float tensor of the checkpoint carries them, again and again until none is left. Other
+tensors that carry the prefix lose it too; those that do not keep their name. Two tensors that would get one
+name are an error. Must not know of families or files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from cuvee.sources.source import note
 PREFIXES = ("_orig_mod.", "module.", "base_model.model.")
 
 
-def strip_prefixes(tensors: Mapping[str, TensorMeta], label: str) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
+def strip_prefixes(
+    tensors: Mapping[str, TensorMeta], label: str
+) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
     """Names to use → names in the checkpoint, and a note when they differ; CorruptFile on a collision."""
     stripped = _wrappers({name for name, meta in tensors.items() if meta.dtype.is_float})
     if not stripped:

@@ -1,10 +1,10 @@
 """How people name a checkpoint: the one grammar of sources.
 
-    path                        a folder or a weight file, relative to the recipe (`~` is the shell's business)
-    hf://owner/name[@rev][/sub] a hub repository; `refs/pr/N` may be written plainly, other slashes as %2F
-    owner/name[@rev]            the same, when no such path exists
-    base + adapter [+ …]        adapters on a base; an existing path that contains `+` wins
-    {path, revision, adapter}   the long form, for whatever the short one cannot say
+    path                         a folder or a weight file, relative to the recipe (`~` is not expanded)
+    hf://owner/name[@rev][/sub]  a hub repository; `refs/pr/N` is written plainly, other slashes as %2F
+    owner/name[@rev]             the same, when no such path exists
+    base + adapter [+ …]         adapters on a base; an existing path that contains `+` wins
+    {path, revision, adapter}    the long form, for whatever the short one cannot say
 
 Looks at the file system only to ask whether a path exists. Must not open anything.
 """
@@ -33,8 +33,8 @@ _KEYS = ("path", "revision", "adapter", "adapters")
 class Reference:
     """One checkpoint, and the adapters on it.
 
-    `name` is a path as written, or `owner/name` on the hub; `assumed` says that it was taken for a hub repository
-    because no such path exists.
+    `name` is a path as written, or `owner/name` on the hub; `assumed` says that it was taken for a hub
+    repository because no such path exists.
     """
 
     kind: Literal["path", "hub"]
@@ -54,7 +54,12 @@ class Reference:
         if self.kind == "path":
             return self.name
         plain = self.assumed and self.subfolder is None
-        return ("" if plain else SCHEME) + self.name + self._revision + (f"/{self.subfolder}" if self.subfolder else "")
+        return (
+            ("" if plain else SCHEME)
+            + self.name
+            + self._revision
+            + (f"/{self.subfolder}" if self.subfolder else "")
+        )
 
     @property
     def _revision(self) -> str:

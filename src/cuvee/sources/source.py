@@ -40,8 +40,8 @@ class Source(Protocol):
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """Elements [start, stop) of the flattened tensor, 1-D, on the CPU; safe from any thread.
 
-        The same elements have the same bits whatever range they are read in. The result is the caller's to read,
-        not to write: it may share memory with a live object.
+        The same elements have the same bits whatever range they are read in. The result is the caller's to
+        read, not to write: it may share memory with a live object.
         """
 
     def extent(self, name: str) -> Extent | None:
@@ -54,7 +54,7 @@ class Source(Protocol):
         """Names of the side files (no weights), sorted."""
 
     def identity(self) -> dict[str, Any]:
-        """What the source is, as JSON without absolute paths: kind, name, revision, files with sizes and digests."""
+        """What it is, as JSON without absolute paths: kind, name, revision, files, sizes, digests."""
 
     def close(self) -> None:
         """Free file descriptors; reading afterwards is an error."""
@@ -85,6 +85,8 @@ def meta_of(tensors: Mapping[str, TensorMeta], name: str, label: str) -> TensorM
     return found
 
 
-def note(code: str, message: str, label: str, *, hint: str | None = None, warning: bool = False) -> Diagnostic:
+def note(
+    code: str, message: str, label: str, *, hint: str | None = None, warning: bool = False
+) -> Diagnostic:
     """A note (or warning) about a source."""
     return Diagnostic(code, message, Where(source=label), hint, "warning" if warning else "note")

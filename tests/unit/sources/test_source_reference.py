@@ -72,10 +72,22 @@ def test_long_form(anchor):
     reference = parse_reference(written, anchor)
     assert reference.revision == "feature/x"
     assert reference.adapters == (Reference("path", "no+plus"), hub("o/a", assumed=True))
-    assert parse_reference({"path": "a+b", "adapter": "adapter"}, anchor).adapters == (Reference("path", "adapter"),)
+    assert parse_reference({"path": "a+b", "adapter": "adapter"}, anchor).adapters == (
+        Reference("path", "adapter"),
+    )
 
 
-BAD = ["", "base +", "+ a", "hf://owner", "hf://owner/", "hf://owner/name@", "s3://bucket/x", "a\0b", "hf://o/n/../x"]
+BAD = [
+    "",
+    "base +",
+    "+ a",
+    "hf://owner",
+    "hf://owner/",
+    "hf://owner/name@",
+    "s3://bucket/x",
+    "a\0b",
+    "hf://o/n/../x",
+]
 
 
 @pytest.mark.parametrize("text", BAD)

@@ -13,7 +13,9 @@ def metas(*names, ints=()):
     return found | {n: TensorMeta(n, BY_NAME["int64"], (2,)) for n in ints}
 
 
-@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "base_model.model.", "module._orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module.", "base_model.model.", "module._orig_mod.", "_orig_mod.module."]
+)
 def test_a_prefix_that_all_carry_is_left_off(prefix):
     names, notes = strip_prefixes(metas(f"{prefix}a", f"{prefix}b.c"), "x")
     assert names == {"a": f"{prefix}a", "b.c": f"{prefix}b.c"}

@@ -1,0 +1,115 @@
+"""A base source with some tensors replaced, added, or changed by deltas computed on the fly.
+
+Owns the combinator; adapters and live PEFT models fill it in. Must not know names or formats of adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from cuvee.core.dtypes import FLOAT32, FLOAT64, DType
+from cuvee.core.tensors import Extent, TensorMeta
+from cuvee.errors import Diagnostic
+from cuvee.sources.low_rank import Delta
+from cuvee.sources.source import Source, bounded, meta_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """A tensor that stands in for the base's, or beside them."""
+
+    meta: TensorMeta
+    read: Callable[[int, int], Tensor]
+    extent: Callable[[], Extent | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """What an adapter changes: whole tensors by name, deltas by name, side files, and what it is."""
+
+    replaced: Mapping[str, Replacement]
+    deltas: Mapping[str, Delta]
+    identity: Mapping[str, Any]
+    notes: tuple[Diagnostic, ...] = ()
+    read_file: Callable[[str], bytes | None] = lambda name: None
+    file_names: tuple[str, ...] = ()
+    close: Callable[[], None] = lambda: None
+
+
+class AdaptedSource:
+    """base + overlay; adapted tensors are float32 (float64 where the base is)."""
+
+    def __init__(self, base: Source, overlay: Overlay, label: str) -> None:
+        self.label = label
+        self.config = base.config
+        self.notes = base.notes + overlay.notes
+        self._base = base
+        self._overlay = overlay
+        self.tensors: Mapping[str, TensorMeta] = self._metas()
+
+    def _metas(self) -> dict[str, TensorMeta]:
+        metas = dict(self._base.tensors)
+        metas.update({name: made.meta for name, made in self._overlay.replaced.items()})
+        for name in self._overlay.deltas:
+            metas[name] = replace(metas[name], dtype=sum_dtype(metas[name].dtype))
+        return metas
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Elements [start, stop): the base's or the replacement's, plus the delta there."""
+        meta = meta_of(self.tensors, name, self.label)
+        start, stop = bounded(meta, start, stop)
+        replacement = self._overlay.replaced.get(name)
+        values = replacement.read(start, stop) if replacement else self._base.read(name, start, stop)
+        delta = self._overlay.deltas.get(name)
+        if delta is None:
+            return values
+        dtype = meta.dtype.torch
+        return delta.slice(start, stop, dtype).add_(values.to(dtype))
+
+    def extent(self, name: str) -> Extent | None:
+        """The base's bytes, or the replacement's; None for adapted tensors."""
+        meta_of(self.tensors, name, self.label)
+        if name in self._overlay.deltas:
+            return None
+        replacement = self._overlay.replaced.get(name)
+        return replacement.extent() if replacement else self._base.extent(name)
+
+    def file(self, name: str) -> bytes | None:
+        """The overlay's side file where it has one, else the base's."""
+        if name in self._overlay.file_names:
+            return self._overlay.read_file(name)
+        return self._base.file(name)
+
+    def files(self) -> list[str]:
+        """Side files of base and overlay."""
+        return sorted({*self._base.files(), *self._overlay.file_names})
+
+    def identity(self) -> dict[str, Any]:
+        """The base's identity and the overlay's."""
+        return {
+            "kind": "adapted",
+            "name": self.label_of_identity(),
+            "revision": None,
+            "files": [],
+            "base": self._base.identity(),
+            "adapter": dict(self._overlay.identity),
+        }
+
+    def label_of_identity(self) -> str:
+        """`base + adapter`, by their names, not their paths."""
+        return f"{self._base.identity()['name']} + {self._overlay.identity['name']}"
+
+    def close(self) -> None:
+        """Close both."""
+        self._base.close()
+        self._overlay.close()
+
+
+def sum_dtype(base: DType) -> DType:
+    """The dtype a delta is added in: float64 for a float64 base, else float32."""
+    return FLOAT64 if base is FLOAT64 else FLOAT32

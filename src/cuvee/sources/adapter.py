@@ -1,0 +1,247 @@
+"""PEFT LoRA adapters in files, applied to a base without writing a merged copy.
+
+Owns the names inside an adapter file and which base tensor each one changes. The mathematics is in
+`low_rank`, the rules of the configuration in `peft_config`. Every tensor of the adapter must find its
+place, or nothing is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from cuvee.core.names import printable
+from cuvee.core.tensors import TensorMeta
+from cuvee.errors import CorruptFile, Diagnostic, SourceError, Where
+from cuvee.sources.adapted import AdaptedSource, Overlay, Replacement
+from cuvee.sources.adapter_places import Places
+from cuvee.sources.folder import Origin
+from cuvee.sources.low_rank import Delta, FactorCache, LowRank, Scaled
+from cuvee.sources.peft_config import AdapterConfig, adapter_config
+from cuvee.sources.side_files import SideFiles
+from cuvee.sources.source import Source, note
+from cuvee.sources.stored import StoredTensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FACTOR = re.compile(
+    r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
+    r"(?:\.(?!weight$|bias$)[^.]+)?(?:\.(?P<leaf>weight|bias))?"
+)
+_TOKENIZER = re.compile(
+    r"(tokenizer.*|special_tokens_map|added_tokens|vocab|merges|chat_template)\.\w+|.*\.model"
+)
+_TRAINABLE_TOKENS = ("trainable_tokens_delta", "trainable_tokens_original")
+
+
+@dataclass(slots=True)
+class _Contents:
+    """An adapter file taken apart: factors by module and part, and whole tensors by base name."""
+
+    factors: dict[str, dict[str, str]] = field(default_factory=dict)
+    whole: dict[str, str] = field(default_factory=dict)
+
+
+def apply_adapter(
+    base: Source, stored: StoredTensors, raw: Mapping[str, Any], side: SideFiles, origin: Origin
+) -> AdaptedSource:
+    """base + adapter; SourceError when the adapter is not plain LoRA or does not fit the base."""
+    config, notes = adapter_config(raw, stored.label)
+    contents = _take_apart(stored)
+    places = Places(base, stored.label, [*contents.factors, *(n.rpartition(".")[0] for n in contents.whole)])
+    replaced = _replacements(stored, contents, places, config)
+    shapes = {**base.tensors, **{name: made.meta for name, made in replaced.items()}}
+    deltas = _Deltas(stored, config, places, shapes).all(contents.factors)
+    places.refuse_unmatched()
+    overlay = Overlay(
+        replaced=replaced,
+        deltas=deltas,
+        identity={**asdict(origin), "files": _files(stored, side)},
+        notes=(*notes, *places.notes, *_warnings(base, replaced, deltas, stored.label)),
+        read_file=side.file,
+        file_names=_tokenizer_files(base, replaced, side),
+        close=stored.close,
+    )
+    return AdaptedSource(base, overlay, f"{base.label} + {stored.label}")
+
+
+def _take_apart(stored: StoredTensors) -> _Contents:
+    contents = _Contents()
+    for name in stored.tensors:
+        match = _FACTOR.fullmatch(name)
+        if name.rpartition(".")[2] in _TRAINABLE_TOKENS or (
+            match and match["part"] == "lora_magnitude_vector"
+        ):
+            what = "DoRA magnitudes" if match else "single trained rows of the embedding"
+            raise SourceError(
+                "CV-S025",
+                f"the adapter `{printable(stored.label)}` holds {what},"
+                " which cannot be applied to weights here",
+                where=Where(source=stored.label, tensor=printable(name)),
+                hint="merge it into its base with PEFT (`merge_and_unload`) and name the merged folder",
+            )
+        if match:
+            part = match["part"] + ("_bias" if match["leaf"] == "bias" else "")
+            parts = contents.factors.setdefault(match["module"], {})
+            _put(parts, part, name, stored.label)
+        else:
+            _put(contents.whole, _plain(name), name, stored.label)
+    return contents
+
+
+def _plain(name: str) -> str:
+    """`x.base_layer.weight` and `x.modules_to_save.default.weight` → `x.weight`."""
+    return re.sub(r"\.(?:base_layer|modules_to_save(?:\.default)?)(?=\.)", "", name)
+
+
+def _put(table: dict[str, str], key: str, name: str, label: str) -> None:
+    if key in table:
+        raise CorruptFile(
+            "CV-S028",
+            f"`{printable(name)}` and `{printable(table[key])}` of the adapter stand for the same tensor",
+            where=Where(source=label, tensor=printable(name)),
+        )
+    table[key] = name
+
+
+def _replacements(
+    stored: StoredTensors, contents: _Contents, places: Places, config: AdapterConfig
+) -> dict[str, Replacement]:
+    """Trained modules, biases and embeddings, whole; modules that the base lacks must be listed as saved."""
+    found = {}
+    for plain, name in contents.whole.items():
+        saved = any(f".{module}." in f".{plain}" for module in config.modules_to_save)
+        target = places.whole(plain, name, new=saved)
+        if target is not None:
+            meta = replace(stored.tensors[name], name=target)
+            found[target] = Replacement(meta, partial(stored.read, name), partial(stored.extent, name))
+    return found
+
+
+class _Deltas:
+    """From factors by module to deltas by base tensor."""
+
+    def __init__(
+        self, stored: StoredTensors, config: AdapterConfig, places: Places, shapes: Mapping[str, TensorMeta]
+    ) -> None:
+        self.stored = stored
+        self.config = config
+        self.places = places
+        self.shapes = shapes
+        self.cache = FactorCache()
+
+    def all(self, factors: Mapping[str, dict[str, str]]) -> dict[str, Delta]:
+        """Every delta; modules without a place are remembered by `places`."""
+        found: dict[str, Delta] = {}
+        for module, parts in factors.items():
+            target = self.places.weight(module, parts.values(), self.shapes)
+            if target is not None:
+                found[target] = self.low_rank(module, parts, self.shapes[target])
+                if "lora_B_bias" in parts:
+                    bias = self.places.bias(module, parts["lora_B_bias"], self.shapes)
+                    if bias is not None:
+                        found[bias] = self.bias(module, parts["lora_B_bias"], self.shapes[bias])
+        return found
+
+    def low_rank(self, module: str, parts: Mapping[str, str], base: TensorMeta) -> LowRank:
+        """The product of a module's factors, turned the way the base tensor lies."""
+        embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
+        kind = "lora_embedding" if embedding else "lora"
+        a, b = parts.get(f"{kind}_A"), parts.get(f"{kind}_B")
+        if a is None or b is None or not base.dtype.is_float:
+            missing = "a factor" if a is None or b is None else "a base tensor of floats"
+            raise self.misfit(module, f"`{printable(module)}` of the adapter lacks {missing}")
+        rows, columns = (
+            base.shape[0] if base.shape else 1,
+            base.numel // max(1, base.shape[0] if base.shape else 1),
+        )
+        rank, turned = self.orientation(module, a, b, base, embedding=embedding)
+        left: Any = partial(self.factor, a, (rank, rows), turned=True)
+        right: Any = partial(self.factor, b, (columns, rank), turned=True)
+        if not turned:
+            left = partial(self.factor, b, (rows, rank), turned=False)
+            right = partial(self.factor, a, (rank, columns), turned=False)
+        return LowRank(left, right, self.config.scale_of(_bare(module)), columns, self.cache)
+
+    def orientation(
+        self, module: str, a: str, b: str, base: TensorMeta, *, embedding: bool
+    ) -> tuple[int, bool]:
+        """The rank, and whether the base tensor is (in, out): embeddings, and GPT-2's Conv1D.
+
+        Shapes decide; a square matrix asks `fan_in_fan_out`.
+        """
+        first, second = self.stored.tensors[a].shape, self.stored.tensors[b].shape
+        rank = self.config.rank_of(_bare(module))
+        if len(first) < 2 or len(second) != len(first) or first[0] != rank or second[1] != rank:
+            found = f"{list(first)} and {list(second)}"
+            message = f"expected factors of rank {rank} for `{printable(module)}`, got {found}"
+            raise self.misfit(module, message)
+        straight = (second[0], *first[1:]) == base.shape and all(n == 1 for n in second[2:])
+        turned = len(first) == 2 and (first[1], second[0]) == base.shape
+        if not (turned if embedding else straight or turned):
+            message = (
+                f"the factors {list(first)} and {list(second)} of `{printable(module)}` do not fit"
+                f" `{printable(base.name)}`, which is {list(base.shape)}"
+            )
+            raise self.misfit(module, message)
+        return rank, turned and (embedding or not straight or self.config.fan_in_fan_out)
+
+    def factor(self, name: str, shape: tuple[int, int], *, turned: bool) -> Tensor:
+        """One factor as a matrix; convolution kernels are flattened behind their first axis."""
+        matrix = self.stored.read(name).reshape(shape)
+        return matrix.T if turned else matrix
+
+    def bias(self, module: str, name: str, base: TensorMeta) -> Scaled:
+        """What `lora_bias` adds to the bias of the base."""
+        if self.stored.tensors[name].shape != base.shape:
+            raise self.misfit(
+                module, f"the bias of `{printable(module)}` does not fit `{printable(base.name)}`"
+            )
+        return Scaled(partial(self.stored.read, name), self.config.scale_of(_bare(module)))
+
+    def misfit(self, module: str, message: str) -> CorruptFile:
+        hint = "is the adapter from this base?"
+        return CorruptFile(
+            "CV-S029", message, where=Where(source=self.stored.label, tensor=printable(module)), hint=hint
+        )
+
+
+def _bare(module: str) -> str:
+    return module.removeprefix("base_model.model.")
+
+
+def _warnings(
+    base: Source, replaced: Mapping[str, Replacement], deltas: Mapping[str, Delta], label: str
+) -> list[Diagnostic]:
+    """An adapted embedding that the output head shares changes the head too."""
+    config = base.config or {}
+    text = config.get("text_config")
+    tied = config.get("tie_word_embeddings") is True or (
+        isinstance(text, Mapping) and text.get("tie_word_embeddings") is True
+    )
+    changed = [n for n in (*deltas, *replaced) if n.endswith(("embed_tokens.weight", "wte.weight"))]
+    if not tied or not changed or any("lm_head" in n for n in (*base.tensors, *replaced)):
+        return []
+    message = (
+        f"the base ties its output head to `{changed[0]}`, so the adapter's change reaches the head as well"
+    )
+    return [note("CV-S024", message, label, warning=True)]
+
+
+def _tokenizer_files(base: Source, replaced: Mapping[str, Replacement], side: SideFiles) -> tuple[str, ...]:
+    """The adapter's tokenizer belongs to the result when the adapter resized the vocabulary."""
+    grown = any(
+        n in base.tensors and made.meta.shape != base.tensors[n].shape for n, made in replaced.items()
+    )
+    return tuple(name for name in side.files() if _TOKENIZER.fullmatch(name)) if grown else ()
+
+
+def _files(stored: StoredTensors, side: SideFiles) -> list[dict[str, Any]]:
+    return [
+        *stored.identity(),
+        *(entry for entry in side.identity() if entry["name"] == "adapter_config.json"),
+    ]

@@ -1,0 +1,115 @@
+"""From what a person names to a source: the one door of this package.
+
+Owns the choice of the kind of source and the layers on it (dequantisation, adapters). Must not interpret
+tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cuvee.core.limits import DEFAULT, Limits
+from cuvee.core.names import printable
+from cuvee.errors import CuveeError, Diagnostic, SourceError, UsageError
+from cuvee.sources.folder import Origin, open_adapter, open_path
+from cuvee.sources.reference import Reference, parse_reference
+from cuvee.sources.source import Source, note
+
+
+def open_source(
+    what: Reference | str | Mapping[str, Any] | Any,
+    *,
+    anchor: Path,
+    limits: Limits = DEFAULT,
+    offline: bool = False,
+    revision: str | None = None,
+    label: str | None = None,
+) -> Source:
+    """Open anything that holds tensors; only headers are read.
+
+    `what` is a reference (short or long form, relative to `anchor`), a mapping from names to tensors or
+    arrays, a torch module, a PEFT model, or a source, which is returned as it is. `revision` pins a hub
+    repository that is named without one. Raises SourceError, with the source named, when it cannot be used.
+    """
+    if isinstance(what, (Reference, str)) or _is_long_form(what):
+        reference = what if isinstance(what, Reference) else parse_reference(what, anchor)
+        if revision is not None:
+            reference = _with_revision(reference, revision)
+        shown = label or reference.display
+        try:
+            return _open(reference, shown, anchor=anchor, limits=limits, offline=offline)
+        except CuveeError as error:
+            raise error.at(source=printable(shown)) from error.__cause__
+    if isinstance(what, Source):
+        return what
+    if revision is not None:
+        raise UsageError("CV-S036", "only hub repositories have a `revision`")
+    from cuvee.sources.memory import open_memory
+
+    return open_memory(what, label or "memory")
+
+
+def _is_long_form(what: Any) -> bool:
+    return isinstance(what, Mapping) and isinstance(what.get("path"), str)
+
+
+def _with_revision(reference: Reference, revision: str) -> Reference:
+    if reference.kind == "path" or reference.revision not in (None, revision):
+        raise UsageError(
+            "CV-S036", f"`{printable(reference.display)}` cannot be pinned to `{printable(revision)}`"
+        )
+    return replace(reference, revision=revision)
+
+
+def _open(reference: Reference, label: str, *, anchor: Path, limits: Limits, offline: bool) -> Source:
+    from cuvee.sources.quantised import dequantised
+
+    alone = replace(reference, adapters=())
+    source: Source = _open_base(
+        alone, label if not reference.adapters else alone.display, anchor, limits, offline
+    )
+    try:
+        source = dequantised(source)
+        for adapter in reference.adapters:
+            source = _adapted(source, adapter, anchor, limits, offline)
+    except BaseException:
+        source.close()
+        raise
+    return source
+
+
+def _open_base(reference: Reference, label: str, anchor: Path, limits: Limits, offline: bool) -> Source:
+    if reference.kind == "path":
+        return open_path(anchor / reference.name, label, limits)
+    from cuvee.sources.hub import open_hub
+
+    return open_hub(reference, label, limits, offline=offline, notes=_assumed_notes(reference, label, anchor))
+
+
+def _adapted(base: Source, reference: Reference, anchor: Path, limits: Limits, offline: bool) -> Source:
+    from cuvee.sources.adapter import apply_adapter
+
+    label = reference.display
+    path = anchor / reference.name
+    origin = Origin("adapter", path.resolve().name)
+    if reference.kind == "hub":
+        from cuvee.sources.hub import fetch_adapter
+
+        path, origin = fetch_adapter(reference, label, limits, offline=offline)
+    stored, raw, side = open_adapter(path, label, limits)
+    try:
+        return apply_adapter(base, stored, raw, side, origin)
+    except SourceError:
+        stored.close()
+        raise
+
+
+def _assumed_notes(reference: Reference, label: str, anchor: Path) -> tuple[Diagnostic, ...]:
+    """What to say when a bare `owner/name` was taken for a hub repository."""
+    if not reference.assumed:
+        return ()
+    message = f"there is no folder `{reference.name}`, so `{reference.name}` is taken from the hub"
+    return (note("CV-S010", message, label, hint=f"write `hf://{reference.name}` to say so"),)

@@ -1,0 +1,110 @@
+"""The tensors of one checkpoint that lies in one or more weight files.
+
+Owns the table from names (after prefix stripping) to files, and their identity. Must not know folders,
+configs or what the tensors mean.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blake3 import blake3
+
+from cuvee.core.limits import Limits
+from cuvee.core.names import printable
+from cuvee.core.tensors import Extent, TensorMeta
+from cuvee.errors import CorruptFile, Where
+from cuvee.formats.file import TensorFile, open_file
+from cuvee.sources.file_pool import FilePool
+from cuvee.sources.prefixes import strip_prefixes
+from cuvee.sources.source import bounded, meta_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class StoredTensors:
+    """Tensors by name, from files handed over open; all but a few are closed until needed."""
+
+    def __init__(self, files: Sequence[TensorFile], label: str, limits: Limits, *, root: Path) -> None:
+        self.label = label
+        self.root = root
+        self._pool = FilePool(partial(open_file, limits=limits))
+        self._homes: dict[str, Path] = {}
+        self._digests: dict[Path, str] = {}
+        stored: dict[str, TensorMeta] = {}
+        try:
+            for file in files:
+                self._take(file, stored)
+            self._names, self.notes = strip_prefixes(stored, label)
+        except BaseException:
+            for file in files:
+                file.close()
+            raise
+        for file in files:
+            self._pool.adopt(file)
+        self.tensors: Mapping[str, TensorMeta] = {
+            name: stored[old] if name == old else replace(stored[old], name=name)
+            for name, old in self._names.items()
+        }
+
+    def _take(self, file: TensorFile, stored: dict[str, TensorMeta]) -> None:
+        for name, meta in file.tensors.items():
+            if name in stored:
+                raise CorruptFile(
+                    "CV-S046",
+                    f"`{printable(name)}` is in two files: `{self._homes[name].name}` and `{file.path.name}`",
+                    where=Where(source=self.label, tensor=printable(name)),
+                    hint="remove the files that do not belong to this checkpoint",
+                )
+            stored[name] = meta
+            self._homes[name] = file.path
+        self._digests[file.path] = _header_digest(file)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Elements [start, stop) of a tensor, 1-D."""
+        start, stop = bounded(meta_of(self.tensors, name, self.label), start, stop)
+        stored = self._names[name]
+        with self._pool.using(self._homes[stored]) as file:
+            return file.read(stored, start, stop)
+
+    def extent(self, name: str) -> Extent | None:
+        """Where the bytes of a tensor lie, if they lie plainly."""
+        meta_of(self.tensors, name, self.label)
+        stored = self._names[name]
+        with self._pool.using(self._homes[stored]) as file:
+            return file.extent(stored)
+
+    def identity(self) -> list[dict[str, Any]]:
+        """Name, size and header digest of every file, in order of names."""
+        return sorted(
+            (
+                {
+                    "name": path.relative_to(self.root).as_posix(),
+                    "size": path.stat().st_size,
+                    "digest": digest,
+                }
+                for path, digest in self._digests.items()
+            ),
+            key=lambda entry: str(entry["name"]),
+        )
+
+    def close(self) -> None:
+        """Close all files."""
+        self._pool.close()
+
+
+def _header_digest(file: TensorFile) -> str:
+    """BLAKE3 of what the file says it holds, and where: the same for the same header in any format."""
+    table = []
+    for name, meta in file.tensors.items():
+        extent = file.extent(name)
+        encoding = file.encodings.get(name)
+        table.append([name, meta.dtype.code, list(meta.shape), extent.offset if extent else None, encoding])
+    text = json.dumps(table, ensure_ascii=True, separators=(",", ":"))
+    return "header-blake3:" + blake3(text.encode()).hexdigest()
