@@ -60,9 +60,11 @@ def arcee_fusion(
     Args:
         precision: arithmetic of softmax and divergence, which nearly cancel for similar models: `float64`, or
             `compute` for the recipe's own, as MergeKit
-        clamp: raise divergences below 0, an effect of the added 1e-8, to 0; MergeKit leaves them
+        clamp: raise divergences to at least 0, below which only rounding takes them; MergeKit leaves them
     """
     base, other = tensors
+    if not base.numel():
+        return base
     lower, median, upper = torch.tensor(summary["quartiles"], dtype=torch.float64)
     scores = importance(Block(tensors, block.start, block.shape), precision=precision, clamp=clamp)
     lower, median, upper = (q.to(scores.dtype) for q in (lower, median, upper))

@@ -60,13 +60,13 @@ def model_stock(
 
     Args:
         filter_wise: one angle for each output filter instead of one for the whole tensor; 1-D tensors are one
-        filter
+            filter
         filter_axis: a filter is one index of the first axis (`output`) or one vector along the last (`last`,
-        as in MergeKit); the same for matrices
+            as in MergeKit); the same for matrices
         average: whether the cosines of all pairs are averaged, or their angles
         clamp: keep t within 0 and 1; without it opposing changes are extrapolated
         floor: least product of two norms that a dot product is divided by; MergeKit's 1e-6 shrinks the cosine
-        of small changes
+            of small changes
     """
     vectors = deltas
     if filter_wise and filter_axis == "last":

@@ -37,8 +37,8 @@ def multislerp(
     Per tensor, flattened: uᵢ = vᵢ / (‖vᵢ‖ + eps), m = Σ wᵢ uᵢ, y = (Σ wᵢ ‖vᵢ‖) m / ‖m‖. The original projects
     onto the tangent space at m, averages there and maps back; that average is exactly 0, because Σ wᵢ uᵢ is
     parallel to m, so this closed form is the whole method. Where the directions cancel (‖m‖ < eps) two inputs
-    fall back to their weighted sum and more are an error; inputs that are all zero give zero. With a base,
-    task vectors are averaged; without one the result is close to `linear`.
+    fall back to their weighted sum and more are an error; inputs no longer than eps have no directions, and
+    are summed too. With a base, task vectors are averaged; without one the result is close to `linear`.
 
     Goddard, "Multi-SLERP", 2025.
 
@@ -62,7 +62,7 @@ def _coefficients(matrix: Tensor, shares: Tensor, eps: float) -> Tensor:
     shortest = max(eps, _NOISE * float(shares.detach().abs().sum()))
     if float(square.detach()) > shortest**2:
         return pulls * ((shares * norms).sum() / square.sqrt())
-    if len(shares) == 2 or not norms.any():
+    if len(shares) == 2 or not bool((norms > eps).any()):
         return shares
     message = f"the weighted directions of the {len(shares)} models cancel, so their mean has no direction"
     raise RunError("CV-E071", message, hint="change the weights, or use `karcher` or `linear` here")

@@ -32,7 +32,7 @@ def nearswap(deltas: list[Tensor], *, t: NonNegative, floor: NonNegative = 1e-6)
     Args:
         t: largest change of a weight; 0 gives the base
         floor: differences below it count as this large, so that a t smaller still moves them by a share
-        t/floor
+            t/floor
     """
     (delta,) = deltas
     limit = torch.as_tensor(t, dtype=delta.dtype)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SHORTEST = 1e-7  # norms are raised to this before dividing
-_COLINEAR = 1e-16  # sin² of an angle at which the line replaces the arc
+_COLINEAR = 1e-14  # sin² at which the line replaces the arc; a float64 cosine does not resolve less
 _BALANCED = 1e-6  # weights whose sum is smaller count as equal
 
 
@@ -55,7 +55,7 @@ def nuslerp(
 
     t = w₂ / (w₁ + w₂), or ½ where the weights sum to 0. With a base the task vectors are interpolated and the
     base is added back. With `flatten` a whole tensor is one vector; otherwise each vector along an axis is
-    interpolated on its own. y = [sin((1−t)θ) v₁ + sin(tθ) v₂] / sin θ, or the line where |sin θ| < 1e-8.
+    interpolated on its own. y = [sin((1−t)θ) v₁ + sin(tθ) v₂] / sin θ, or the line where |sin θ| < 1e-7.
     Norms below 1e-7 count as 1e-7, so an unchanged row stands at a right angle to every other. Angles are
     taken in float64. MergeKit writes `axis: first` as `nuslerp_row_wise: true`.
 
@@ -63,7 +63,7 @@ def nuslerp(
         weight: pull of each of the two models; only their ratio matters
         flatten: treat a whole tensor as one vector
         axis: without `flatten`, vectors run along the last axis (rows of a weight) or along the first
-        (columns)
+            (columns)
     """
     pull = vector(each(weight, 2))
     total = pull.sum()

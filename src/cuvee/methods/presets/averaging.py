@@ -5,30 +5,33 @@ Owns their names, defaults and MergeKit spellings, as data. The mathematics is i
 
 from __future__ import annotations
 
+from cuvee.methods.citation import arxiv
 from cuvee.methods.contract import Dialect, Method, Spelling, Step
 from cuvee.methods.mergekit import NAME
 
-_SOUPS = """@inproceedings{wortsman2022soups,
-  title={Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing
-    inference time},
-  author={Wortsman, Mitchell and Ilharco, Gabriel and Gadre, Samir Ya and Roelofs, Rebecca and others},
-  booktitle={International Conference on Machine Learning},
-  year={2022}
-}"""
+_SOUPS = arxiv(
+    "wortsman2022soups",
+    title="Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing "
+    "inference time",
+    authors="Wortsman, Mitchell and Ilharco, Gabriel and Gadre, Samir Yitzhak and others",
+    year=2022,
+    number="2203.05482",
+)
 
-_SOLAR = """@inproceedings{kim2024solar,
-  title={{SOLAR} 10.7B: Scaling Large Language Models with Simple yet Effective Depth Up-Scaling},
-  author={Kim, Dahyun and Park, Chanjun and Kim, Sanghoon and others},
-  booktitle={NAACL-HLT, Industry Track},
-  year={2024}
-}"""
+_SOLAR = arxiv(
+    "kim2024solar",
+    title="SOLAR 10.7B: Scaling Large Language Models with Simple yet Effective Depth Up-Scaling",
+    authors="Kim, Dahyun and Park, Chanjun and Kim, Sanghoon and others",
+    year=2023,
+    number="2312.15166",
+)
 
 LINEAR = Method(
     name="linear",
     steps=(Step("linear"),),
     base="ordinary",
     inputs=(1, None),
-    summary="Weighted average of the models",
+    summary="weighted average of the models",
     doc="""y = Σ wᵢ θᵢ / Σ wᵢ, element by element.
 
 Use it first: for models fine-tuned from one ancestor it is a strong baseline, needs no base and no data,
@@ -58,7 +61,7 @@ AVERAGE = Method(
     steps=_EQUAL,
     base="ordinary",
     inputs=(1, None),
-    summary="Plain average of the models",
+    summary="plain average of the models",
     doc="""y = mean of the θᵢ: `linear` with equal weights and nothing to set. Also called a uniform soup.""",
     paper="arXiv:2203.05482",
     status="exact-math",
@@ -70,7 +73,7 @@ UNIFORM_SOUP = Method(
     steps=_EQUAL,
     base="ordinary",
     inputs=(1, None),
-    summary="Plain average of the models (the name it has in the soups paper)",
+    summary="plain average of the models (the name it has in the soups paper)",
     doc="""y = mean of the θᵢ: the same as `average`.
 
 The reference point of its paper: 79.97 % on ImageNet for fine-tuned CLIP ViT-B/32 models, against 80.38 %
@@ -85,7 +88,7 @@ NEARSWAP = Method(
     steps=(Step("nearswap"),),
     base="required",
     inputs=(1, 1),
-    summary="Adopt another model's weights where they are near the base's, nudge the rest by t",
+    summary="adopt another model's weights where they are near the base's, nudge the rest by t",
     doc="""y = θ₀ + clip(θ₁ − θ₀, −t, t), for t of at least 1e-6.
 
 Use it to let a second model colour a first one without changing it anywhere by more than `t`. Published as
@@ -108,7 +111,7 @@ ARCEE_FUSION = Method(
     steps=(Step("arcee_fusion"),),
     base="required",
     inputs=(1, 1),
-    summary="Take over the few weights of another model whose change matters most",
+    summary="take over the few weights of another model whose change matters most",
     doc="""y = θ₁ where s ≥ q₅₀ + 1.5 (q₇₅ − q₂₅), else θ₀, with importance s = |θ₁ − θ₀| · KL(softmax θ₁
 ‖ softmax θ₀).
 
@@ -133,7 +136,7 @@ PASSTHROUGH = Method(
     steps=(Step("passthrough"),),
     base="ordinary",
     inputs=(1, 1),
-    summary="Copy one model's tensors, optionally scaled; with slices, stack layers",
+    summary="copy one model's tensors, optionally scaled; with slices, stack layers",
     doc="""y = θ, bit for bit, or scale · θ.
 
 With slices it builds deeper models from the layers of one or several (frankenmerges; depth up-scaling as in

@@ -5,6 +5,7 @@ Owns their names, defaults and MergeKit spellings, as data. The mathematics is i
 
 from __future__ import annotations
 
+from cuvee.methods.citation import arxiv
 from cuvee.methods.contract import Dialect, Method, Spelling, Step
 from cuvee.methods.mergekit import NAME, WEIGHT, flag
 
@@ -13,7 +14,7 @@ SLERP = Method(
     steps=(Step("slerp"),),
     base="ordinary",
     inputs=(2, 2),
-    summary="Spherical interpolation between two models",
+    summary="spherical interpolation between two models",
     doc="""y = [sin((1−t)θ) v₀ + sin(tθ) v₁] / sin θ for each flattened tensor, θ the angle between the
 two.
 
@@ -43,7 +44,7 @@ NUSLERP = Method(
     steps=(Step("nuslerp"),),
     base="optional",
     inputs=(2, 2),
-    summary="Spherical interpolation of two models, or of two task vectors, by weights",
+    summary="spherical interpolation of two models, or of two task vectors, by weights",
     doc="""SLERP with t = w₂ / (w₁ + w₂); with a base, θ₀ + slerp(τ₁, τ₂, t).
 
 Use it with a base to combine two fine-tuned models: task vectors are far from parallel, so that the arc
@@ -70,7 +71,7 @@ MULTISLERP = Method(
     steps=(Step("multislerp"),),
     base="optional",
     inputs=(1, None),
-    summary="Normalized average of directions, with the average length, of any number of models",
+    summary="normalized average of directions, with the average length, of any number of models",
     doc="""y = (Σ wᵢ ‖vᵢ‖) · normalize(Σ wᵢ vᵢ / ‖vᵢ‖), v the models or, with a base, their task vectors.
 
 Use it with a base where task vectors have different lengths: every model gets the same say in the
@@ -133,7 +134,7 @@ MODEL_STOCK = Method(
     steps=(Step("model_stock"),),
     base="required",
     inputs=(2, None),
-    summary="Go from the base towards the average as far as the angle between the changes justifies",
+    summary="go from the base towards the average as far as the angle between the changes justifies",
     doc="""θ₀ + t · mean(τᵢ), t = K cos θ / (1 + (K−1) cos θ), θ the angle between task vectors.
 
 Use it for several fine-tunings of one model on the same task (other seeds or learning rates): there is
@@ -142,12 +143,13 @@ and the base back. `filter_wise` takes one angle for each output filter. t stays
 lets it leave that range, and shrinks the cosine of very small changes (`floor: 1e-6`).""",
     paper="arXiv:2403.19522",
     missing="skip",
-    bibtex="""@inproceedings{jang2024modelstock,
-  title={Model Stock: All we need is just a few fine-tuned models},
-  author={Jang, Dong-Hwan and Yun, Sangdoo and Han, Dongyoon},
-  booktitle={European Conference on Computer Vision},
-  year={2024}
-}""",
+    bibtex=arxiv(
+        "jang2024modelstock",
+        title="Model Stock: All we need is just a few fine-tuned models",
+        authors="Jang, Dong-Hwan and Yun, Sangdoo and Han, Dongyoon",
+        year=2024,
+        number="2403.19522",
+    ),
     dialects={
         NAME: Dialect(
             (Spelling("filter_wise", "bool", "shared", default=False, ours="filter_wise"),),
