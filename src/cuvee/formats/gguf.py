@@ -1,7 +1,7 @@
 """GGUF files under their own names: plain tensors as stored, packed ones as float32, block by block.
 
-The header is parsed by `gguf_header`; the `gguf` package only dequantises. Names and row orders of Hugging Face
-models are the business of `gguf_names`.
+The header is parsed by `gguf_header`; the `gguf` package only dequantises. Names and row orders of Hugging
+Face models are the business of `gguf_names`.
 """
 
 from __future__ import annotations

@@ -53,14 +53,14 @@ class _Facts:
 
     def real(self, key: str, default: float | None = None) -> float | None:
         """A finite number."""
-        value = self.get(key, default)
+        value: float | None = self.get(key, default)
         if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
             raise _refused(f"`{self.architecture}.{key}` is {quoted(str(value))}, expected a number")
         return value
 
 
 def shortest(value: Any) -> Any:
-    """The shortest decimal that is the same float32 (`9.99999975e-06` was `1e-05`); other values as they are."""
+    """The shortest decimal that is the same float32 (`9.99999975e-06`: `1e-05`); other values as they are."""
     if not isinstance(value, float) or not math.isfinite(value):
         return value
     try:

@@ -23,21 +23,24 @@ def explain_entry(data: bytes, position: int, name: str, path: Path, rank: int) 
         message = f"the entry of {quoted(name)} is not an object with `dtype`, `shape` and `data_offsets`"
         return corrupt("CV-S055", path, message, tensor=name)
     try:
-        value, repeated = _loosely(data[position : position + _WINDOW])
+        value, repeated, after = _loosely(data[position : position + _WINDOW])
     except (ValueError, RecursionError):
         message = f"the entry of {quoted(name)} is not well-formed JSON or far too long"
         return corrupt("CV-S054", path, message, tensor=name)
     if repeated:
         message = f"the entry of {quoted(name)} has {quoted(repeated[0])} twice"
         return corrupt("CV-S058", path, message, tensor=name)
+    if after not in (",", "}"):
+        message = f"the header is not valid JSON: expected `,` or `}}` after the entry of {quoted(name)}"
+        return corrupt("CV-S054", path, message, tensor=name)
     shape = value.get("shape")
     if isinstance(shape, list) and len(shape) > rank:
         return over_limit(path, "rank", len(shape), rank, tensor=name)
     return corrupt("CV-S055", path, _bad_key(name, value) or _bad_field(name, value), tensor=name)
 
 
-def _loosely(window: bytes) -> tuple[dict[str, Any], list[str]]:
-    """The JSON object that the window begins with, and the keys that it (or a part of it) repeats."""
+def _loosely(window: bytes) -> tuple[dict[str, Any], list[str], str]:
+    """The JSON object that the window begins with, the keys repeated in it, and the character after it."""
     repeated: list[str] = []
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -45,8 +48,9 @@ def _loosely(window: bytes) -> tuple[dict[str, Any], list[str]]:
         repeated.extend(key for key in keys if keys.count(key) > 1)
         return dict(items)
 
-    value, _ = json.JSONDecoder(object_pairs_hook=pairs).raw_decode(window.decode("utf-8", "replace"))
-    return value, repeated
+    text = window.decode("utf-8", "replace")
+    value, end = json.JSONDecoder(object_pairs_hook=pairs).raw_decode(text)
+    return value, repeated, text[end:].lstrip()[:1]
 
 
 def _bad_key(name: str, value: dict[str, Any]) -> str | None:

@@ -117,10 +117,10 @@ def _first(view: View) -> int:
 
 
 def _contiguous(view: View) -> bool:
+    if 0 in view.shape:
+        return True
     expected = 1
     for length, step in zip(reversed(view.shape), reversed(view.stride), strict=True):
-        if length == 0:
-            return True
         if length != 1 and step != expected:
             return False
         expected *= length

@@ -11,7 +11,7 @@ from typing import Any
 
 from cuvee.core.limits import Limits
 from cuvee.core.names import printable
-from cuvee.formats.pickle_values import Storage, View
+from cuvee.formats.pickle_values import Known, Opaque, Storage, View
 from cuvee.formats.refusals import over_limit, quoted, unusable
 
 # Where trainers put the model among optimizer state and counters; the first that holds tensors is taken.
@@ -79,6 +79,8 @@ def _entry(nest: list[str], key: Any, value: Any) -> str:
 def _kind(value: Any) -> str:
     if isinstance(value, View):
         return "tensor"
+    if isinstance(value, (Known, Opaque)):
+        return value.role if isinstance(value, Known) else value.kind
     return "storage" if isinstance(value, Storage) else type(value).__name__.lower()
 
 
