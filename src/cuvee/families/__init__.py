@@ -1,6 +1,13 @@
-"""What tensor names mean: families of architectures as data, and a matcher. Never imports torch or transformers."""
+"""What tensor names mean: families of architectures as data, and a matcher. Never imports torch."""
 
-from cuvee.families.config import Disagreement, disagreements, get_path, set_path, with_layers, with_vocabulary
+from cuvee.families.config import (
+    Disagreement,
+    disagreements,
+    get_path,
+    set_path,
+    with_layers,
+    with_vocabulary,
+)
 from cuvee.families.family import Family, Module, Place, Position
 from cuvee.families.infer import infer
 from cuvee.families.match import canonical_names, identify

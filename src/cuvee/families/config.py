@@ -1,4 +1,5 @@
-"""What changes in config.json when a model gets other layers or another vocabulary. Pure functions on dictionaries.
+"""What changes in config.json when a model gets other layers or another vocabulary. Pure functions on
+dictionaries.
 
 Owns dotted paths (`text_config.num_hidden_layers`). Never changes its arguments; reads and writes no file.
 """
@@ -8,9 +9,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cuvee.families.family import Family, Module
+if TYPE_CHECKING:
+    from cuvee.families.family import Family, Module
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,12 @@ class Disagreement:
     key: str
     in_config: int
     in_names: int
+
+
+def class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The model classes a config names, leaving out whatever is not text."""
+    listed = config.get("architectures")
+    return tuple(c for c in listed if isinstance(c, str)) if isinstance(listed, list | tuple) else ()
 
 
 def get_path(config: Mapping[str, Any], path: str) -> Any:
@@ -59,11 +67,12 @@ def numbers(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def with_layers(
     config: Mapping[str, Any], family: Family, module: str, order: Sequence[int | None]
 ) -> dict[str, Any]:
-    """The config of a model whose module has the layers `order` of the old one (None: a layer of mixed origin).
+    """The config of a model whose module has the layers `order` of the old one (None: a layer of mixed
+    origin).
 
-    Sets the layer count wherever it stands, re-indexes lists with one entry per layer (a mixed layer keeps the entry
-    of its new position, else the last) and translates lists of layer numbers. A module whose family knows no key for
-    its layer count leaves the config as it is.
+    Sets the layer count wherever it stands, re-indexes lists with one entry per layer (a mixed layer keeps
+    the entry of its new position, else the last) and translates lists of layer numbers. A module whose
+    family knows no key for its layer count leaves the config as it is.
     """
     part = family.modules[module]
     out = copy.deepcopy(dict(config))
@@ -108,7 +117,7 @@ def disagreements(config: Mapping[str, Any], family: Family, names: Iterable[str
 
 
 def _per_layer(config: Mapping[str, Any], part: Module, count: Any) -> list[str]:
-    """Paths of lists with one entry per layer: the declared ones, and lists of that length named after layers."""
+    """Paths of lists with one entry per layer: declared ones, and lists of that length named after layers."""
     section, _, _ = (part.layers_key or "").rpartition(".")
     inside = get_path(config, section) if section else config
     near = [f"{section}.{k}" if section else k for k in inside or () if "layer" in k]

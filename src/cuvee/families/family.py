@@ -1,7 +1,7 @@
 """What tensor names mean in one architecture: places, layers, roles, vocabulary axes, tied tensors.
 
-Owns the data types and the look-up of one name. Must not know where families come from (`read.py`, `infer.py`) nor
-any single family (`data/*.toml`), and never imports torch or transformers.
+Owns the data types and the look-up of one name. Must not know where families come from (`read.py`,
+`infer.py`) nor any single family (`data/*.toml`), and never imports torch or transformers.
 """
 
 from __future__ import annotations
@@ -10,20 +10,29 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from cuvee.families.config import class_names
 from cuvee.families.globs import Glob, find
 
 Position = Literal["before", "layer", "after"]
 
 _LARGEST_INDEX = 6  # digits
-_LANGUAGE_MODEL = ("LM", "ForConditionalGeneration", "ForPreTraining", "DoubleHeads")
+_LANGUAGE_MODEL = (
+    "ForCausalLM",
+    "ForMaskedLM",
+    "LMHeadModel",
+    "ForConditionalGeneration",
+    "ForPreTraining",
+    "DoubleHeadsModel",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """What one tensor name means.
 
-    `position` is relative to the layers of `module`; `layer` is the index there. `template` is the name with that
-    index replaced by `{layer}`. `vocabulary_axis` is the axis with one entry per token, None if there is none.
+    `position` is relative to the layers of `module`; `layer` is the index there. `template` is the name
+    with that index replaced by `{layer}`. `vocabulary_axis` is the axis with one entry per token, None if
+    there is none.
     """
 
     name: str
@@ -39,14 +48,15 @@ class Place:
 class Module:
     """A part of a model with at most one stack of layers.
 
-    Names of its tensors start with one of `prefixes` (the one in use comes first); layers are `<prefix><stack>.<n>.`.
-    Keys are dotted paths in config.json; `layers_also` and `vocabulary_also` repeat the same number and are updated
-    where present. `per_layer_keys` hold one entry per layer, `index_keys` hold layer numbers.
+    Names of its tensors start with one of `prefixes`, layers are `<prefix><stack>.<n>.`; where there are
+    several spellings of either, the one in use comes first. Keys are dotted paths in config.json; `layers_also`
+    and `vocabulary_also` repeat the same number and are updated where present. `per_layer_keys` hold one entry
+    per layer, `index_keys` hold layer numbers.
     """
 
     name: str
     prefixes: tuple[str, ...]
-    stack: str | None
+    stacks: tuple[str, ...]
     layers_key: str | None
     layers_also: tuple[str, ...] = ()
     vocabulary_key: str | None = None
@@ -60,16 +70,16 @@ class Module:
 
     def split(self, name: str) -> tuple[int, int, int] | None:
         """Start of the layer index in the name, its end, the index; None when the name is not of a layer."""
-        if self.stack is None:
-            return None
-        for prefix in self.prefixes:
-            start = len(prefix) + len(self.stack) + (1 if self.stack else 0)
-            head = f"{prefix}{self.stack}." if self.stack else prefix
+        for head in self.heads():
             if name.startswith(head):
-                digits, _, _ = name[start:].partition(".")
+                digits, _, _ = name[len(head) :].partition(".")
                 if is_index(digits):
-                    return start, start + len(digits), int(digits)
+                    return len(head), len(head) + len(digits), int(digits)
         return None
+
+    def heads(self) -> tuple[str, ...]:
+        """What can stand before a layer index, the dot included."""
+        return tuple(f"{p}{s}." if s else p for p in self.prefixes for s in self.stacks)
 
     def stripped(self, name: str) -> Iterator[str]:
         """The name without each prefix that it carries."""
@@ -125,7 +135,11 @@ class Family:
         return max((span[2] + 1 for n in names if (span := part.split(n)) is not None), default=0)
 
     def tied(self, config: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-        """(derived, owner) names that are one tensor in a model of this config; the derived one may be absent."""
+        """(derived, owner) names that are one tensor in a model of this config.
+
+        The derived one may be absent from the files, in some old ones the owner instead. Where both are
+        there and differ, transformers keeps both, whatever the config says.
+        """
         if not _has_language_head(config):
             return self.always_tied
         text = config.get("text_config")
@@ -183,5 +197,5 @@ def guessed_position(name: str, role: str) -> Position:
 
 
 def _has_language_head(config: Mapping[str, Any]) -> bool:
-    classes = config.get("architectures") or ()
-    return not classes or any(word in str(c) for c in classes for word in _LANGUAGE_MODEL)
+    classes = class_names(config)
+    return not classes or any(word in c for c in classes for word in _LANGUAGE_MODEL)

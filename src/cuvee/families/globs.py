@@ -1,6 +1,8 @@
-"""Name patterns of the family files: exact names, or globs whose only special character is `*` (any run, dots too).
+"""Name patterns of the family files: exact names, or globs whose only special character is `*` (any run,
+dots too).
 
-Plain string operations, because compiling a hundred regular expressions would take longer than the rest of a command.
+Plain string operations, because compiling a hundred regular expressions would take longer than the rest of
+a command.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Families of architectures that no file describes: stack, roles and vocabulary found from names, shapes and config.
+"""Families of architectures that no file describes: stack, roles and vocabulary found from names, shapes
+and config.
 
-The rules, all of them guesses and said so in the family's note:
-names are grouped by what precedes their first part that is an index (so `blk.3.experts.7.w1` is layer 3); the group
-with the most indices, then the most tensors, is the stack of the only module, `default`. Everything else is before or
-after it by its likely role. An axis is the vocabulary's if it is as long as the config says, on a tensor that looks
-like embeddings or an output head. Must not know any known family.
+The rules, all of them guesses and said so in the family's note: names are grouped by what precedes their
+first part that is an index (so `blk.3.experts.7.w1` is layer 3); the group with the most indices, then the
+most tensors, is the stack of the only module, `default`. Everything else is before or after it by its
+likely role. An axis is the vocabulary's if it is as long as the config says, on a tensor that looks like
+embeddings or an output head. Must not know any known family.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cuvee.families.config import get_path, numbers
+from cuvee.families.config import class_names, get_path, numbers
 from cuvee.families.family import Family, Module, guessed_position, is_index
 from cuvee.families.globs import Glob, find, glob
 from cuvee.families.read import GENERIC, facts, generic_roles
@@ -34,7 +35,7 @@ def infer(config: Mapping[str, Any] | None, names: Shapes, reason: str) -> Famil
     module = Module(
         name="default",
         prefixes=("",),
-        stack=stack,
+        stacks=() if stack is None else (stack,),
         layers_key=_layers_key(config, count),
         vocabulary_key=None if size is None else size[0],
         before_roles=_exactly(outside, "before"),
@@ -47,7 +48,7 @@ def infer(config: Mapping[str, Any] | None, names: Shapes, reason: str) -> Famil
         name="inferred",
         known=False,
         note=f"{reason}; {_found(stack, count, module.layers_key)}",
-        architectures=tuple(str(a) for a in config.get("architectures") or ()),
+        architectures=class_names(config),
         modules={"default": module},
         tied_pairs=tuple(ties) if len(ties) == 1 else (),
         optional_names=tuple(glob(p) for p in generic["optional"]),
@@ -88,7 +89,7 @@ def _exactly(outside: Shapes, position: str) -> tuple[Glob, ...]:
 
 
 def _layers_key(config: Mapping[str, Any], count: int) -> str | None:
-    """The config path that holds the number of layers: usual words first, then any name with `layer` in it."""
+    """The config path that holds the number of layers: usual words first, then any with `layer` in it."""
     fits = [path for path, value in numbers(config) if value == count and count > 0]
     for word in _LAYER_WORDS:
         for path in fits:
@@ -106,7 +107,7 @@ def _vocabulary_size(config: Mapping[str, Any]) -> tuple[str, int] | None:
 
 
 def _vocabulary_axes(outside: Shapes, size: int | None) -> dict[str, int]:
-    """Axis of each tensor that has one entry per token; without a size, rows of word embeddings count as tokens."""
+    """Axis with one entry per token, by name; without a size, rows of word embeddings count as tokens."""
     roles = {n: find(generic_roles(), n) for n in outside}
     rows = size
     if rows is None:

@@ -1,7 +1,7 @@
 """Which family a checkpoint belongs to, and the names its tensors have without the wrappers of training code.
 
-Asks class names first, then `model_type`, then the names alone; checks the answer against the names. Must not know
-any single family: signatures are in `data/*.toml`.
+Asks class names first, then `model_type`, then the names alone; checks the answer against the names. Must
+not know any single family: signatures are in `data/*.toml`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from cuvee.core.names import printable
-from cuvee.families.config import get_path
+from cuvee.families.config import class_names, get_path
 from cuvee.families.family import Family, Module, is_index, recognised
 from cuvee.families.globs import glob
 from cuvee.families.infer import Shapes, infer
@@ -33,8 +33,9 @@ def identify(config: Mapping[str, Any] | None, names: Shapes) -> Family:
         names: shapes by canonical tensor name; only names decide among known families.
 
     Returns:
-        A known family when the config names one and at least half of the names fit it, or when the config names none
-        and the names carry a family's signature; else a family inferred from the names, with a note.
+        A known family when the config names one and at least half of the names fit it, or when the config
+        names none and the names carry a family's signature; else a family inferred from the names, with a
+        note.
     """
     named = _named(config or {})
     if named is not None and (not names or _fits(load(named), names)):
@@ -50,10 +51,10 @@ def identify(config: Mapping[str, Any] | None, names: Shapes) -> Family:
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
     """Stored name → name without wrappers of training code.
 
-    `_orig_mod.` (torch.compile), `_fsdp_wrapped_module.` and `_checkpoint_wrapped_module.` are taken out wherever a
-    part of a name is one of them. `module.` (data parallel) and `base_model.model.` (PEFT) are taken off the start,
-    repeatedly, as long as every name carries them (`n_averaged`, the counter of averaging wrappers, aside). If two
-    names became equal, nothing is changed at all.
+    `_orig_mod.` (torch.compile), `_fsdp_wrapped_module.` and `_checkpoint_wrapped_module.` are taken out
+    wherever a part of a name is one of them. `module.` (data parallel) and `base_model.model.` (PEFT) are
+    taken off the start, repeatedly, as long as every name carries them (`n_averaged`, the counter of
+    averaging wrappers, aside). If two names became equal, nothing is changed at all.
     """
     stored = list(names)
     clean = {n: _unwrapped(n) for n in stored}
@@ -77,7 +78,7 @@ def _unwrapped(name: str) -> str:
 def _named(config: Mapping[str, Any]) -> str | None:
     """The family whose file lists one of the config's classes, else its model type."""
     classes, types = _index()
-    for name in config.get("architectures") or ():
+    for name in class_names(config):
         if name in classes:
             return classes[name]
     kind = config.get("model_type")
@@ -86,7 +87,7 @@ def _named(config: Mapping[str, Any]) -> str | None:
 
 @lru_cache(maxsize=1)
 def _index() -> tuple[dict[str, str], dict[str, str]]:
-    """Class name → family and model type → family, read off the first lines of the files without parsing them."""
+    """Class name → family and model type → family, read off the files' first lines without parsing them."""
     classes: dict[str, str] = {}
     types: dict[str, str] = {}
     for family, text in texts().items():
@@ -132,8 +133,14 @@ def _fits(family: Family, names: Shapes) -> bool:
 
 def _fitted(family: Family, config: Mapping[str, Any], names: Shapes) -> Family:
     pairs = tuple(p for p in family.tied_pairs if p[1] in names)
+    always = tuple(p for p in family.always_tied if p[1] in names or p[0] in names)
     modules = {key: _fitted_module(m, config, names) for key, m in family.modules.items()}
-    return replace(family, modules=modules, tied_pairs=pairs or family.tied_pairs)
+    return replace(
+        family,
+        modules=modules,
+        tied_pairs=pairs or family.tied_pairs,
+        always_tied=always or family.always_tied,
+    )
 
 
 def _fitted_module(module: Module, config: Mapping[str, Any], names: Shapes) -> Module:
@@ -153,9 +160,9 @@ def _fitted_module(module: Module, config: Mapping[str, Any], names: Shapes) -> 
 
 
 def _carries(module: Module, prefix: str, names: Shapes) -> bool:
-    """Whether the prefix is how this checkpoint spells the module: the stack, or any name if there is none."""
-    head = f"{prefix}{module.stack}." if module.stack else prefix
-    return any(n.startswith(head) for n in names)
+    """Whether this checkpoint has names of the module's stack, or any if it has none, with the prefix."""
+    heads = tuple(f"{prefix}{s}." if s else prefix for s in module.stacks) or (prefix,)
+    return any(n.startswith(heads) for n in names)
 
 
 def _present(config: Mapping[str, Any], keys: tuple[str | None, ...]) -> tuple[str | None, ...]:
@@ -167,7 +174,7 @@ def _present(config: Mapping[str, Any], keys: tuple[str | None, ...]) -> tuple[s
 def _reason(config: Mapping[str, Any], named: str | None) -> str:
     if named is not None:
         return f"the config says `{named}`, but most tensor names are not that family's"
-    said = (config.get("architectures") or [None])[0] or config.get("model_type")
+    said = next(iter(class_names(config)), None) or config.get("model_type")
     return (
         f"`{printable(str(said))}` is not a known architecture"
         if said

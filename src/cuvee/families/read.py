@@ -1,8 +1,9 @@
 """From a family's file to a `Family`: reads `data/<name>.toml`, follows `extends`, makes the look-up tables.
 
-Files are read when asked for. A family may say `extends = "llama"`: it then starts from that family's modules, and its
-own tables replace the parent's role by role; class names, model types and the signature are never taken over. One
-module of a composed model may say `like = "clip.vision_model"` and start from that module of that family.
+Files are read when asked for. A family may say `extends = "llama"`: it then starts from that family's
+modules, and its own tables replace the parent's role by role; class names, model types and the signature
+are never taken over. One module of a composed model may say `like = "clip.vision_model"` and start from
+that module of that family.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def _module(name: str, data: Mapping[str, Any]) -> Module:
     return Module(
         name=name,
         prefixes=tuple(data["prefixes"]),
-        stack=data.get("stack"),
+        stacks=_spellings(data.get("stack")),
         layers_key=data.get("layers_key"),
         layers_also=tuple(data.get("layers_also", ())),
         vocabulary_key=data.get("vocabulary_key"),
@@ -102,11 +103,17 @@ def _module(name: str, data: Mapping[str, Any]) -> Module:
     )
 
 
+def _spellings(value: str | list[str] | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
 def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """`below` with the values of `above` put over it, table by table; new keys of a table come first."""
     out = {k: v for k, v in above.items() if k not in below}
     for key, value in below.items():
-        mine = above.get(key)
-        both = isinstance(value, Mapping) and isinstance(mine, Mapping)
-        out[key] = _overlaid(value, mine) if both else (value if mine is None else mine)
+        mine = above.get(key, value)
+        tables = isinstance(value, Mapping) and isinstance(mine, Mapping)
+        out[key] = _overlaid(value, mine) if tables else mine
     return out

@@ -1,4 +1,5 @@
-"""The vocabulary of roles: what a tensor does in its layer or around the layers, the same words for every family.
+"""The vocabulary of roles: what a tensor does in its layer or around the layers, the same words for every
+family.
 
 Owns the list and its meanings; says nothing about names (that is `data/*.toml`).
 """

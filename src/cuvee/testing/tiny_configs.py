@@ -1,8 +1,9 @@
-"""Settings of tiny random models, one row per family: config class, model class and the smallest sizes that work.
+"""Settings of tiny random models, one row per family: config class, model class and the smallest sizes that
+work.
 
-Data only; `tiny_models.py` turns a row into a folder. Must not import transformers or torch. Hidden sizes are 32 with
-four heads of 8 (two key-value heads where the family groups them), so that every division comes out even and a
-fused q/k/v matrix is not square by accident.
+Data only; `tiny_models.py` turns a row into a folder. Must not import transformers or torch. Hidden sizes
+are 32 with four heads of 8 (two key-value heads where the family groups them), so that every division comes
+out even and a fused q/k/v matrix is not square by accident.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class TinyConfig:
-    """How to build one family: transformers class names, arguments, and where sizes go (dotted argument paths)."""
+    """How to build one family: transformers class names, arguments, and where sizes go (dotted argument
+    paths)."""
 
     config: str
     architecture: str

@@ -1,10 +1,12 @@
 """Fixed inputs for tiny models: token ids, pixels or sound, as the model's config asks for.
 
-Knows config attributes of transformers' models, not how the models were built; resized models get fitting inputs too.
+Knows config attributes of transformers' models, not how the models were built; resized models get fitting
+inputs too.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.lazy import torch
@@ -42,8 +44,8 @@ def _ids(vocabulary: int) -> Tensor:
 
 def _wave(*shape: int) -> Tensor:
     """Smooth, bounded, non-constant numbers of the given shape."""
-    count = int(torch.tensor(shape).prod())
-    return torch.sin(torch.arange(count, dtype=torch.float32) * 0.37).reshape(shape)
+    steps = torch.arange(math.prod(shape), dtype=torch.float32)
+    return torch.sin(steps * 0.37).reshape(shape)
 
 
 def _pixels(config: Any) -> Tensor:
@@ -55,12 +57,11 @@ def _text_and_image(config: Any) -> dict[str, Tensor]:
     kind = config.model_type
     if kind == "clip":
         ends = torch.tensor([[config.text_config.eos_token_id]])
-        return {"input_ids": torch.cat([ids, ends], 1), "pixel_values": pixels}
+        texts = torch.cat([ids, ids.flip(1), ids.roll(3, 1)])
+        images = torch.cat([pixels, pixels.flip(-1)])
+        return {"input_ids": torch.cat([texts, ends.expand(3, 1)], 1), "pixel_values": images}
     patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-    image = torch.full((1, config.image_token_index if hasattr(config, "image_token_index") else 0), 0)
-    count = patches
-    if kind == "gemma3":
-        count = config.mm_tokens_per_image
+    count = config.mm_tokens_per_image if kind == "gemma3" else patches
     if kind == "llava_next":  # the base view, then the only tile with one newline per row
         count = 2 * patches + config.vision_config.image_size // config.vision_config.patch_size
         pixels = torch.stack([pixels[0], pixels[0].flip(-1)]).unsqueeze(0)
