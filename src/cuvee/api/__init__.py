@@ -1,0 +1,80 @@
+"""The façade that the command line and notebooks share: `open`, `merge`, `load`, `plan`, `inspect`, `diff`, `verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cuvee.api.blend import Blend, PlanView
+from cuvee.api.checkpoint import Checkpoint
+from cuvee.api.compare import diff
+from cuvee.api.python_recipe import recipe_from
+from cuvee.bundle.manifest import verify_folder
+from cuvee.errors import Diagnostic
+from cuvee.recipe.load import load_recipe
+from cuvee.recipe.model import Curve
+
+__all__ = ["Blend", "Checkpoint", "curve", "diff", "inspect", "load", "merge", "open", "plan", "verify"]
+
+
+def open(reference: Any, *, offline: bool = False) -> Checkpoint:  # noqa: A001 (the verb of the façade)
+    """A checkpoint by path, hub URI, `base + adapter`, or a live object; only headers are read."""
+    return Checkpoint.opened(reference, offline=offline)
+
+
+def merge(
+    models: Sequence[Any] | Mapping[str, Any],
+    *,
+    base: Any = None,
+    method: str | Sequence[Any] = "linear",
+    seed: int = 0,
+    dtype: Any = None,
+    out_dtype: Any = None,
+    offline: bool = False,
+    **parameters: Any,
+) -> Blend:
+    """A merge of models (paths, hub URIs, dictionaries of tensors, modules, or other merges).
+
+    Args:
+        models: the experts, as a list or by name.
+        base: their common ancestor, where the method needs one.
+        method: a method's name, or a chain of stages `["trim", ("elect", {"vote": "unweighted"})]`.
+        seed: of random stages.
+        dtype: type that inputs are read as and arithmetic is done in; float32 when not given.
+        out_dtype: type of the result; that of the inputs when not given.
+        offline: never touch the network.
+        parameters: of the method. A scalar, one value for each model, or a mapping from name patterns to values
+            (`{"*.mlp.*": 0.3, "default": 0.5}`); `lam` stands for `lambda`.
+
+    Raises:
+        RecipeError: a parameter is unknown or out of range.
+    """
+    options = {"seed": seed, "dtype": dtype, "out_dtype": out_dtype}
+    return Blend(recipe_from(models, base, method, parameters, options), offline=offline)
+
+
+def load(path: str | Path, *, offline: bool = False) -> Blend:
+    """The merge that a recipe file describes (Cuvée's or MergeKit's YAML)."""
+    return Blend(load_recipe(Path(path)), Path(path).parent, offline)
+
+
+def plan(recipe: str | Path | Blend) -> PlanView:
+    """The plan of a recipe file or merge."""
+    return (recipe if isinstance(recipe, Blend) else load(recipe)).plan()
+
+
+def inspect(reference: Any) -> dict[str, Any]:
+    """What a checkpoint holds, as plain data: tensors, dtypes, family, side files, notes."""
+    with Checkpoint.opened(reference) as checkpoint:
+        return checkpoint.summary()
+
+
+def verify(folder: str | Path, *, sample: float | None = None) -> list[Diagnostic]:
+    """What in an output folder is not as its manifest says; empty when all is well."""
+    return verify_folder(Path(folder), sample=sample)
+
+
+def curve(points: Sequence[Any], shape: Any = "linear") -> Curve:
+    """A parameter's values over the depth of the model, first layer to last."""
+    return Curve(tuple(points), shape)

@@ -1,0 +1,112 @@
+"""A merge as a value: it can be planned, shown, saved, loaded or put into a live module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cuvee.api import execute
+from cuvee.engine.events import Listener, ignore
+from cuvee.engine.options import RunOptions
+from cuvee.errors import UsageError
+from cuvee.plan.build import PlanOptions, build
+from cuvee.plan.explain import explain_html, explain_text
+from cuvee.plan.plan import Plan
+from cuvee.plan.views import Opener
+from cuvee.recipe.model import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+
+@dataclass(frozen=True, slots=True)
+class PlanView:
+    """A plan that prints itself; `value` is the plan."""
+
+    value: Plan
+
+    def __str__(self) -> str:
+        return explain_text(self.value)
+
+    def _repr_html_(self) -> str:
+        return explain_html(self.value)
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of the output's tensors."""
+        return tuple(t.meta.name for t in self.value.tensors)
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as JSON data."""
+        return self.value.as_json()
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """A recipe with the means to run it. Nothing is read before `plan`, no weight before `save` or `load`."""
+
+    recipe: Recipe
+    anchor: Path = field(default_factory=Path)
+    offline: bool = False
+    options: PlanOptions = field(default_factory=PlanOptions)
+
+    def build(self) -> Plan:
+        """A fresh plan; close it when done."""
+        return build(self.recipe, Opener(self.anchor, self.offline), self.options)
+
+    def plan(self) -> PlanView:
+        """What would be read, computed and written."""
+        plan = self.build()
+        plan.close()
+        return PlanView(plan)
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        resume: bool = True,
+        run: RunOptions | None = None,
+        listener: Listener = ignore,
+    ) -> execute.Saved:
+        """Merge into a folder (or one `.safetensors` file); resumes an interrupted run of the same plan."""
+        plan = self.build()
+        try:
+            return execute.save(
+                plan, Path(path), run, overwrite=overwrite, resume=resume, listener=listener
+            )
+        finally:
+            plan.close()
+
+    def load(self, run: RunOptions | None = None) -> dict[str, Tensor]:
+        """Merge in memory: a dictionary of tensors."""
+        plan = self.build()
+        try:
+            return execute.load(plan, run)
+        finally:
+            plan.close()
+
+    def into(self, module: Module, run: RunOptions | None = None) -> Module:
+        """Merge in memory and load the result into a live module, every key or an error; returns the module."""
+        tensors = self.load(run)
+        result = module.load_state_dict(tensors, strict=False)
+        tied = {n for n, p in module.named_parameters(remove_duplicate=False)} - dict(
+            module.named_parameters()
+        ).keys()
+        missing = [name for name in result.missing_keys if name not in tied]
+        if missing or result.unexpected_keys:
+            wrong = ", ".join(f"`{n}`" for n in [*missing, *result.unexpected_keys][:4])
+            raise UsageError("CV-U012", f"the module and the merge do not have the same tensors: {wrong}")
+        return module
+
+    def with_(self, **changes: Any) -> Blend:
+        """The same merge with fields of its recipe replaced."""
+        return replace(self, recipe=replace(self.recipe, **changes))
+
+    def _repr_html_(self) -> str:
+        return explain_html(self.plan().value)
+
+

@@ -1,0 +1,82 @@
+"""Plan → output on disk or in memory: the sink, the run, the side files, one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cuvee.api.card import card_text
+from cuvee.api.lock import lock_text
+from cuvee.api.record import manifest_of
+from cuvee.bundle.json_files import dump_json
+from cuvee.engine.events import Finished, Listener, ignore
+from cuvee.engine.options import RunOptions
+from cuvee.engine.run import run
+from cuvee.errors import Interrupted
+from cuvee.plan.plan import Plan
+from cuvee.sinks.folder import FolderSink
+from cuvee.sinks.memory import MemorySink
+from cuvee.sinks.single import SingleFileSink
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RECIPE_NAMES = {"mergekit": "mergekit_config.yml", "cuvee": "cuvee.yaml"}
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a merge left behind: where, and what it took."""
+
+    path: Path
+    finished: Finished
+
+
+def save(
+    plan: Plan,
+    out: Path,
+    options: RunOptions | None = None,
+    *,
+    overwrite: bool = False,
+    resume: bool = True,
+    listener: Listener = ignore,
+) -> Saved:
+    """Run a plan into a folder, or into one file when `out` ends in `.safetensors`.
+
+    All or nothing: `out` appears complete or not at all. An interrupted run is resumed by the same call.
+    """
+    chosen = options or RunOptions.from_settings()
+    single = out.suffix == ".safetensors"
+    sink = SingleFileSink(out) if single else FolderSink(out)
+    with sink.begin(plan.layout, plan.digest, resume=resume, overwrite=overwrite) as session:
+        try:
+            finished = run(plan, session, chosen, listener)
+        except Interrupted as error:
+            raise error.at(file=str(out)) from None
+        files = {} if single else side_files(plan, out.name)
+        session.commit(files, lambda records: manifest_of(plan, session.digests, records))
+    return Saved(out, finished)
+
+
+def load(plan: Plan, options: RunOptions | None = None, listener: Listener = ignore) -> dict[str, Tensor]:
+    """Run a plan in memory: the output's tensors by name."""
+    sink = MemorySink()
+    with sink.begin(plan.layout, plan.digest, resume=False, overwrite=False) as session:
+        run(plan, session, options or RunOptions.from_settings(), listener)
+        session.commit({}, lambda records: b"{}")
+    return sink.tensors
+
+
+def side_files(plan: Plan, name: str) -> Mapping[str, bytes]:
+    """Every file of the output besides weights and manifest."""
+    files = dict(plan.side_files)
+    if plan.config is not None:
+        files["config.json"] = dump_json(plan.config)
+    if plan.recipe.text:
+        files[RECIPE_NAMES.get(plan.recipe.dialect, "cuvee.yaml")] = plan.recipe.text.encode()
+    files["cuvee.lock"] = lock_text(plan)
+    if plan.recipe.output.card and plan.config is not None:
+        files["README.md"] = card_text(plan, name).encode()
+    return files

@@ -1,0 +1,41 @@
+"""The lock: what each source was, so that the same recipe can be held to the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cuvee.bundle.json_files import dump_json
+from cuvee.core.names import printable
+from cuvee.errors import Diagnostic
+from cuvee.plan.plan import Plan
+
+VERSION = 1
+
+
+def lock_of(plan: Plan) -> dict[str, Any]:
+    """Identity of every source by its name in the recipe; no absolute paths."""
+    return {"version": VERSION, "sources": {k: o.source.identity() for k, o in plan.sources.items()}}
+
+
+def lock_text(plan: Plan) -> bytes:
+    """The lock as the bytes of `cuvee.lock`."""
+    return dump_json(lock_of(plan))
+
+
+def differences(plan: Plan, locked: Mapping[str, Any]) -> list[Diagnostic]:
+    """What of the plan's sources is not as it was locked."""
+    now = lock_of(plan)["sources"]
+    then = locked.get("sources", {})
+    out = []
+    for name in sorted({*now, *then}):
+        if name not in then or name not in now:
+            what = "is not in the lock" if name not in then else "is in the lock only"
+            out.append(Diagnostic("CV-V020", f"the source `{printable(name)}` {what}"))
+        elif now[name] != then[name]:
+            changed = sorted(k for k in {*now[name], *then[name]} if now[name].get(k) != then[name].get(k))
+            keys = ", ".join(changed)
+            out.append(
+                Diagnostic("CV-V021", f"the source `{printable(name)}` changed since it was locked ({keys})")
+            )
+    return out

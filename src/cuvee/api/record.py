@@ -1,0 +1,36 @@
+"""Facts of a run → the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import metadata
+
+import cuvee
+from cuvee.api.lock import lock_of
+from cuvee.bundle.manifest_form import Origin, build
+from cuvee.core.digests import FileRecord
+from cuvee.plan.plan import Plan
+
+
+def manifest_of(plan: Plan, digests: Mapping[str, str], records: dict[str, FileRecord]) -> bytes:
+    """The manifest of an output: what went in, what came out."""
+    origin = Origin(
+        recipe=plan.recipe.text,
+        plan_digest=plan.digest,
+        lock=lock_of(plan),
+        methods={plan.method_label: cuvee.__version__},
+        numerics={"compute": sorted({t.compute.name for t in plan.tensors}), "libraries": libraries()},
+        version=cuvee.__version__,
+    )
+    return build(origin, plan.layout, digests, records)
+
+
+def libraries() -> dict[str, str]:
+    """Versions of the libraries that decide bits."""
+    found = {}
+    for name in ("torch", "numpy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
