@@ -12,7 +12,7 @@ The model, stricter than any real file system:
 - Bytes: `sync` makes a file's bytes and size certain. Of the writes since, each one lands, vanishes or tears
   (a part of it lands), independently of the others.
 - Names: `sync_folder` makes a folder's names certain. Of the changes of names since (make, rename, exchange,
-  remove), with names="ordered" a prefix survives, as with a journalling file system, where `sync_folder` makes
+  remove), with names="ordered" a prefix survives, as on a journalling file system, where `sync_folder` makes
   all earlier changes certain too; with names="subset" any of them survive. A rename never comes apart.
 - Bytes and names know nothing of each other: a durable name may lead to an empty file.
 - A failed operation (`fail_at`) has no effect, except that a failed write may have written a part. After a
@@ -60,7 +60,7 @@ class PowerCut(BaseException):
 
 
 class FaultyDisk:
-    """A `Disk` whose crashes, errors and size are chosen by a test; deterministic for one thread and one seed.
+    """A `Disk` whose crashes, errors and size are chosen by a test; deterministic in one thread.
 
     `crash_after`: the operation after which everything raises PowerCut. `fail_at`: the operation that fails
     with `error` (an errno), and with `persistent` every later one too. `capacity`: bytes until ENOSPC.
