@@ -20,6 +20,7 @@ from cuvee.families import Family, identify
 from cuvee.plan.nodes import Convert, Node, Read, Sum
 from cuvee.recipe.model import Arithmetic, InMemory, Recipe, Reference, SourceSpec
 from cuvee.sources.open import open_source
+from cuvee.sources.reference import exists
 from cuvee.sources.source import Source
 
 if TYPE_CHECKING:
@@ -70,7 +71,6 @@ class Opener:
 
     def views(self, recipe: Recipe, found: list[Diagnostic]) -> dict[str, View]:
         """A view for each source of the recipe, arithmetic ones last; problems are collected."""
-        anchor = Path(recipe.file).parent if recipe.file else self.anchor
         out: dict[str, View] = {}
         late = {}
         for alias, spec in recipe.sources.items():
@@ -78,7 +78,7 @@ class Opener:
                 late[alias] = spec
                 continue
             try:
-                out[alias] = self._view(alias, spec, anchor)
+                out[alias] = self._view(alias, spec, self._anchor(recipe, spec))
             except CuveeError as error:
                 where = getattr(spec, "where", None)
                 found.extend(_placed(error, where))
@@ -87,6 +87,21 @@ class Opener:
             if view is not None:
                 out[alias] = view
         return {alias: out[alias] for alias in recipe.sources if alias in out}
+
+    def _anchor(self, recipe: Recipe, spec: SourceSpec) -> Path:
+        """The folder a source's path is relative to.
+
+        Paths of Cuvée's recipes are relative to the recipe, those of MergeKit's to the working folder, as there; where
+        nothing of that name exists, the other folder is tried.
+        """
+        if recipe.file is None:
+            return self.anchor
+        beside, here = Path(recipe.file).parent, Path()
+        order = (here, beside) if recipe.dialect == "mergekit" else (beside, here)
+        if isinstance(spec, Reference) and not exists(order[0], _first_part(spec.text)):
+            if exists(order[1], _first_part(spec.text)):
+                return order[1]
+        return order[0]
 
     def _view(self, alias: str, spec: SourceSpec, anchor: Path) -> View:
         if isinstance(spec, Recipe):
@@ -106,6 +121,11 @@ class Opener:
         self.opened[key] = source
         self._by_text[same] = key
         return key, source
+
+
+def _first_part(text: str) -> str:
+    """The base of `base + adapter`."""
+    return text.split("+")[0].strip()
 
 
 def _placed(error: CuveeError, where: Any) -> list[Diagnostic]:

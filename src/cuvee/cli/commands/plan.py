@@ -1,0 +1,79 @@
+"""`cuvee plan`: everything a merge would do, before a weight is read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cuvee.cli.options import EXISTING, adjusted, is_offline, output_options, plan_choices, plan_options
+
+
+@click.command("plan")
+@click.argument("recipe", type=EXISTING)
+@click.option("--tensor", "pattern", metavar="GLOB", default=None, help="Values of each matching tensor and where they came from.")
+@click.option("--graph", is_flag=True, help="The expression of the first tensor (or those of --tensor) as a tree.")
+@click.option("--dot", is_flag=True, help="With --graph: in Graphviz's language.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=None, help="Save the plan; `cuvee merge` runs it.")
+@plan_options
+@output_options
+def command(recipe: Path, pattern: str | None, graph: bool, dot: bool, out: Path | None, **given: Any) -> int:
+    """Show what a recipe would read, compute and write.
+
+    \b
+    Examples:
+      cuvee plan recipe.yaml
+      cuvee plan recipe.yaml --tensor 'model.layers.7.*'
+    """
+    from cuvee.cli.saved import blend_of, save_plan
+
+    blend = blend_of(recipe, is_offline(given["offline"]), plan_choices(given["rules_off"], given["allow_crimes"]))
+    blend = replace(blend, recipe=adjusted(blend.recipe, given))
+    if out is not None:
+        plan = blend.build()
+        plan.close()
+        keys = ("shard_size", "out_dtype", "tensor_union", "tensor_intersection", "unsafe_truncate_embeddings", "seed", "changes")
+        save_plan(plan, blend, out, {k: given[k] for k in keys})
+    return show(blend, as_json=given["as_json"], quiet=given["quiet"], pattern=pattern, graph=graph, dot=dot)
+
+
+def show(
+    blend: Any, *, as_json: bool, quiet: bool, pattern: str | None = None, graph: bool = False, dot: bool = False
+) -> int:
+    """Print a plan in the form asked for; the exit code."""
+    from cuvee.cli.render import notes, print_json, stdout
+    from cuvee.errors import PlanError
+    from cuvee.plan import explain
+    from cuvee.plan.cost import cost
+
+    plan = blend.build()
+    plan.close()
+    chosen = explain.selected(plan, pattern) if pattern else []
+    if pattern and not chosen:
+        raise PlanError("CV-P021", f"no output tensor matches `{pattern}`")
+    if as_json:
+        figures = cost(plan)
+        content: dict[str, Any] = {
+            "schema": "cuvee.plan/1",
+            "digest": plan.digest,
+            "cost": {name: getattr(figures, name) for name in figures.__slots__},
+            "notes": [note.as_dict() for note in plan.notes],
+        }
+        content |= {"tensors": [explain.tensor_json(t) for t in chosen]} if pattern else plan.as_json()
+        print_json(content)
+        return 0
+    if graph:
+        for tensor in chosen or plan.tensors[:1]:
+            stdout(explain.dot(tensor.node) if dot else "\n".join([tensor.meta.name, *explain.graph(tensor.node, 1)]))
+        return 0
+    if pattern:
+        for tensor in chosen:
+            stdout(f"{tensor.meta.name}   {tensor.action}   {tensor.meta.dtype} {list(tensor.meta.shape)}")
+            for name, value, origin in explain.tensor_rows(tensor):
+                stdout(f"  {name} = {value}   ← {origin}")
+        return 0
+    stdout(explain.explain_text(plan))
+    notes((n for n in plan.notes if n.severity == "warning"), quiet)
+    return 0

@@ -1,0 +1,75 @@
+"""From exceptions to exit codes: what a person reads on stderr, and what a program reads there with `--json`.
+
+Exit codes: 0 done · 1 failed, you can fix it · 2 bad command line or recipe · 3 the answer is no · 4 warnings under
+`--strict` · 70 a bug in cuvee · 130/143 interrupted, resumable. An unknown code must be treated as failure.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+
+import click
+
+from cuvee.cli.render import error_text, stderr
+from cuvee.core import settings
+from cuvee.errors import CuveeError, Diagnostic, UsageError
+
+BUG = 70
+
+
+def run_guarded(command: click.Command) -> int:
+    """Run a command; every failure ends in a documented exit code."""
+    as_json = "--json" in sys.argv
+    try:
+        result = command.main(standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except CuveeError as error:
+        _tell(error, as_json)
+        return error.exit_code
+    except click.UsageError as error:
+        _tell(_usage(error), as_json)
+        return 2
+    except click.ClickException as error:
+        _tell(UsageError("CV-U001", error.format_message()), as_json)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Exception as error:  # noqa: BLE001 (the last door: a bug must say so)
+        _bug(error, as_json)
+        return BUG
+
+
+def _usage(error: click.UsageError) -> UsageError:
+    message = error.format_message().rstrip(".")
+    path = error.ctx.command_path if error.ctx else "cuvee"
+    return UsageError("CV-U001", message[:1].lower() + message[1:], hint=f"`{path} --help` shows the usage")
+
+
+def _tell(error: CuveeError, as_json: bool) -> None:
+    if settings.flag("CUVEE_DEBUG") or "--debug" in sys.argv:
+        traceback.print_exc()
+    if as_json:
+        content = {
+            "type": "error",
+            "exit_code": error.exit_code,
+            "diagnostics": [d.as_dict() for d in error.diagnostics],
+        }
+        stderr(json.dumps(content, ensure_ascii=True))
+        return
+    stderr(error_text(error))
+
+
+def _bug(error: Exception, as_json: bool) -> None:
+    if as_json:
+        diagnostic = Diagnostic("CV-X001", f"{type(error).__name__}: {error}")
+        stderr(json.dumps({"type": "error", "exit_code": BUG, "diagnostics": [diagnostic.as_dict()]}))
+        return
+    traceback.print_exc()
+    stderr("\nerror[CV-X001]: this is a bug in cuvee; please report it with the lines above")

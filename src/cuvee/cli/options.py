@@ -1,0 +1,106 @@
+"""Options that several commands share, and how their values become options of plans and runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cuvee.core import settings
+from cuvee.core.dtypes import parse_dtype
+from cuvee.core.names import did_you_mean
+from cuvee.errors import Diagnostic, UsageError
+from cuvee.plan.build import PlanOptions
+from cuvee.recipe.model import Recipe
+
+F = TypeVar("F", bound=Callable[..., Any])
+EXISTING = click.Path(path_type=Path)
+
+
+def output_options(function: F) -> F:
+    """`--json`, `-q`, `-v`, `--debug`: on every command."""
+    for option in (
+        click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors."),
+        click.option("-v", "--verbose", is_flag=True, help="Say more."),
+        click.option("-q", "--quiet", is_flag=True, help="Say less."),
+        click.option("--json", "as_json", is_flag=True, help="Machine-readable output."),
+    ):
+        function = option(function)
+    return function
+
+
+def plan_options(function: F) -> F:
+    """Options that shape a plan."""
+    for option in (
+        click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a shared parameter or output key."),
+        click.option("--seed", type=int, default=None, help="Seed of random stages."),
+        click.option("--no-rule", "rules_off", multiple=True, metavar="NAME", help="Switch an optimisation of the plan off."),
+        click.option("--offline", is_flag=True, help="Never touch the network."),
+        click.option("--allow-crimes", is_flag=True, help="Mix architectures, by tensor name."),
+        click.option("--unsafe-truncate-embeddings", is_flag=True, help="Cut vocabularies to their common rows."),
+        click.option("--tensor-union", is_flag=True, help="Keep tensors that only some models have."),
+        click.option("--tensor-intersection", is_flag=True, help="Keep only tensors that all models have."),
+        click.option("--shard-size", metavar="SIZE", default=None, help="Largest weight file, e.g. 5GB."),
+        click.option("--dtype", "out_dtype", metavar="DTYPE", default=None, help="Type of the written tensors."),
+    ):
+        function = option(function)
+    return function
+
+
+def run_options(function: F) -> F:
+    """Options of a run: they never change a byte of the output."""
+    for option in (
+        click.option("--non-finite", type=click.Choice(["stop", "warn", "allow"]), default="stop", help="What to do about NaN and infinity."),
+        click.option("--device", default="cpu", metavar="DEVICE", help="Device of the arithmetic: cpu, cuda, auto."),
+        click.option("-j", "--threads", type=click.IntRange(1), default=None, help="Worker threads."),
+        click.option("--memory", metavar="SIZE", default=None, help="Budget of block buffers (default 128MiB)."),
+    ):
+        function = option(function)
+    return function
+
+
+def plan_choices(rules_off: tuple[str, ...], allow_crimes: bool) -> PlanOptions:
+    """PlanOptions from flags; unknown rule names are refused."""
+    from cuvee.plan.rules import RULES
+
+    for name in rules_off:
+        if name not in RULES:
+            raise UsageError("CV-U004", f"there is no rule `{name}`", hint=did_you_mean(name, RULES))
+    return PlanOptions(tuple(rules_off), allow_crimes)
+
+
+def is_offline(flag: bool) -> bool:
+    """Whether the network is forbidden, by flag or environment."""
+    return flag or settings.flag("CUVEE_OFFLINE") or settings.flag("HF_HUB_OFFLINE")
+
+
+def adjusted(recipe: Recipe, given: dict[str, Any]) -> Recipe:
+    """The recipe with what the command line changes."""
+    from cuvee.recipe.override import overridden
+    from cuvee.recipe.schema import size_of
+
+    output = recipe.output
+    if given.get("shard_size"):
+        output = replace(output, shard_bytes=size_of(str(given["shard_size"])))
+    if given.get("out_dtype"):
+        found = parse_dtype(str(given["out_dtype"]))
+        if found is None or not found.is_float:
+            raise UsageError("CV-U011", f"`--dtype` must name a float type, got `{given['out_dtype']}`")
+        output = replace(output, dtype=found.name)
+    names = "union" if given.get("tensor_union") else "intersection" if given.get("tensor_intersection") else recipe.names
+    changed = replace(
+        recipe,
+        output=output,
+        names=names,
+        truncate_vocabulary=recipe.truncate_vocabulary or bool(given.get("unsafe_truncate_embeddings")),
+        seed=recipe.seed if given.get("seed") is None else int(given["seed"]),
+    )
+    return overridden(changed, list(given.get("changes") or ()))
+
+
+def strictly(diagnostics: tuple[Diagnostic, ...], strict: bool) -> int:
+    """The exit code of a command that finished: 4 when `--strict` and there were warnings."""
+    return 4 if strict and any(d.severity == "warning" for d in diagnostics) else 0

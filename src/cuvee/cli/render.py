@@ -1,0 +1,93 @@
+"""The only module that prints. stdout carries data; progress, warnings and hints go to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from cuvee.core import settings
+from cuvee.core.names import printable
+from cuvee.errors import CuveeError, Diagnostic
+
+_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+
+
+def stdout(text: str) -> None:
+    """Data for the caller."""
+    click.echo(text)
+
+
+def stderr(text: str) -> None:
+    """Everything else."""
+    click.echo(text, err=True)
+
+
+def print_json(content: Any) -> None:
+    """One JSON object on stdout; characters from files are escaped."""
+    stdout(json.dumps(content, indent=2, ensure_ascii=True, default=str))
+
+
+def json_line(content: Any) -> None:
+    """One line of a JSON stream on stdout."""
+    stdout(json.dumps(content, ensure_ascii=True, default=str))
+    sys.stdout.flush()
+
+
+def coloured(text: str, colour: str) -> str:
+    """The text in colour where colour is wanted (a terminal, or FORCE_COLOR; never with NO_COLOR)."""
+    wanted = (sys.stderr.isatty() or settings.get("FORCE_COLOR")) and not settings.get("NO_COLOR")
+    return click.style(text, fg=colour, bold=True) if wanted else text
+
+
+def diagnostic_text(d: Diagnostic) -> str:
+    """A finding with its place, the line, a caret and the hint."""
+    lines = [f"{coloured(f'{d.severity}[{d.code}]', _COLOURS[d.severity])}: {d.message}"]
+    where = d.where
+    if where is not None:
+        place = printable(where.file) if where.file else ""
+        if where.line is not None:
+            place = f"{place or 'recipe'}:{where.line}" + (f":{where.column}" if where.column else "")
+        logical = f" ({printable(where.path)})" if where.path else ""
+        if place:
+            lines.append(f"  --> {place}{logical}")
+        if where.text is not None and where.line is not None:
+            number = f"{where.line:>4}"
+            lines.append(f"{number} | {where.text}")
+            if where.column is not None:
+                width = max(1, min(where.width, max(1, len(where.text) - where.column + 1)))
+                lines.append(f"{' ' * len(number)} | {' ' * (where.column - 1)}{'^' * width}")
+        if not place and where.source:
+            lines.append(f"  --> {printable(where.source)}" + (f" · {printable(where.tensor)}" if where.tensor else ""))
+    if d.hint:
+        lines.append(f"hint: {d.hint}")
+    return "\n".join(lines)
+
+
+def error_text(error: CuveeError) -> str:
+    """All findings of an error, and how many there are."""
+    parts = [diagnostic_text(d) for d in error.diagnostics]
+    count = len(error.diagnostics)
+    codes = list(dict.fromkeys(d.code for d in error.diagnostics))
+    if count > 1:
+        parts.append(f"{count} errors\nhint: `cuvee explain {codes[0]}`")
+    return "\n\n".join(parts)
+
+
+def notes(diagnostics: Iterable[Diagnostic], quiet: bool = False) -> None:
+    """Warnings and notes on stderr; notes are left out when quiet."""
+    for d in diagnostics:
+        if d.severity != "note" or not quiet:
+            stderr(diagnostic_text(d))
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Columns aligned by spaces, for terminals and golden files alike."""
+    widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [header, *rows]
+    )

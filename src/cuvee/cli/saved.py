@@ -1,0 +1,78 @@
+"""Saved plans and locks: a plan file holds the recipe and the digest of what it planned, and `merge` holds to it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cuvee.api.blend import Blend
+from cuvee.api.lock import differences, lock_of
+from cuvee.bundle.json_files import dump_json, load_object
+from cuvee.core.disk import write_file
+from cuvee.core.limits import DEFAULT
+from cuvee.errors import PlanError, UsageError, VerifyError, Where
+from cuvee.plan.build import PlanOptions
+from cuvee.plan.plan import Plan
+from cuvee.recipe.load import load_recipe, parse_recipe
+
+SCHEMA = "cuvee.plan/1"
+
+
+def blend_of(path: Path, offline: bool, options: PlanOptions) -> Blend:
+    """The merge in a recipe file or saved plan; a saved plan is planned again and must come out the same."""
+    if path.suffix == ".json":
+        return _from_plan(path, offline)
+    return Blend(load_recipe(path), path.parent, offline, options)
+
+
+def save_plan(plan: Plan, blend: Blend, path: Path, changes: dict[str, Any]) -> None:
+    """Write a plan that `merge` can execute."""
+    if not plan.recipe.text:
+        raise UsageError("CV-U006", "a plan built in Python cannot be saved; save its recipe")
+    content = {
+        "schema": SCHEMA,
+        "digest": plan.digest,
+        "recipe": {"file": plan.recipe.file, "text": plan.recipe.text},
+        "changes": {k: v for k, v in changes.items() if v},
+        "rules_off": list(blend.options.rules_off),
+        "allow_mixed": blend.options.allow_mixed,
+        "lock": lock_of(plan),
+        "plan": plan.as_json(),
+    }
+    write_file(path, dump_json(content))
+
+
+def _from_plan(path: Path, offline: bool) -> Blend:
+    from cuvee.cli.options import adjusted
+
+    try:
+        content = load_object(path.read_bytes(), str(path), replace(DEFAULT, json_bytes=1 << 30))
+    except OSError as error:
+        raise UsageError("CV-U002", f"cannot read `{path}`: {error.strerror}") from None
+    if content.get("schema") != SCHEMA:
+        raise UsageError("CV-U006", f"`{path}` is not a saved plan of this version", hint="make it with `cuvee plan -o`")
+    written = content["recipe"]
+    recipe = adjusted(parse_recipe(written["text"], written["file"]), content["changes"])
+    anchor = Path(written["file"]).parent if written["file"] else path.parent
+    options = PlanOptions(tuple(content["rules_off"]), bool(content["allow_mixed"]))
+    blend = Blend(recipe, anchor, offline, options)
+    plan = blend.build()
+    plan.close()
+    if plan.digest != content["digest"]:
+        raise PlanError(
+            "CV-P050",
+            "the sources or this version of cuvee changed since the plan was saved",
+            where=Where(file=str(path)),
+            hint="make the plan again with `cuvee plan -o`",
+        )
+    return blend
+
+
+def check_lock(blend: Blend, path: Path) -> None:
+    """VerifyError when a source is not as the lock says."""
+    plan = blend.build()
+    plan.close()
+    found = differences(plan, load_object(path.read_bytes(), str(path)))
+    if found:
+        raise VerifyError.collected(found)
