@@ -1,6 +1,6 @@
 """Our row tables against the rows MergeKit 0.1.5 computed for the same models and recipes.
 
-`reference.json` is MergeKit's answer, made by `make_reference.py`; rows are compared token by token, since the
+`reference.json` is MergeKit's answer, made by `make_reference.py`; rows are compared by token, since the
 order in which MergeKit appends the tokens of one model changes from run to run (a hash map's order) and ours
 does not.
 """

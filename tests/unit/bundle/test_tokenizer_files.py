@@ -172,6 +172,22 @@ def test_folders_without_a_tokenizer_json(layout: str, tmp_path: Path) -> None:
     assert result.added_tokens_decoder[plan.output.ids["<|im_end|>"]].special
 
 
+def test_roles_of_the_legacy_map_move_into_a_configuration_that_silences_it(tmp_path: Path) -> None:
+    vocab = {"<unk>": 0, "a": 1, "</s>": 2}
+    base = Files(
+        {
+            "vocab.txt": "\n".join(vocab).encode(),
+            "tokenizer_config.json": b'{"tokenizer_class": "BertTokenizer"}',
+            "special_tokens_map.json": b'{"sep_token": "</s>", "unk_token": "<unk>"}',
+        }
+    )
+    folders = {"base": base, "b": folder_of(with_tokens(trained("wordpiece", 30), "<|im_end|>"))}
+    written = tokenizer_files(planned(folders, "union"), base)
+    config = json.loads(written["tokenizer_config.json"])
+    assert (config["sep_token"], config["unk_token"]) == ("</s>", "<unk>")
+    assert "<|im_end|>" in {token["content"] for token in config["added_tokens_decoder"].values()}
+
+
 @pytest.mark.parametrize("cls", ["LlamaTokenizer", "Qwen2Tokenizer", "PreTrainedTokenizerFast"])
 def test_classes_that_rebuild_their_tokenizer_agree(cls: str, tmp_path: Path) -> None:
     """Some classes take the vocabulary out of tokenizer.json and add the added tokens one by one again."""

@@ -324,3 +324,9 @@ def test_a_vocabulary_with_gaps_cannot_grow_into_taken_ids() -> None:
     (found,) = caught.value.diagnostics
     assert found.code == "CV-T009"
     assert "id 2, which `b` has" in found.message
+
+
+def test_a_union_takes_new_tokens_in_the_order_of_their_ids() -> None:
+    own = {"d": 3, "b": 1, "a": 0, "c": 2}
+    plan = planned({"base": vocab("a"), "x": Vocabulary("bpe", own, own)}, "base", Spec("union"))
+    assert plan.output.ids == {"a": 0, "b": 1, "c": 2, "d": 3}

@@ -105,6 +105,14 @@ def test_a_configuration_that_lists_added_tokens_silences_the_legacy_files() -> 
     assert found.roles == {"eos_token": "<x>"}
 
 
+def test_listed_added_tokens_come_in_the_order_of_their_numbers() -> None:
+    listed = {"10": {"content": "<y>"}, "9": {"content": "<x>"}}
+    found = read_vocabulary(
+        files(tokenizer={"model": BPE}, tokenizer_config={"added_tokens_decoder": listed})
+    )
+    assert found.ids == {"a": 0, "b": 1, "<x>": 2, "<y>": 3}
+
+
 def test_taking_tokens_out() -> None:
     found = read_vocabulary(
         files(tokenizer={"model": BPE, "added_tokens": [{"content": "<x>"}, {"content": "b"}]})
