@@ -7,6 +7,7 @@ place, or nothing is read.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -139,12 +140,14 @@ class _Deltas:
         found: dict[str, Delta] = {}
         for module, parts in factors.items():
             target = self.places.weight(module, parts.values(), self.shapes)
+            if target in found:
+                raise self.misfit(module, f"two modules of the adapter change `{printable(target)}`")
             if target is not None:
-                found[target] = self.low_rank(module, parts, self.shapes[target])
+                found[target] = made = self.low_rank(module, parts, self.shapes[target])
                 if "lora_B_bias" in parts:
                     bias = self.places.bias(module, parts["lora_B_bias"], self.shapes)
                     if bias is not None:
-                        found[bias] = self.bias(module, parts["lora_B_bias"], self.shapes[bias])
+                        found[bias] = self.bias(module, parts["lora_B_bias"], self.shapes[bias], made.scale)
         return found
 
     def low_rank(self, module: str, parts: Mapping[str, str], base: TensorMeta) -> LowRank:
@@ -152,20 +155,20 @@ class _Deltas:
         embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
         kind = "lora_embedding" if embedding else "lora"
         a, b = parts.get(f"{kind}_A"), parts.get(f"{kind}_B")
-        if a is None or b is None or not base.dtype.is_float:
-            missing = "a factor" if a is None or b is None else "a base tensor of floats"
-            raise self.misfit(module, f"`{printable(module)}` of the adapter lacks {missing}")
-        rows, columns = (
-            base.shape[0] if base.shape else 1,
-            base.numel // max(1, base.shape[0] if base.shape else 1),
-        )
+        if a is None or b is None or not parts.keys() <= {f"{kind}_A", f"{kind}_B", "lora_B_bias"}:
+            raise self.misfit(module, f"`{printable(module)}` of the adapter is not one pair of factors")
+        if not base.dtype.is_float or not base.shape:
+            raise self.misfit(
+                module, f"`{printable(base.name)}` is no matrix of floats, so nothing can be added"
+            )
+        rows, columns = base.shape[0], math.prod(base.shape[1:])
         rank, turned = self.orientation(module, a, b, base, embedding=embedding)
         left: Any = partial(self.factor, a, (rank, rows), turned=True)
         right: Any = partial(self.factor, b, (columns, rank), turned=True)
         if not turned:
             left = partial(self.factor, b, (rows, rank), turned=False)
             right = partial(self.factor, a, (rank, columns), turned=False)
-        return LowRank(left, right, self.config.scale_of(_bare(module)), columns, self.cache)
+        return LowRank(left, right, self.config.scale_of(_bare(module), rank), columns, self.cache)
 
     def orientation(
         self, module: str, a: str, b: str, base: TensorMeta, *, embedding: bool
@@ -175,10 +178,11 @@ class _Deltas:
         Shapes decide; a square matrix asks `fan_in_fan_out`.
         """
         first, second = self.stored.tensors[a].shape, self.stored.tensors[b].shape
-        rank = self.config.rank_of(_bare(module))
-        if len(first) < 2 or len(second) != len(first) or first[0] != rank or second[1] != rank:
+        ranks = self.config.ranks_of(_bare(module))
+        if len(first) < 2 or len(second) != len(first) or first[0] not in ranks or second[1] != first[0]:
             found = f"{list(first)} and {list(second)}"
-            message = f"expected factors of rank {rank} for `{printable(module)}`, got {found}"
+            expected = " or ".join(map(str, sorted(ranks)))
+            message = f"expected factors of rank {expected} for `{printable(module)}`, got {found}"
             raise self.misfit(module, message)
         straight = (second[0], *first[1:]) == base.shape and all(n == 1 for n in second[2:])
         turned = len(first) == 2 and (first[1], second[0]) == base.shape
@@ -188,20 +192,20 @@ class _Deltas:
                 f" `{printable(base.name)}`, which is {list(base.shape)}"
             )
             raise self.misfit(module, message)
-        return rank, turned and (embedding or not straight or self.config.fan_in_fan_out)
+        return first[0], turned and (embedding or not straight or self.config.fan_in_fan_out)
 
     def factor(self, name: str, shape: tuple[int, int], *, turned: bool) -> Tensor:
         """One factor as a matrix; convolution kernels are flattened behind their first axis."""
         matrix = self.stored.read(name).reshape(shape)
         return matrix.T if turned else matrix
 
-    def bias(self, module: str, name: str, base: TensorMeta) -> Scaled:
+    def bias(self, module: str, name: str, base: TensorMeta, scale: float) -> Scaled:
         """What `lora_bias` adds to the bias of the base."""
         if self.stored.tensors[name].shape != base.shape:
             raise self.misfit(
                 module, f"the bias of `{printable(module)}` does not fit `{printable(base.name)}`"
             )
-        return Scaled(partial(self.stored.read, name), self.config.scale_of(_bare(module)))
+        return Scaled(partial(self.stored.read, name), scale)
 
     def misfit(self, module: str, message: str) -> CorruptFile:
         hint = "is the adapter from this base?"

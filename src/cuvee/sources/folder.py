@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.limits import Limits
-from cuvee.core.names import printable
+from cuvee.core.names import did_you_mean, printable
 from cuvee.core.tensors import Extent, TensorMeta
 from cuvee.errors import CorruptFile, Diagnostic, SourceError, Where
 from cuvee.formats.file import TensorFile, open_file
@@ -22,6 +22,7 @@ from cuvee.formats.shard_index import weight_files
 from cuvee.formats.shard_names import holds_weights
 from cuvee.sources.reference import WEIGHT_SUFFIXES
 from cuvee.sources.side_files import SideFiles
+from cuvee.sources.source import note
 from cuvee.sources.stored import StoredTensors
 
 if TYPE_CHECKING:
@@ -101,9 +102,10 @@ def open_single(
 ) -> FolderSource:
     """One weight file alone; what lies beside it is not looked at."""
     file = open_file(path, limits)
+    config, remarks = _own_config(file, label)
     stored = StoredTensors([file], label, limits, root=path.parent)
     side = SideFiles(None, label, limits)
-    return FolderSource(stored, side, _own_config(file), origin=origin, notes=notes)
+    return FolderSource(stored, side, config, origin=origin, notes=(*notes, *remarks))
 
 
 def open_folder(
@@ -121,14 +123,15 @@ def open_folder(
         weights = weight_files(folder, limits)
     except SourceError as error:
         raise error.at(source=label) from None
-    stored = StoredTensors(weights.files, label, limits, root=folder)
     try:
         config = read_config(folder, "config.json", limits)
     except BaseException:
-        stored.close()
+        weights.close()
         raise
-    if config is None and weights.format == "gguf":
-        config = _own_config(weights.files[0])
+    if config is None:
+        config, remarks = _own_config(weights.files[0], label)
+        notes = (*notes, *remarks)
+    stored = StoredTensors(weights.files, label, limits, root=folder)
     origin = origin or Origin("folder", folder.resolve().name)
     side = SideFiles(folder, label, limits)
     return FolderSource(stored, side, config, origin=origin, notes=(*notes, *weights.notes))
@@ -188,21 +191,23 @@ def not_found(path: Path, label: str) -> SourceError:
 
 
 def _near_miss(path: Path) -> str | None:
-    from cuvee.core.names import did_you_mean
-
     try:
         return did_you_mean(path.name, sorted(entry.name for entry in path.parent.iterdir())[:10_000])
     except OSError:
         return None
 
 
-def _own_config(file: TensorFile) -> Mapping[str, Any] | None:
-    """The configuration that a GGUF file carries, in the words of `config.json`."""
+def _own_config(file: TensorFile, label: str) -> tuple[Mapping[str, Any] | None, tuple[Diagnostic, ...]]:
+    """The configuration that a GGUF file carries, in the words of `config.json`; a note when it has none."""
     if file.format != "gguf":
-        return None
-    from cuvee.formats.gguf_names import hf_config
+        return None, ()
+    from cuvee.formats.gguf_config import hf_config
 
-    return hf_config(file.metadata)
+    try:
+        return hf_config(file.metadata), ()
+    except SourceError as error:
+        reason = error.diagnostics[0].message
+        return None, (note("CV-S049", f"the GGUF file is read without a config: {reason}", label),)
 
 
 def _adapter_alone(folder: Path, label: str, limits: Limits) -> SourceError:

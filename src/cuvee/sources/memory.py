@@ -109,15 +109,17 @@ def config_of(module: Any) -> Mapping[str, Any] | None:
 
 
 def elements(tensor: Tensor, start: int, stop: int) -> Tensor:
-    """Elements [start, stop) in row-major order; of a strided tensor only the rows needed are copied."""
+    """Elements [start, stop), row-major, without gaps; of a strided tensor only the rows are copied."""
     if tensor.is_contiguous() or tensor.dim() < 2:
-        return tensor.reshape(-1)[start:stop]
-    row = tensor[0].numel() if len(tensor) else 0
-    if stop <= start or row == 0:
+        found = tensor.reshape(-1)[start:stop]
+    elif stop <= start:
         return tensor.new_empty(0)
-    first = start // row
-    rows = tensor[first : -(-stop // row)].reshape(-1)
-    return rows[start - first * row : stop - first * row]
+    else:
+        row = tensor[0].numel()
+        first = start // row
+        rows = tensor[first : -(-stop // row)].reshape(-1)
+        found = rows[start - first * row : stop - first * row]
+    return found if found.stride() == (1,) else found.clone(memory_format=torch.contiguous_format)
 
 
 def _untied(state: Mapping[str, Any], label: str) -> tuple[dict[str, Tensor], tuple[Diagnostic, ...]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from cuvee.core.limits import DEFAULT, Limits
 from cuvee.core.names import printable
-from cuvee.errors import CuveeError, Diagnostic, SourceError, UsageError
+from cuvee.errors import CuveeError, Diagnostic, UsageError
 from cuvee.sources.folder import Origin, open_adapter, open_path
 from cuvee.sources.reference import Reference, parse_reference
 from cuvee.sources.source import Source, note
@@ -42,7 +42,8 @@ def open_source(
         try:
             return _open(reference, shown, anchor=anchor, limits=limits, offline=offline)
         except CuveeError as error:
-            raise error.at(source=printable(shown)) from error.__cause__
+            error.at(source=printable(shown))
+            raise
     if isinstance(what, Source):
         return what
     if revision is not None:
@@ -102,7 +103,7 @@ def _adapted(base: Source, reference: Reference, anchor: Path, limits: Limits, o
     stored, raw, side = open_adapter(path, label, limits)
     try:
         return apply_adapter(base, stored, raw, side, origin)
-    except SourceError:
+    except BaseException:
         stored.close()
         raise
 

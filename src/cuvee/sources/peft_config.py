@@ -91,21 +91,24 @@ class AdapterConfig:
     modules_to_save: tuple[str, ...]
     base: str | None
 
-    def rank_of(self, module: str) -> int:
-        """The rank of a module's factors."""
-        key = first_match(self.rank_pattern, module)
-        return self.rank if key is None else self.rank_pattern[key]
+    def ranks_of(self, module: str) -> set[int]:
+        """The ranks a module's factors may have.
 
-    def scale_of(self, module: str) -> float:
+        PEFT takes the first pattern that matches, but sorts patterns when it saves; so the factors decide
+        among the ranks of all patterns that match.
+        """
+        found = {rank for key, rank in self.rank_pattern.items() if first_match([key], module)}
+        return found or {self.rank}
+
+    def scale_of(self, module: str, rank: int) -> float:
         """alpha / r, or alpha / √r for rank-stabilised LoRA (arXiv:2312.03732)."""
         key = first_match(self.alpha_pattern, module)
         alpha = self.alpha if key is None else self.alpha_pattern[key]
-        rank = self.rank_of(module)
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
 
 
 def adapter_config(raw: Mapping[str, Any], label: str) -> tuple[AdapterConfig, tuple[Diagnostic, ...]]:
-    """The configuration, and a warning per unknown key; SourceError for adapters that are not plain LoRA."""
+    """The configuration, and a warning per unknown key; SourceError for what is not plain LoRA."""
     refuse_other_kinds(raw, label)
     found = AdapterConfig(
         rank=_positive(raw, "r", label),

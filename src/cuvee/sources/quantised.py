@@ -82,10 +82,12 @@ class DequantisedSource:
         start, stop = bounded(meta_of(self.tensors, name, self.label), start, stop)
         values = self._base.read(name, start, stop)
         scale = self._scales.get(name)
-        if scale is None or start == stop:
+        if scale is None:
             return values
-        shape = self.tensors[name].shape
-        return values.to(torch.float32).mul_(self._factors(scale, shape, start, stop))
+        values = values.to(torch.float32)
+        if start < stop:
+            values *= self._factors(scale, self.tensors[name].shape, start, stop)
+        return values
 
     def _factors(self, scale: _Scale, shape: tuple[int, ...], start: int, stop: int) -> Tensor:
         """The scale of each element in [start, stop)."""

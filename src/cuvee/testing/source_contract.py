@@ -53,6 +53,7 @@ def read_gives_what_is_promised(opened: Opener) -> None:
             values = source.read(name)
             assert values.shape == (meta.numel,), f"{name}: {tuple(values.shape)} for {meta.shape}"
             assert values.dtype == meta.dtype.torch, f"{name}: {values.dtype}, promised {meta.dtype}"
+            assert values.stride() == (1,), f"{name} has gaps: {values.stride()}"
             assert values.device.type == "cpu", f"{name} is on {values.device}"
 
 

@@ -31,7 +31,9 @@ def folder(path, shards=1, config=None, **more):
         save_file(made, path / "model.safetensors", metadata={"format": "pt"})
     else:
         names = list(made)
-        where = {name: f"model-{i % shards + 1:05d}-of-{shards:05d}.safetensors" for i, name in enumerate(names)}
+        where = {
+            name: f"model-{i % shards + 1:05d}-of-{shards:05d}.safetensors" for i, name in enumerate(names)
+        }
         for file in set(where.values()):
             save_file({n: made[n] for n in names if where[n] == file}, path / file)
         (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
@@ -48,6 +50,8 @@ def whole(source, name):
 
 def same(a, b):
     """Equal dtype, shape and bits."""
-    return a.dtype == b.dtype and a.shape == b.shape and (
-        not a.numel() or torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
+    return (
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and (not a.numel() or torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8)))
     )

@@ -1,4 +1,4 @@
-"""Folders and single files: the tensors of the reference library, notes, side files, and every way to be wrong."""
+"""Folders and single files: tensors as the reference library wrote them, side files, and what is refused."""
 
 import json
 
@@ -118,8 +118,7 @@ def test_more_shards_than_open_files(tmp_path, monkeypatch):
     made = folder(tmp_path / "m", 9)
     monkeypatch.setattr("cuvee.sources.file_pool.FilePool.__init__.__defaults__", (2,))
     source = open_source("m", anchor=tmp_path)
-    open_files = [slot for slot in source._stored._pool._slots.values()]
-    assert len(open_files) == 2
+    assert len(source._stored._pool._slots) == 2
     assert all(same(whole(source, name), made[name]) for name in made)
     source.close()
     assert not source._stored._pool._slots
@@ -131,7 +130,9 @@ def test_more_shards_than_open_files(tmp_path, monkeypatch):
 def test_an_adapter_alone_says_which_base_it_wants(tmp_path):
     folder(tmp_path / "base")
     (tmp_path / "lora").mkdir()
-    save_file({"base_model.model.x.lora_A.weight": torch.ones(1, 1)}, tmp_path / "lora/adapter_model.safetensors")
+    save_file(
+        {"base_model.model.x.lora_A.weight": torch.ones(1, 1)}, tmp_path / "lora/adapter_model.safetensors"
+    )
     config = tmp_path / "lora" / "adapter_config.json"
     config.write_text(json.dumps({"peft_type": "LORA"}))
     assert refused("lora", tmp_path).hint == "write `BASE + lora`"

@@ -1,5 +1,6 @@
 """The linear matcher against Python's own engine, and against keys made to stall it."""
 
+import contextlib
 import re
 import time
 
@@ -58,10 +59,8 @@ def test_first_key_wins_and_no_key_is_none():
 @pytest.mark.parametrize("key", ["(a+)+", "(a|a)*", "(.*.*.*.*.*)*x", "(a{0,50}){0,50}b"])
 def test_hostile_keys_take_no_time(key):
     start = time.perf_counter()
-    try:
+    with contextlib.suppress(BadPatternError):
         matcher(key)("a" * 400)
-    except BadPatternError:
-        pass
     assert time.perf_counter() - start < 2
 
 
