@@ -1,9 +1,9 @@
 """Cuvée blends neural-network checkpoints: every merging method, out of core, from one recipe.
 
-    import cuvee
-    blend = cuvee.merge(["./math", "./code"], base="./base", method="ties", density=0.3)
-    print(blend.plan())      # nothing has been read yet
-    blend.save("./blend")    # or .load() for a dictionary of tensors, or .into(module)
+import cuvee
+blend = cuvee.merge(["./math", "./code"], base="./base", method="ties", density=0.3)
+print(blend.plan())      # nothing has been read yet
+blend.save("./blend")    # or .load() for a dictionary of tensors, or .into(module)
 """
 
 from __future__ import annotations

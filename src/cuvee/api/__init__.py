@@ -1,4 +1,4 @@
-"""The façade that the command line and notebooks share: `open`, `merge`, `load`, `plan`, `inspect`, `diff`, `verify`."""
+"""The façade of command line and notebooks: `open`, `merge`, `load`, `plan`, `inspect`, `diff`, `verify`."""
 
 from __future__ import annotations
 

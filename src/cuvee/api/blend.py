@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,9 +74,7 @@ class Blend:
         """Merge into a folder (or one `.safetensors` file); resumes an interrupted run of the same plan."""
         plan = self.build()
         try:
-            return execute.save(
-                plan, Path(path), run, overwrite=overwrite, resume=resume, listener=listener
-            )
+            return execute.save(plan, Path(path), run, overwrite=overwrite, resume=resume, listener=listener)
         finally:
             plan.close()
 
@@ -108,5 +105,3 @@ class Blend:
 
     def _repr_html_(self) -> str:
         return explain_html(self.plan().value)
-
-

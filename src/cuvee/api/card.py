@@ -7,7 +7,7 @@ from pathlib import PurePath
 
 import cuvee
 from cuvee.bundle.card import CardFacts, CardMethod, CardSource, model_card
-from cuvee.bundle.licence import agreed, licence_of
+from cuvee.bundle.licence import Licence, agreed, licence_of
 from cuvee.bundle.vocabulary.tokens import FileReader
 from cuvee.core.names import printable
 from cuvee.errors import CuveeError
@@ -61,7 +61,7 @@ class _Files:
         return self.opened.source.files()
 
 
-def _licence(opened: Opened) -> object:
+def _licence(opened: Opened) -> Licence | None:
     reader: FileReader = _Files(opened)
     try:
         return licence_of(reader)

@@ -76,9 +76,7 @@ def diff(a: Any, b: Any, *, anchor: Path | None = None, values: bool = True) -> 
     first = Checkpoint.opened(a, anchor=anchor)
     second = Checkpoint.opened(b, anchor=anchor)
     names = list(dict.fromkeys([*first.source.tensors, *second.source.tensors]))
-    return Diff(
-        first.source.label, second.source.label, tuple(_one(n, first, second, values) for n in names)
-    )
+    return Diff(first.source.label, second.source.label, tuple(_one(n, first, second, values) for n in names))
 
 
 def _one(name: str, a: Checkpoint, b: Checkpoint, values: bool) -> TensorDiff:

@@ -77,6 +77,13 @@ def show_version(ctx: click.Context, parameter: Any, value: bool) -> None:
     help="Blend neural-network checkpoints.\n\n\b\nExamples:\n"
     "  cuvee plan recipe.yaml\n  cuvee merge recipe.yaml -o ./blend",
 )
-@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=show_version, help="Show the version.")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=show_version,
+    help="Show the version.",
+)
 def app() -> None:
     """The `cuvee` command."""

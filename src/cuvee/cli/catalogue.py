@@ -80,7 +80,13 @@ def stage_text(stage: Stage) -> str:
     """A stage's page in the terminal."""
     doc = stage.doc.strip().split("Args:")[0].rstrip()
     return "\n".join(
-        [f"{stage.name} ({stage.role} stage, takes {stage.takes}s)", "", doc, "", _parameters(list(stage.parameters))]
+        [
+            f"{stage.name} ({stage.role} stage, takes {stage.takes}s)",
+            "",
+            doc,
+            "",
+            _parameters(list(stage.parameters)),
+        ]
     )
 
 
@@ -95,7 +101,9 @@ def example(method: Method) -> str:
     lines += ["merge:", f"  method: {method.name}"]
     for p in parameters_for(method).values():
         if p.required:
-            value = {"float": "0.5", "int": "1", "bool": "true"}.get(p.type) or (p.choices[0] if p.choices else "…")
+            value = {"float": "0.5", "int": "1", "bool": "true"}.get(p.type) or (
+                p.choices[0] if p.choices else "…"
+            )
             lines.append(f"  {p.name}: {value}")
     return "\n".join(lines)
 
@@ -104,7 +112,12 @@ def _parameters(parameters: list[Parameter]) -> str:
     if not parameters:
         return "no parameters"
     rows = [
-        [p.name + (" *" if p.per_expert else ""), "required" if p.required else str(p.default), p.expected(), p.help]
+        [
+            p.name + (" *" if p.per_expert else ""),
+            "required" if p.required else str(p.default),
+            p.expected(),
+            p.help,
+        ]
         for p in parameters
     ]
     note = "\n* one value for each expert is allowed" if any(p.per_expert for p in parameters) else ""

@@ -35,16 +35,32 @@ def output_options(function: F) -> F:
 def plan_options(function: F) -> F:
     """Options that shape a plan."""
     for option in (
-        click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a shared parameter or output key."),
+        click.option(
+            "--set",
+            "changes",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change a shared parameter or output key.",
+        ),
         click.option("--seed", type=int, default=None, help="Seed of random stages."),
-        click.option("--no-rule", "rules_off", multiple=True, metavar="NAME", help="Switch an optimisation of the plan off."),
+        click.option(
+            "--no-rule",
+            "rules_off",
+            multiple=True,
+            metavar="NAME",
+            help="Switch an optimisation of the plan off.",
+        ),
         click.option("--offline", is_flag=True, help="Never touch the network."),
         click.option("--allow-crimes", is_flag=True, help="Mix architectures, by tensor name."),
-        click.option("--unsafe-truncate-embeddings", is_flag=True, help="Cut vocabularies to their common rows."),
+        click.option(
+            "--unsafe-truncate-embeddings", is_flag=True, help="Cut vocabularies to their common rows."
+        ),
         click.option("--tensor-union", is_flag=True, help="Keep tensors that only some models have."),
         click.option("--tensor-intersection", is_flag=True, help="Keep only tensors that all models have."),
         click.option("--shard-size", metavar="SIZE", default=None, help="Largest weight file, e.g. 5GB."),
-        click.option("--dtype", "out_dtype", metavar="DTYPE", default=None, help="Type of the written tensors."),
+        click.option(
+            "--dtype", "out_dtype", metavar="DTYPE", default=None, help="Type of the written tensors."
+        ),
     ):
         function = option(function)
     return function
@@ -53,10 +69,19 @@ def plan_options(function: F) -> F:
 def run_options(function: F) -> F:
     """Options of a run: they never change a byte of the output."""
     for option in (
-        click.option("--non-finite", type=click.Choice(["stop", "warn", "allow"]), default="stop", help="What to do about NaN and infinity."),
-        click.option("--device", default="cpu", metavar="DEVICE", help="Device of the arithmetic: cpu, cuda, auto."),
+        click.option(
+            "--non-finite",
+            type=click.Choice(["stop", "warn", "allow"]),
+            default="stop",
+            help="What to do about NaN and infinity.",
+        ),
+        click.option(
+            "--device", default="cpu", metavar="DEVICE", help="Device of the arithmetic: cpu, cuda, auto."
+        ),
         click.option("-j", "--threads", type=click.IntRange(1), default=None, help="Worker threads."),
-        click.option("--memory", metavar="SIZE", default=None, help="Budget of block buffers (default 128MiB)."),
+        click.option(
+            "--memory", metavar="SIZE", default=None, help="Budget of block buffers (default 128MiB)."
+        ),
     ):
         function = option(function)
     return function
@@ -90,7 +115,13 @@ def adjusted(recipe: Recipe, given: dict[str, Any]) -> Recipe:
         if found is None or not found.is_float:
             raise UsageError("CV-U011", f"`--dtype` must name a float type, got `{given['out_dtype']}`")
         output = replace(output, dtype=found.name)
-    names = "union" if given.get("tensor_union") else "intersection" if given.get("tensor_intersection") else recipe.names
+    names = (
+        "union"
+        if given.get("tensor_union")
+        else "intersection"
+        if given.get("tensor_intersection")
+        else recipe.names
+    )
     changed = replace(
         recipe,
         output=output,

@@ -47,7 +47,9 @@ class _Counter:
         if isinstance(event, Started):
             self.total, self.done, self.began = event.total_bytes, event.resumed_bytes, time.monotonic()
             if event.resumed_bytes:
-                stderr(f"resuming: {size(event.resumed_bytes)} of {size(event.total_bytes)} are there already")
+                stderr(
+                    f"resuming: {size(event.resumed_bytes)} of {size(event.total_bytes)} are there already"
+                )
         elif isinstance(event, Progress):
             self.done += event.bytes
             self.fresh += event.bytes
@@ -93,10 +95,22 @@ class _Bar(_Counter):
 
     def _open(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
         from rich.progress import Progress as RichProgress
 
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
         self.bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
         self.task = self.bar.add_task("", total=self.total, completed=self.done)
         self.bar.start()

@@ -61,7 +61,9 @@ def diagnostic_text(d: Diagnostic) -> str:
                 width = max(1, min(where.width, max(1, len(where.text) - where.column + 1)))
                 lines.append(f"{' ' * len(number)} | {' ' * (where.column - 1)}{'^' * width}")
         if not place and where.source:
-            lines.append(f"  --> {printable(where.source)}" + (f" · {printable(where.tensor)}" if where.tensor else ""))
+            lines.append(
+                f"  --> {printable(where.source)}" + (f" · {printable(where.tensor)}" if where.tensor else "")
+            )
     if d.hint:
         lines.append(f"hint: {d.hint}")
     return "\n".join(lines)

@@ -51,7 +51,9 @@ def _from_plan(path: Path, offline: bool) -> Blend:
     except OSError as error:
         raise UsageError("CV-U002", f"cannot read `{path}`: {error.strerror}") from None
     if content.get("schema") != SCHEMA:
-        raise UsageError("CV-U006", f"`{path}` is not a saved plan of this version", hint="make it with `cuvee plan -o`")
+        raise UsageError(
+            "CV-U006", f"`{path}` is not a saved plan of this version", hint="make it with `cuvee plan -o`"
+        )
     written = content["recipe"]
     recipe = adjusted(parse_recipe(written["text"], written["file"]), content["changes"])
     anchor = Path(written["file"]).parent if written["file"] else path.parent

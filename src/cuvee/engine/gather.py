@@ -31,12 +31,12 @@ def gather(node: Gather, start: int, stop: int, part: Part) -> Tensor:
 
 
 def _rows(node: Gather, first: int, last: int, width: int, part: Part) -> list[Tensor]:
-    donors = {name: child for name, child in node.others}
+    donors = dict(node.others)
     if node.own is not None:
         donors[node.table.model] = node.own
     pieces: list[Tensor] = []
     kind: Tensor | None = None  # a row to take dtype and device from
-    for segment in node.table.cover(first, last):
+    for segment in node.table.segments(first, last):
         count = segment.stop - segment.start
         if segment.rule == "own":
             assert node.own is not None
@@ -74,7 +74,7 @@ def _mean_row(node: Gather, width: int, part: Part) -> Tensor:
     total: Tensor | None = None
     count = 0
     kind = None
-    for segment in node.table.segments:
+    for segment in node.table.parts:
         if segment.rule == "mean":
             continue
         for first in range(segment.start, segment.stop, _ROWS):

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 class Guard:
     """Checks blocks for values that are not finite and acts by the options' policy."""
 
-    def __init__(self, options: RunOptions, labels: dict[str, str], report: Callable[[Finding], None]) -> None:
+    def __init__(
+        self, options: RunOptions, labels: dict[str, str], report: Callable[[Finding], None]
+    ) -> None:
         self.policy = options.non_finite
         self.labels = labels
         self.report = report
@@ -47,7 +49,11 @@ class Guard:
         bad = ~torch.isfinite(after.float())
         index = start + int(bad.nonzero()[0])
         overflow = int((bad & torch.isfinite(before)).sum())
-        reason = f"{overflow} of them overflow `{str(after.dtype).removeprefix('torch.')}`" if overflow else "merged so"
+        reason = (
+            f"{overflow} of them overflow `{str(after.dtype).removeprefix('torch.')}`"
+            if overflow
+            else "merged so"
+        )
         message = (
             f"{int(bad.sum())} values of the result `{printable(name)}` are NaN or infinite ({reason}), the first at "
             f"index {index}"

@@ -126,7 +126,7 @@ def _tensor(
 def as_bytes(tensor: Tensor) -> memoryview:
     """The tensor's bytes as they stand in a file (little-endian machines only), without a copy where possible."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return memoryview(flat.view(torch.uint8).numpy().data)
 
 
 def _bytes_read(plan: Plan, waiting: list[OutputTensor]) -> int:
@@ -193,4 +193,3 @@ def _serialised(listener: Listener) -> Callable[[Event], None]:
             listener(event)
 
     return tell
-

@@ -43,7 +43,9 @@ def read_index(path: Path, limits: Limits = DEFAULT) -> ShardIndex:
     unknown = [key for key in value if key not in ("metadata", "weight_map")]
     if unknown:
         raise corrupt("CV-S070", path, f"an index has no field {quoted(unknown[0])}")
-    metadata, weight_map = value.get("metadata") or {}, value.get("weight_map")
+    metadata, weight_map = value.get("metadata", {}), value.get("weight_map")
+    if metadata is None:
+        metadata = {}
     if not isinstance(metadata, dict):
         raise corrupt("CV-S070", path, "the `metadata` of the index is not an object")
     if not isinstance(weight_map, dict):

@@ -24,8 +24,9 @@ def safe_member(folder: Path, name: str) -> Path:
     `name` uses forward slashes. Links are followed only to places inside the folder or, in a cache of the
     Hugging Face hub, inside the same repository. The file need not exist.
     """
-    for spelling in {name, unicodedata.normalize("NFKC", name)}:
-        flaw = name_flaw(spelling)
+    plain = unicodedata.normalize("NFKC", name)
+    lookalike = "holds a character that looks like `/`" if plain.count("/") != name.count("/") else None
+    for flaw in (name_flaw(name), name_flaw(plain), lookalike):
         if flaw:
             raise unsafe(
                 "CV-S071",

@@ -90,7 +90,7 @@ class _Arranger:
         """Tensors of modules that the recipe does not name: copied from the base, else from the first model."""
         if "*" in self.recipe.modules or not self.views:
             return
-        donor = self.recipe.base if self.recipe.base in self.views else next(iter(self.views))
+        donor = next((b for b in (self.recipe.base,) if b in self.views and b), next(iter(self.views)))
         view = self.views[donor]
         part = Slice((Input(donor),))
         left: set[str] = set()
@@ -131,7 +131,9 @@ class _Arranger:
             if name not in self.family.modules:
                 hint = did_you_mean(name, self.family.modules)
                 shown = ", ".join(f"`{m}`" for m in self.family.modules)
-                message = f"the architecture `{self.family.name}` has no module `{printable(name)}`; it has {shown}"
+                message = (
+                    f"the architecture `{self.family.name}` has no module `{printable(name)}`; it has {shown}"
+                )
                 where = next((s.where for s in written[name].slices), None)
                 self.found.append(Diagnostic("CV-P022", message, where, hint))
         return {name: m for name, m in written.items() if name in self.family.modules}
@@ -158,7 +160,9 @@ class _Arranger:
             inputs.append(Input(one.source, layers, one.settings, one.where))
         lengths = {i.layers[1] - i.layers[0] for i in inputs if i.layers}
         if len(lengths) > 1:
-            shown = ", ".join(f"`{printable(i.source)}` {i.layers[1] - i.layers[0]}" for i in inputs if i.layers)
+            shown = ", ".join(
+                f"`{printable(i.source)}` {i.layers[1] - i.layers[0]}" for i in inputs if i.layers
+            )
             message = f"the inputs of a slice must have the same number of layers, got {shown}"
             self.found.append(Diagnostic("CV-P024", message, part.where))
             return None

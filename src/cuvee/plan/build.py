@@ -40,7 +40,9 @@ def build(recipe: Recipe, opener: Opener, options: PlanOptions | None = None, pr
     """The plan of a recipe; PlanError with everything that is wrong."""
     chosen_options = options or PlanOptions()
     if opener.build is None:
-        opener.build = lambda inner, same: build(inner, same, chosen_options, f"{prefix}{inner.file or 'inner'}/")
+        opener.build = lambda inner, same: build(
+            inner, same, chosen_options, f"{prefix}{inner.file or 'inner'}/"
+        )
     return _Builder(recipe, opener, chosen_options, prefix).plan()
 
 
@@ -69,7 +71,9 @@ class _Builder:
         settings = chain_settings(self.recipe.chain) if self.recipe.chain else self.recipe.settings
         resolver = Resolver(self.recipe, chosen, settings, self.found)
         self._check_slices(chosen, arrangement)
-        tensors = [t for target in arrangement.targets if (t := self._tensor(target, chosen, resolver, align))]
+        tensors = [
+            t for target in arrangement.targets if (t := self._tensor(target, chosen, resolver, align))
+        ]
         self._leftovers(resolver, views, arrangement)
         raise_if(self.found)
         return self._finished(chosen, views, donor, align, arrangement, tensors)
@@ -77,7 +81,7 @@ class _Builder:
     def _donor(self, views: Mapping[str, View]) -> View:
         """The view whose config and files the output starts from: the base, else the first source."""
         base = self.recipe.base
-        return views[base] if base in views else next(iter(views.values()))
+        return views[base] if base is not None and base in views else next(iter(views.values()))
 
     def _check_slices(self, chosen: Chosen, arrangement: Arrangement) -> None:
         """What the method asks of its inputs, checked once for each slice."""
@@ -110,7 +114,9 @@ class _Builder:
         nodes = [
             as_dtype(n, m.dtype, compute) for n, m in zip(fed.expert_nodes, fed.expert_metas, strict=True)
         ]
-        base = as_dtype(fed.base_node, fed.base_meta.dtype, compute) if fed.base_node and fed.base_meta else None
+        base = (
+            as_dtype(fed.base_node, fed.base_meta.dtype, compute) if fed.base_node and fed.base_meta else None
+        )
         labels = [f.input.source for f in fed.experts]
         call = Call(target.name, labels, self.recipe.seed, self.prefix)
         node = expression(chosen, dict(values.ours), nodes, base, call)
@@ -166,7 +172,9 @@ class _Builder:
         for alias in views:
             if alias not in used and self.recipe.dialect == "cuvee":
                 where = getattr(self.recipe.sources[alias], "where", None)
-                self.found.append(Diagnostic("CV-P026", f"the source `{printable(alias)}` is never used", where))
+                self.found.append(
+                    Diagnostic("CV-P026", f"the source `{printable(alias)}` is never used", where)
+                )
 
     def _finished(
         self,
@@ -218,12 +226,16 @@ def slice_problems(chosen: Chosen, recipe: Recipe, target: Target) -> list[Diagn
     names = [i.source for i in part.inputs]
     name = chosen.method.name
     out: list[Diagnostic] = []
-    for twice in sorted({n for n in names if names.count(n) > 1}):
-        out.append(Diagnostic("CV-P033", f"`{printable(twice)}` is listed twice as an input", where))
+    out += [
+        Diagnostic("CV-P033", f"`{printable(twice)}` is listed twice as an input", where)
+        for twice in sorted({n for n in names if names.count(n) > 1})
+    ]
     base = part.base or recipe.base
     present = base is not None and base in names
     if chosen.base == "required" and not present:
-        what = "needs a base model" if base is None else f"needs its base `{printable(base)}` among the inputs"
+        what = (
+            "needs a base model" if base is None else f"needs its base `{printable(base)}` among the inputs"
+        )
         hint = "set `base`" if recipe.dialect == "cuvee" else "set `base_model`"
         out.append(Diagnostic("CV-P034", f"`{name}` {what}", where, hint if base is None else None))
         return out
@@ -231,10 +243,18 @@ def slice_problems(chosen: Chosen, recipe: Recipe, target: Target) -> list[Diagn
     count = len(names) - apart
     least, most = chosen.inputs
     if count < least or (most is not None and count > most):
-        wanted = f"exactly {least}" if least == most else f"at least {least}" if count < least else f"at most {most}"
+        wanted = (
+            f"exactly {least}"
+            if least == most
+            else f"at least {least}"
+            if count < least
+            else f"at most {most}"
+        )
         besides = " besides the base" if apart else ""
         plural = "" if wanted.endswith(" 1") else "s"
-        out.append(Diagnostic("CV-P035", f"`{name}` takes {wanted} model{plural}{besides}, got {count}", where))
+        out.append(
+            Diagnostic("CV-P035", f"`{name}` takes {wanted} model{plural}{besides}, got {count}", where)
+        )
     return out
 
 

@@ -22,14 +22,18 @@ class Call:
     prefix: str
 
 
-def expression(chosen: Chosen, ours: dict[str, Any], experts: list[Node], base: Node | None, call: Call) -> Node:
+def expression(
+    chosen: Chosen, ours: dict[str, Any], experts: list[Node], base: Node | None, call: Call
+) -> Node:
     """The merged tensor; `experts` and `base` are in the compute dtype already."""
     arguments = chosen.arguments(ours)
     stages = [stage(step.stage) for step in chosen.method.steps]
     combine = next(i for i, s in enumerate(stages) if s.role == "combine")
     takes = stages[combine].takes
     deltas = base is not None and (takes in ("delta", "either") or combine > 0)
-    current: list[Node] = [Difference(e, base) for e in experts] if deltas and base is not None else list(experts)
+    current: list[Node] = (
+        [Difference(e, base) for e in experts] if deltas and base is not None else list(experts)
+    )
     for number in range(combine):
         current = [
             _apply(stages[number].name, number, (node,), _of(arguments[number], i), call, label)

@@ -13,6 +13,7 @@ from cuvee.plan.nodes import Agree, Convert, Difference, Gather, Node, Read, Sum
 from cuvee.plan.plan import OutputTensor, Plan
 from cuvee.recipe.settings import Resolved
 
+
 def size(count: float) -> str:
     """Bytes in the unit that fits: `16.1 GB`."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
@@ -21,9 +22,11 @@ def size(count: float) -> str:
         count /= 1000
     return f"{count:.1f} TB"
 
+
 def explain_text(plan: Plan) -> str:
     """The summary: recipe, sources, output, work, cost, notes."""
     return "\n".join(_lines(plan))
+
 
 def _lines(plan: Plan) -> Iterator[str]:
     figures = cost(plan)
@@ -54,6 +57,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     for i, note in enumerate(plan.notes):
         yield f"{'notes' if i == 0 else '     '}    {note.severity}: {note.message}"
 
+
 def _shared(plan: Plan) -> str:
     for tensor in plan.tensors:
         shown = [f"{k} {_value(v)}" for k, v in tensor.parameters.items()]
@@ -61,18 +65,22 @@ def _shared(plan: Plan) -> str:
             return ", " + ", ".join(shown)
     return ""
 
+
 def _value(resolved: Resolved | Mapping[str, Resolved]) -> str:
     if isinstance(resolved, Resolved):
         return _number(resolved.value)
     values = [_number(r.value) for r in resolved.values()]
     return values[0] if len(set(values)) == 1 else "/".join(values)
 
+
 def _number(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
 
 def selected(plan: Plan, pattern: str) -> list[OutputTensor]:
     """Output tensors whose names fit a glob."""
     return [t for t in plan.tensors if fnmatch.fnmatchcase(t.meta.name, pattern)]
+
 
 def tensor_rows(tensor: OutputTensor) -> Iterator[tuple[str, str, str]]:
     """(parameter, value, origin) for one tensor: which line, default or curve gave each value."""
@@ -83,12 +91,14 @@ def tensor_rows(tensor: OutputTensor) -> Iterator[tuple[str, str, str]]:
         for expert, one in resolved.items():
             yield f"{name} [{printable(expert, 40)}]", _number(one.value), _origin(one)
 
+
 def _origin(resolved: Resolved) -> str:
     where = resolved.where
     if where is None or where.line is None:
         return resolved.origin
     kind = "curve, " if resolved.origin == "curve" else ""
     return f"{kind}{where.file or 'recipe'}:{where.line}:{where.column} ({where.path})"
+
 
 def tensor_json(tensor: OutputTensor) -> dict[str, Any]:
     """One tensor with its parameters and their origins, as plain data."""
@@ -100,11 +110,10 @@ def tensor_json(tensor: OutputTensor) -> dict[str, Any]:
         "layer": tensor.layer,
         "role": tensor.role,
         "action": tensor.action,
-        "parameters": [
-            {"parameter": p, "value": v, "origin": o} for p, v, o in tensor_rows(tensor)
-        ],
+        "parameters": [{"parameter": p, "value": v, "origin": o} for p, v, o in tensor_rows(tensor)],
         "expression": "\n".join(graph(tensor.node)),
     }
+
 
 def graph(node: Node, depth: int = 0) -> Iterator[str]:
     """The expression as an indented tree."""
@@ -112,6 +121,7 @@ def graph(node: Node, depth: int = 0) -> Iterator[str]:
     yield pad + _title(node)
     for child in node.children:
         yield from graph(child, depth + 1)
+
 
 def _title(node: Node) -> str:
     if isinstance(node, Read):
@@ -129,19 +139,23 @@ def _title(node: Node) -> str:
     values = ", ".join(f"{k}={_short(v)}" for k, v in node.values)
     return f"{node.stage}({values})" + (" over the whole model" if node.group else "")
 
+
 def _short(value: Any) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(_number(v) for v in value) + "]"
     return _number(value)
+
 
 def explain_html(plan: Plan) -> str:
     """The summary for notebooks."""
     rows = "".join(f"<div>{escape(line)}</div>" for line in _lines(plan))
     return f"<div style='font-family:monospace;white-space:pre-wrap'>{rows}</div>"
 
+
 def dot(node: Node) -> str:
     """The expression in Graphviz's language."""
-    lines, numbers = [], {}
+    lines: list[str] = []
+    numbers: dict[int, int] = {}
 
     def visit(current: Node) -> int:
         if id(current) in numbers:
@@ -155,8 +169,8 @@ def dot(node: Node) -> str:
     visit(node)
     return "\n".join(["digraph plan {", "  rankdir=LR; node [shape=box];", *lines, "}"])
 
-__all__ = [
 
+__all__ = [
     "dot",
     "explain_html",
     "explain_text",

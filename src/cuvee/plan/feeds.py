@@ -118,7 +118,11 @@ def _missing(
         _note(target, f"is only in `{printable(present[0][0].input.source)}` and is copied from there", found)
         return "alone"
     base = target.slice.base or recipe.base
-    if chosen.base == "required" and not chosen.base_first and all(f.input.source != base for f, _ in present):
+    if (
+        chosen.base == "required"
+        and not chosen.base_first
+        and all(f.input.source != base for f, _ in present)
+    ):
         _note(target, "is not in the base; it is copied from the first model that has it", found)
         return "alone"
     least = chosen.inputs[0]

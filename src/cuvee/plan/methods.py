@@ -1,4 +1,4 @@
-"""The method of a recipe, whether named or written as a chain of stages, with its parameters in the recipe's dialect."""
+"""The method of a recipe, named or written as a chain of stages, with its parameters in the recipe's dialect."""
 
 from __future__ import annotations
 
@@ -131,12 +131,15 @@ def chain(calls: tuple[StageCall, ...]) -> Method:
             where=calls[stages.index(combine)].where,
             hint="combine with `weighted_sum` or `elect`, which take task vectors",
         )
-    steps = tuple(
-        Step(call.stage, names=names) for call, names in zip(calls, step_names(calls), strict=True)
-    )
+    steps = tuple(Step(call.stage, names=names) for call, names in zip(calls, step_names(calls), strict=True))
     base: Base = "required" if deltas else "optional" if combine.takes == "either" else "ordinary"
     return Method(
-        name="chain", steps=steps, base=base, inputs=combine.inputs, summary=listed, doc=f"The stages {listed}."
+        name="chain",
+        steps=steps,
+        base=base,
+        inputs=combine.inputs,
+        summary=listed,
+        doc=f"The stages {listed}.",
     )
 
 

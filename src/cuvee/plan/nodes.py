@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 from cuvee.bundle.vocabulary.rows import RowTable
 from cuvee.core.dtypes import DType
@@ -145,7 +145,7 @@ class Agree:
         return self.inputs
 
 
-Node = Union[Read, Convert, Difference, Sum, Apply, Gather, Agree]
+Node: TypeAlias = Read | Convert | Difference | Sum | Apply | Gather | Agree
 
 
 def walk(node: Node) -> Iterator[Node]:

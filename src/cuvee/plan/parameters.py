@@ -94,11 +94,21 @@ class Resolver:
         for name, value in ours.items():
             parameter = self.chosen.parameters.get(name)
             for one in value if isinstance(value, list) else [value]:
-                if parameter is not None and isinstance(one, float) and parameter.type == "int" and one.is_integer():
+                if (
+                    parameter is not None
+                    and isinstance(one, float)
+                    and parameter.type == "int"
+                    and one.is_integer()
+                ):
                     one = int(one)  # a curve over whole numbers
                 problem = parameter.problem(one) if parameter is not None else None
                 if problem:
-                    self._tell("CV-P031", f"`{by_ours.get(name, name)}` {problem}", target, shown.get(by_ours.get(name, name)))
+                    self._tell(
+                        "CV-P031",
+                        f"`{by_ours.get(name, name)}` {problem}",
+                        target,
+                        shown.get(by_ours.get(name, name)),
+                    )
         for step, arguments in zip(self.chosen.method.steps, self.chosen.arguments(ours), strict=True):
             for scalar in _scalars(step.stage, arguments):
                 problem = stage(step.stage).problem(scalar)

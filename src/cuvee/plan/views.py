@@ -98,10 +98,9 @@ class Opener:
             return self.anchor
         beside, here = Path(recipe.file).parent, Path()
         order = (here, beside) if recipe.dialect == "mergekit" else (beside, here)
-        if isinstance(spec, Reference) and not exists(order[0], _first_part(spec.text)):
-            if exists(order[1], _first_part(spec.text)):
-                return order[1]
-        return order[0]
+        if not isinstance(spec, Reference) or exists(order[0], _first_part(spec.text)):
+            return order[0]
+        return order[1] if exists(order[1], _first_part(spec.text)) else order[0]
 
     def _view(self, alias: str, spec: SourceSpec, anchor: Path) -> View:
         if isinstance(spec, Recipe):
@@ -189,7 +188,9 @@ def _recipe_view(alias: str, plan: Plan) -> View:
     )
 
 
-def _sum_view(alias: str, spec: Arithmetic, views: Mapping[str, View], found: list[Diagnostic]) -> View | None:
+def _sum_view(
+    alias: str, spec: Arithmetic, views: Mapping[str, View], found: list[Diagnostic]
+) -> View | None:
     parts = []
     for coefficient, name in spec.terms:
         if name not in views:
@@ -204,7 +205,9 @@ def _sum_view(alias: str, spec: Arithmetic, views: Mapping[str, View], found: li
         differing = {n for n in first.tensors if view.tensors.get(n, None) is None} | {
             n for n in view.tensors if n not in first.tensors
         }
-        shapes = [n for n, m in first.tensors.items() if n in view.tensors and view.tensors[n].shape != m.shape]
+        shapes = [
+            n for n, m in first.tensors.items() if n in view.tensors and view.tensors[n].shape != m.shape
+        ]
         if differing or shapes:
             name = sorted(differing or shapes)[0]
             found.append(

@@ -58,7 +58,9 @@ def _gathered(name: str, table: RowTable, nodes: Mapping[str, Node], axis: int) 
     return Gather(own, others, table, axis, shape)
 
 
-def realigner(recipe: Recipe, views: Mapping[str, View], family: Family, found: list[Diagnostic]) -> Realigner:
+def realigner(
+    recipe: Recipe, views: Mapping[str, View], family: Family, found: list[Diagnostic]
+) -> Realigner:
     """The realigner a recipe asks for; problems are collected."""
     if recipe.vocabulary is None:
         return Realigner(truncate=recipe.truncate_vocabulary)

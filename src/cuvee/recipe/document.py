@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,9 +156,7 @@ class _Builder:
             key = key_node.value
             if key in own:
                 first = self.keys[(*path, key)]
-                raise self.refuse(
-                    key_node, f"`{printable(key)}` is given twice, first in line {first.line}"
-                )
+                raise self.refuse(key_node, f"`{printable(key)}` is given twice, first in line {first.line}")
             own[key] = value_node
             self.keys[(*path, key)] = _spot(key_node)
         yield from {**merged, **own}.items()
@@ -190,7 +188,7 @@ def _float(text: str) -> float:
     return special[plain] if plain in special else float(plain)
 
 
-_SCALARS = {
+_SCALARS: dict[str, Callable[[str], Any]] = {
     "str": str,
     "int": _integer,
     "float": _float,

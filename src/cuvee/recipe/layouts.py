@@ -64,7 +64,9 @@ def _layer_swap(recipe: Recipe, values: dict[str, Any], found: list[Diagnostic])
     total, bottom, top, transition = (values[k] for k in ("layers", "bottom", "top", "transition"))
     outer = values["outer"] or (names[-1] if names else "")
     if len(names) != 2 or outer not in names:
-        found.append(Diagnostic("CV-P035", "`layer_swap` takes exactly two experts; `outer` names one of them"))
+        found.append(
+            Diagnostic("CV-P035", "`layer_swap` takes exactly two experts; `outer` names one of them")
+        )
         return recipe
     if bottom + top + 2 * transition > total:
         message = f"`bottom` + `top` + 2 · `transition` must be at most `layers` ({total})"

@@ -54,9 +54,7 @@ def is_mergekit(document: Document) -> bool:
     """Whether a document is written in MergeKit's language."""
     data = document.data
     if not isinstance(data, dict):
-        raise RecipeError(
-            "CV-R003", "a recipe must be a mapping of keys to values", where=document.where(())
-        )
+        raise RecipeError("CV-R003", "a recipe must be a mapping of keys to values", where=document.where(()))
     if "merge_method" in data:
         return True
     if "version" in data or "merge" in data:
@@ -139,4 +137,3 @@ def _mentions(document: Document) -> set[str]:
 
     walk(document.data, None)
     return out
-

@@ -162,7 +162,9 @@ class _Translator:
         if reference.text in self.named:
             inner = self.named[reference.text]
             if reference.adapters:
-                message = f"an adapter on `{printable(reference.text)}`, a merge of this file, is not supported"
+                message = (
+                    f"an adapter on `{printable(reference.text)}`, a merge of this file, is not supported"
+                )
                 hint = "write that merge to a folder first"
                 self.found.append(problem(self.document, "CV-R012", path, message, hint=hint))
             self.sources[alias] = inner

@@ -5,7 +5,7 @@ Only structure is checked here; parameters are checked against the method in `me
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -54,12 +54,14 @@ class ModelPath(Strict):
 class LongReference(Strict):
     """`{model, lora, override_architecture}`; `model` and `lora` may be texts or `{path, revision}`."""
 
-    model: Union[str, ModelPath]
-    lora: Union[str, ModelPath, None] = None
+    model: str | ModelPath
+    lora: str | ModelPath | None = None
     override_architecture: str | None = None
 
 
-ModelRef = Annotated[Any, BeforeValidator(_reference), Field(json_schema_extra={"type": ["string", "object"]})]
+ModelRef = Annotated[
+    Any, BeforeValidator(_reference), Field(json_schema_extra={"type": ["string", "object"]})
+]
 Parameters = Annotated[
     dict[str, Any], BeforeValidator(_settings), Field(json_schema_extra={"type": "object"})
 ]

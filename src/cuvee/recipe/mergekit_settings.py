@@ -86,10 +86,14 @@ class SettingsReader:
                 if key not in ("filter", "value"):
                     hint = did_you_mean(key, ("filter", "value"))
                     message = f"unknown key `{printable(key)}`"
-                    self.found.append(problem(self.document, "CV-R004", (*here, key), message, key=True, hint=hint))
+                    self.found.append(
+                        problem(self.document, "CV-R004", (*here, key), message, key=True, hint=hint)
+                    )
             name = item.get("filter")
             if name is not None and not isinstance(name, str):
-                self.found.append(problem(self.document, "CV-R010", (*here, "filter"), "`filter` must be a text"))
+                self.found.append(
+                    problem(self.document, "CV-R010", (*here, "filter"), "`filter` must be a text")
+                )
                 continue
             if "value" not in item:
                 self.found.append(problem(self.document, "CV-R005", here, "the key `value` is missing"))

@@ -62,7 +62,5 @@ def _rule(
         token = validate(ModelToken, inner, found)
         if token is None:
             return TokenRule()
-        return TokenRule(
-            alias(token.model, (*here, "model")), token.token, token.token_id, force=entry.force
-        )
+        return TokenRule(alias(token.model, (*here, "model")), token.token, token.token_id, force=entry.force)
     return TokenRule(alias(source, here), force=entry.force)

@@ -89,6 +89,7 @@ class _Reader:
             vocabulary=self.vocabulary(),
             chat_template=schema.chat_template,
             seed=schema.seed,
+            edges=schema.edges,
             output=self.output(),
             text=self.document.text,
             file=self.document.file,
@@ -110,7 +111,13 @@ class _Reader:
             values = {k: v for k, v in rest.items() if k in LAYOUTS[name].parameters}
             for key in rest.keys() - values.keys():
                 hint = did_you_mean(key, LAYOUTS[name].parameters)
-                self.say("CV-R007", (*path, key), f"`{name}` has no parameter `{printable(key)}`", key=True, hint=hint)
+                self.say(
+                    "CV-R007",
+                    (*path, key),
+                    f"`{name}` has no parameter `{printable(key)}`",
+                    key=True,
+                    hint=hint,
+                )
             return LAYOUTS[name].bound(values, self.document), None, (), {}
         method = self.looked_up(name, (*path, "method"), get)
         if method is None:
@@ -211,7 +218,9 @@ class _Reader:
             try:
                 return Arithmetic(terms(value), self.document.where(path))
             except BadExpression as error:
-                self.say("CV-R013", path, f"the arithmetic {error}", hint="write for instance `c + 0.5 * (b - a)`")
+                self.say(
+                    "CV-R013", path, f"the arithmetic {error}", hint="write for instance `c + 0.5 * (b - a)`"
+                )
                 return None
         if kind == "recipe":
             return self.nested(value, path)
@@ -250,14 +259,19 @@ class _Reader:
             self.say("CV-R010", path, "`path` must be a text")
             return Reference("")
         listed = value.get("adapters", [])
-        raw = ([value["adapter"]] if "adapter" in value else []) + (listed if isinstance(listed, list) else [listed])
+        raw = ([value["adapter"]] if "adapter" in value else []) + (
+            listed if isinstance(listed, list) else [listed]
+        )
         adapters = tuple(
             self.reference(a, (*path, "adapters", i)) if isinstance(a, dict) else Reference(str(a))
             for i, a in enumerate(raw)
         )
         revision = value.get("revision")
         return Reference(
-            value["path"], None if revision is None else str(revision), adapters, where=self.document.where(path)
+            value["path"],
+            None if revision is None else str(revision),
+            adapters,
+            where=self.document.where(path),
         )
 
     # -- layout, tokenizer, output ----------------------------------------------------------------------------
@@ -290,7 +304,12 @@ class _Reader:
         ordinary = method is not None and method.base == "ordinary"
         if own is not None and not ordinary and all(i.source != own for i in inputs) and inputs:
             inputs.append(Input(own, inputs[0].layers, where=self.document.where(path)))
-        return Slice(tuple(inputs), own if part is not None and part.base else None, settings, self.document.where(path))
+        return Slice(
+            tuple(inputs),
+            own if part is not None and part.base else None,
+            settings,
+            self.document.where(path),
+        )
 
     def donors(self, part: Layers, path: Path) -> list[Input]:
         here = (*path, "from")
@@ -320,7 +339,9 @@ class _Reader:
             return None
         known = ("union", "base", *self.schema.experts)
         if section.source not in known:
-            message = f"the tokenizer's source `{printable(section.source)}` is not `union`, `base` or an expert"
+            message = (
+                f"the tokenizer's source `{printable(section.source)}` is not `union`, `base` or an expert"
+            )
             self.say("CV-R014", ("tokenizer",), message, hint=did_you_mean(section.source, known))
         tokens = {
             word: TokenRule(rule.source, rule.token, rule.token_id, rule.zero, rule.force)

@@ -60,7 +60,9 @@ class ValueReader:
 
     def _rule(self, item: Any, parameter: Parameter, path: Path) -> Rule | None:
         if not isinstance(item, dict):
-            self._problem("CV-R010", path, "a list must hold values only, or rules `{role: mlp, value: 0.3}` only")
+            self._problem(
+                "CV-R010", path, "a list must hold values only, or rules `{role: mlp, value: 0.3}` only"
+            )
             return None
         for key in item:
             if key not in _RULE:
@@ -117,7 +119,9 @@ class ValueReader:
             for key in value:
                 if key not in ("curve", "points"):
                     hint = did_you_mean(key, ("curve", "points"))
-                    self._problem("CV-R004", (*path, key), f"unknown key `{printable(key)}`", key=True, hint=hint)
+                    self._problem(
+                        "CV-R004", (*path, key), f"unknown key `{printable(key)}`", key=True, hint=hint
+                    )
             shape = value.get("curve", "linear")
             if shape not in SHAPES:
                 shown = ", ".join(f"`{s}`" for s in SHAPES)

@@ -32,7 +32,7 @@ def overridden(recipe: Recipe, changes: list[str]) -> Recipe:
         spelling = dialect.spelling(name) if dialect else None
         if not equals:
             raise UsageError("CV-U005", f"`--set {printable(change)}` is not of the form `name=value`")
-        if dialect is None and name not in known or dialect is not None and spelling is None:
+        if (dialect is None and name not in known) or (dialect is not None and spelling is None):
             hint = did_you_mean(name, dialect.names if dialect else known)
             raise RecipeError("CV-R007", f"`{method.name}` has no parameter `{printable(name)}`", hint=hint)
         documents = parse_documents(text)

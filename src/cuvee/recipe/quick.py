@@ -26,7 +26,9 @@ def quick_text(method: str, models: list[str], base: str | None, parameters: lis
             shared[name] = value
             continue
         if len(value) != len(models):
-            raise UsageError("CV-U005", f"`{printable(name)}` has {len(value)} values for {len(models)} models")
+            raise UsageError(
+                "CV-U005", f"`{printable(name)}` has {len(value)} values for {len(models)} models"
+            )
         for expert, one in zip(names, value, strict=True):
             entry = experts[expert]
             experts[expert] = {**(entry if isinstance(entry, dict) else {"source": entry}), name: one}
@@ -38,9 +40,7 @@ def quick_text(method: str, models: list[str], base: str | None, parameters: lis
 
 def _names(models: list[str]) -> list[str]:
     words = [PurePath(m.split("+")[0].strip()).name.split("@")[0] for m in models]
-    return [
-        w if w and words.count(w) == 1 and w != "base" else f"expert_{i}" for i, w in enumerate(words, 1)
-    ]
+    return [w if w and words.count(w) == 1 and w != "base" else f"expert_{i}" for i, w in enumerate(words, 1)]
 
 
 def _yaml(content: dict[str, Any]) -> str:

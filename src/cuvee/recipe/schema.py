@@ -45,14 +45,18 @@ def _mapping(value: Any) -> Any:
 def _merge(value: Any) -> Any:
     if isinstance(value, (dict, list)) and value:
         return value
-    raise refuse("must name a method, `{method: ties, density: 0.3}`, or list stages, `[trim: {density: 0.3}, elect]`")
+    raise refuse(
+        "must name a method, `{method: ties, density: 0.3}`, or list stages, `[trim: {density: 0.3}, elect]`"
+    )
 
 
 def _donors(value: Any) -> Any:
     names = value if isinstance(value, list) else [value]
     if isinstance(value, dict) or (names and all(isinstance(n, str) for n in names)):
         return value
-    raise refuse("must name an expert, a list of experts, or map experts to their layers `{name: [first, end]}`")
+    raise refuse(
+        "must name an expert, a list of experts, or map experts to their layers `{name: [first, end]}`"
+    )
 
 
 def _spec(value: Any) -> Any:
@@ -118,6 +122,7 @@ class NativeRecipe(Strict):
     chat_template: str | None = None
     dtype: DTypeName | None = None
     seed: Annotated[int, Field(ge=0)] = 0
+    edges: Literal["ends", "first"] = "ends"
     output: OutputSpec = Field(default_factory=OutputSpec)
 
     @model_validator(mode="after")

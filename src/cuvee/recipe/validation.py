@@ -102,9 +102,7 @@ def _model_at(model: Any, path: Path) -> Any:
         if isinstance(model, type) and issubclass(model, BaseModel):
             if isinstance(part, int):
                 continue
-            field = next(
-                (f for n, f in model.model_fields.items() if (f.alias or n) == part), None
-            )
+            field = next((f for n, f in model.model_fields.items() if (f.alias or n) == part), None)
             if field is None:
                 return None
             model = field.annotation

@@ -26,7 +26,7 @@ FAMILIES: tuple[str, ...] = tuple(TINY)
 NOISE = 0.05  # added to fresh weights, so that no norm is all ones and no bias all zeros
 
 
-def tiny(  # noqa: PLR0913 (a builder for tests: every argument is an independent choice)
+def tiny(
     family_name: str,
     *,
     seed: int = 0,

@@ -14,7 +14,9 @@ from cuvee.cli.options import EXISTING, adjusted, is_offline, output_options, pl
 @click.argument("recipes", type=EXISTING, nargs=-1, required=True)
 @click.option("--syntax-only", is_flag=True, help="Do not open the sources.")
 @click.option("--strict", is_flag=True, help="Exit with 4 when there are warnings.")
-@click.option("--format", "form", type=click.Choice(["text", "github"]), default="text", help="Form of the findings.")
+@click.option(
+    "--format", "form", type=click.Choice(["text", "github"]), default="text", help="Form of the findings."
+)
 @plan_options
 @output_options
 def command(recipes: tuple[Path, ...], syntax_only: bool, strict: bool, form: str, **given: Any) -> int:
@@ -39,8 +41,15 @@ def command(recipes: tuple[Path, ...], syntax_only: bool, strict: bool, form: st
         print_json({"schema": "cuvee.check/1", "ok": code == 0, "diagnostics": listed})
     elif form == "github":
         for path, d in found:
-            place = f"file={d.where.file or path}" + (f",line={d.where.line},col={d.where.column}" if d.where.line else "") if d.where else f"file={path}"
-            stdout(f"::{'notice' if d.severity == 'note' else d.severity} {place},title={d.code}::{d.message}")
+            place = (
+                f"file={d.where.file or path}"
+                + (f",line={d.where.line},col={d.where.column}" if d.where.line else "")
+                if d.where
+                else f"file={path}"
+            )
+            stdout(
+                f"::{'notice' if d.severity == 'note' else d.severity} {place},title={d.code}::{d.message}"
+            )
     else:
         shown = [d for _, d in found if not (given["quiet"] and d.severity == "note")]
         for d in shown:

@@ -10,17 +10,29 @@ from typing import Any
 
 import click
 
-from cuvee.cli.options import EXISTING, adjusted, is_offline, output_options, plan_choices, plan_options, run_options
+from cuvee.cli.options import (
+    EXISTING,
+    adjusted,
+    is_offline,
+    output_options,
+    plan_choices,
+    plan_options,
+    run_options,
+)
 
 
 @click.command("merge")
 @click.argument("recipe", type=EXISTING)
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Output folder, or FILE.safetensors.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), required=True, help="Output folder, or FILE.safetensors."
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing output, atomically.")
 @click.option("--no-resume", is_flag=True, help="Discard what an interrupted run left.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--strict", is_flag=True, help="Exit with 4 when there were warnings.")
-@click.option("--locked", type=EXISTING, default=None, metavar="LOCK", help="Fail unless the sources are as locked.")
+@click.option(
+    "--locked", type=EXISTING, default=None, metavar="LOCK", help="Fail unless the sources are as locked."
+)
 @plan_options
 @run_options
 @output_options
@@ -39,14 +51,19 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
     from cuvee.cli.saved import blend_of, check_lock
     from cuvee.engine.options import RunOptions
 
-    blend = blend_of(recipe, is_offline(given["offline"]), plan_choices(given["rules_off"], given["allow_crimes"]))
+    blend = blend_of(
+        recipe, is_offline(given["offline"]), plan_choices(given["rules_off"], given["allow_crimes"])
+    )
     blend = replace(blend, recipe=adjusted(blend.recipe, given))
     if given["locked"]:
         check_lock(blend, given["locked"])
     if given["dry_run"]:
         return show(blend, as_json=given["as_json"], quiet=given["quiet"])
     options = RunOptions.from_settings(
-        memory=given["memory"], threads=given["threads"], device=device_of(given["device"]), non_finite=given["non_finite"]
+        memory=given["memory"],
+        threads=given["threads"],
+        device=device_of(given["device"]),
+        non_finite=given["non_finite"],
     )
     manner = Manner(
         overwrite=given["overwrite"],

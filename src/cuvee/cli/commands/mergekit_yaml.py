@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from cuvee.cli.options import EXISTING, is_offline, output_options
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 # flag → why it has no effect here
 _WITHOUT_EFFECT = {
@@ -39,7 +42,7 @@ def _sized(ctx: click.Context, parameter: Any, value: str | None) -> int | None:
         raise click.BadParameter(f"`{value}` is not a size such as 5B, 500M or 1000000") from None
 
 
-def _switch(name: str, text: str, default: bool = False) -> Any:
+def _switch(name: str, text: str, default: bool = False) -> Callable[[F], F]:
     return click.option(f"--{name}/--no-{name}", default=default, help=text)
 
 
@@ -54,7 +57,9 @@ def _switch(name: str, text: str, default: bool = False) -> Any:
 @_switch("cuda", "Compute on the GPU.")
 @click.option("--device", default=None, help="Device of the arithmetic.")
 @_switch("low-cpu-memory", "No effect.")
-@click.option("--out-shard-size", callback=_sized, default="5B", help="Largest weight file in bytes: 5B, 500M.")
+@click.option(
+    "--out-shard-size", callback=_sized, default="5B", help="Largest weight file in bytes: 5B, 500M."
+)
 @_switch("copy-tokenizer", "Write the tokenizer.", True)
 @_switch("clone-tensors", "No effect.")
 @_switch("trust-remote-code", "No effect.")
@@ -74,7 +79,7 @@ def _switch(name: str, text: str, default: bool = False) -> Any:
 @click.option("--offline", is_flag=True, help="Never touch the network.")
 @output_options
 @click.pass_context
-def command(ctx: click.Context, config_file: Path, out_path: Path, **given: Any) -> int:
+def command(ctx: click.Context, /, config_file: Path, out_path: Path, **given: Any) -> int:
     """Run a MergeKit configuration with MergeKit's flags.
 
     \b
@@ -91,7 +96,9 @@ def command(ctx: click.Context, config_file: Path, out_path: Path, **given: Any)
     from cuvee.recipe.load import load_recipe
 
     if not given["safe_serialization"]:
-        raise UsageError("CV-U007", "weights are always written as safetensors; leave `--no-safe-serialization` out")
+        raise UsageError(
+            "CV-U007", "weights are always written as safetensors; leave `--no-safe-serialization` out"
+        )
     if not given["quiet"]:
         for flag, reason in _WITHOUT_EFFECT.items():
             if ctx.get_parameter_source(flag) is click.core.ParameterSource.COMMANDLINE:

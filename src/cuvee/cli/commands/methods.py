@@ -34,7 +34,10 @@ def command(name: str | None, stages: bool, as_json: bool, **given: Any) -> int:
             layout = LAYOUTS[name]
             print_json({"name": layout.name, "summary": layout.summary}) if as_json else stdout(
                 f"{layout.name}: {layout.summary}\n\n{layout.doc}\n\n"
-                + table(["parameter", "default", "meaning"], [[n, "required" if d is None else str(d), h] for n, (d, h) in layout.parameters.items()])
+                + table(
+                    ["parameter", "default", "meaning"],
+                    [[n, "required" if d is None else str(d), h] for n, (d, h) in layout.parameters.items()],
+                )
                 + f"\n\npaper    {layout.paper}"
             )
         else:
@@ -42,11 +45,19 @@ def command(name: str | None, stages: bool, as_json: bool, **given: Any) -> int:
             print_json(method_data(method)) if as_json else stdout(method_text(method))
         return 0
     if stages:
-        items = sorted((registry.stage(s) for s in registry.stages()), key=lambda s: ("condition", "combine", "rescale").index(s.role))
+        items = sorted(
+            (registry.stage(s) for s in registry.stages()),
+            key=lambda s: ("condition", "combine", "rescale").index(s.role),
+        )
         if as_json:
             print_json({"schema": "cuvee.stages/1", "stages": [stage_data(s) for s in items]})
         else:
-            stdout(table(["stage", "role", "takes", "effect"], [[s.name, s.role, s.takes, s.doc.strip().splitlines()[0]] for s in items]))
+            stdout(
+                table(
+                    ["stage", "role", "takes", "effect"],
+                    [[s.name, s.role, s.takes, s.doc.strip().splitlines()[0]] for s in items],
+                )
+            )
         return 0
     every = [registry.get(m) for m in registry.names()]
     if as_json:

@@ -13,10 +13,20 @@ from cuvee.cli.options import EXISTING, adjusted, is_offline, output_options, pl
 
 @click.command("plan")
 @click.argument("recipe", type=EXISTING)
-@click.option("--tensor", "pattern", metavar="GLOB", default=None, help="Values of each matching tensor and where they came from.")
-@click.option("--graph", is_flag=True, help="The expression of the first tensor (or those of --tensor) as a tree.")
+@click.option(
+    "--tensor",
+    "pattern",
+    metavar="GLOB",
+    default=None,
+    help="Values of each matching tensor and where they came from.",
+)
+@click.option(
+    "--graph", is_flag=True, help="The expression of the first tensor (or those of --tensor) as a tree."
+)
 @click.option("--dot", is_flag=True, help="With --graph: in Graphviz's language.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), default=None, help="Save the plan; `cuvee merge` runs it.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default=None, help="Save the plan; `cuvee merge` runs it."
+)
 @plan_options
 @output_options
 def command(recipe: Path, pattern: str | None, graph: bool, dot: bool, out: Path | None, **given: Any) -> int:
@@ -29,18 +39,34 @@ def command(recipe: Path, pattern: str | None, graph: bool, dot: bool, out: Path
     """
     from cuvee.cli.saved import blend_of, save_plan
 
-    blend = blend_of(recipe, is_offline(given["offline"]), plan_choices(given["rules_off"], given["allow_crimes"]))
+    blend = blend_of(
+        recipe, is_offline(given["offline"]), plan_choices(given["rules_off"], given["allow_crimes"])
+    )
     blend = replace(blend, recipe=adjusted(blend.recipe, given))
     if out is not None:
         plan = blend.build()
         plan.close()
-        keys = ("shard_size", "out_dtype", "tensor_union", "tensor_intersection", "unsafe_truncate_embeddings", "seed", "changes")
+        keys = (
+            "shard_size",
+            "out_dtype",
+            "tensor_union",
+            "tensor_intersection",
+            "unsafe_truncate_embeddings",
+            "seed",
+            "changes",
+        )
         save_plan(plan, blend, out, {k: given[k] for k in keys})
     return show(blend, as_json=given["as_json"], quiet=given["quiet"], pattern=pattern, graph=graph, dot=dot)
 
 
 def show(
-    blend: Any, *, as_json: bool, quiet: bool, pattern: str | None = None, graph: bool = False, dot: bool = False
+    blend: Any,
+    *,
+    as_json: bool,
+    quiet: bool,
+    pattern: str | None = None,
+    graph: bool = False,
+    dot: bool = False,
 ) -> int:
     """Print a plan in the form asked for; the exit code."""
     from cuvee.cli.render import notes, print_json, stdout
@@ -66,7 +92,11 @@ def show(
         return 0
     if graph:
         for tensor in chosen or plan.tensors[:1]:
-            stdout(explain.dot(tensor.node) if dot else "\n".join([tensor.meta.name, *explain.graph(tensor.node, 1)]))
+            stdout(
+                explain.dot(tensor.node)
+                if dot
+                else "\n".join([tensor.meta.name, *explain.graph(tensor.node, 1)])
+            )
         return 0
     if pattern:
         for tensor in chosen:

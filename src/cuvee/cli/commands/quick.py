@@ -14,8 +14,17 @@ from cuvee.cli.options import adjusted, is_offline, output_options, plan_choices
 @click.argument("method")
 @click.argument("models", nargs=-1, required=True)
 @click.option("--base", default=None, help="The common ancestor, where the method needs one.")
-@click.option("-p", "--param", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter; a list is one value for each model.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Output folder, or FILE.safetensors.")
+@click.option(
+    "-p",
+    "--param",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A parameter; a list is one value for each model.",
+)
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), required=True, help="Output folder, or FILE.safetensors."
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing output, atomically.")
 @click.option("--no-resume", is_flag=True, help="Discard what an interrupted run left.")
 @click.option("--dry-run", is_flag=True, help="Show recipe and plan, and stop.")
@@ -23,7 +32,14 @@ from cuvee.cli.options import adjusted, is_offline, output_options, plan_choices
 @plan_options
 @run_options
 @output_options
-def command(method: str, models: tuple[str, ...], base: str | None, parameters: tuple[str, ...], out: Path, **given: Any) -> int:
+def command(
+    method: str,
+    models: tuple[str, ...],
+    base: str | None,
+    parameters: tuple[str, ...],
+    out: Path,
+    **given: Any,
+) -> int:
     """Merge models without writing a recipe; the equivalent recipe is printed and kept with the output.
 
     \b
@@ -49,7 +65,10 @@ def command(method: str, models: tuple[str, ...], base: str | None, parameters: 
     if given["dry_run"]:
         return show(blend, as_json=given["as_json"], quiet=given["quiet"])
     run = RunOptions.from_settings(
-        memory=given["memory"], threads=given["threads"], device=device_of(given["device"]), non_finite=given["non_finite"]
+        memory=given["memory"],
+        threads=given["threads"],
+        device=device_of(given["device"]),
+        non_finite=given["non_finite"],
     )
     keys = ("overwrite", "as_json", "quiet", "strict")
     return merge_into(blend, out, run, Manner(resume=not given["no_resume"], **{k: given[k] for k in keys}))
