@@ -68,7 +68,7 @@ def gathered(table: RowTable, tables: dict[str, np.ndarray]) -> np.ndarray:
     """The realigned embedding by the table's definition, in float32 as MergeKit computes it."""
     out = np.zeros((table.rows, 2), dtype=np.float32)
     meant = np.zeros(table.rows, dtype=bool)
-    for segment in table.cover(0, table.rows):
+    for segment in table.segments(0, table.rows):
         place = slice(segment.start, segment.stop)
         if segment.rule == "own":
             out[place] = tables[table.model][segment.row : segment.row + segment.stop - segment.start]

@@ -121,7 +121,7 @@ def test_tables_follow_the_rules(data: st.DataObject) -> None:
         assert rows_of(found) == expected[model] + ["mean"] * (plan.rows - len(order))
         assert RowTable.from_dict(json.loads(json.dumps(found.as_dict()))) == found
         low, high = sorted(data.draw(st.tuples(*[st.integers(0, found.rows)] * 2)))
-        pieces = list(found.cover(low, high))
+        pieces = list(found.segments(low, high))
         assert [r for s in pieces for r in range(s.start, s.stop)] == list(range(low, high))
         cut = table(model, found.own_rows, [Segment(0, low, "mean")] * (low > 0) + pieces)
         assert rows_of(cut)[low:] == rows_of(found)[low:high]
@@ -173,7 +173,7 @@ def test_identical_tokenizers_are_identities_and_padding_is_trimmed() -> None:
     assert plan.diagnostics == ()
     trimmed = planned(models, "base", Spec("union"), {"base": 8, "x": 8})
     assert trimmed.rows == 3
-    assert trimmed.tables()["x"].segments == (Segment(0, 3, "own"),)
+    assert trimmed.tables()["x"].parts == (Segment(0, 3, "own"),)
     assert not trimmed.tables()["x"].is_identity
     assert [(d.code, d.hint) for d in trimmed.diagnostics] == [
         ("CV-T010", "`pad_to_multiple_of: 8` under `tokenizer` pads again")
@@ -263,7 +263,7 @@ def test_a_source_that_is_not_a_model() -> None:
 
 def test_truncation_keeps_the_common_rows() -> None:
     tables, notes = truncated_tables({"a": 5, "b": 3})
-    assert tables["a"].segments == (Segment(0, 3, "own"),)
+    assert tables["a"].parts == (Segment(0, 3, "own"),)
     assert tables["b"].is_identity
     assert [d.code for d in notes] == ["CV-T015"]
     tables, notes = truncated_tables({"a": 5, "b": 5})
@@ -300,8 +300,8 @@ def test_looking_outside_a_table() -> None:
     with pytest.raises(IndexError):
         found.lookup(3)
     with pytest.raises(IndexError):
-        list(found.cover(2, 4))
-    assert list(found.cover(2, 2)) == []
+        list(found.segments(2, 4))
+    assert list(found.segments(2, 2)) == []
 
 
 def test_large_vocabularies_plan_quickly() -> None:
@@ -313,7 +313,7 @@ def test_large_vocabularies_plan_quickly() -> None:
     start = time.perf_counter()
     tables = planned(models, "base", Spec("union")).tables()
     assert time.perf_counter() - start < 3  # measured 0.2 s
-    assert len(tables["y"].segments) == 2
+    assert len(tables["y"].parts) == 2
     assert Fraction(len(json.dumps(tables["y"].as_dict())), 60_000) < Fraction(1, 100)
 
 

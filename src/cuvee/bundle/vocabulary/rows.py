@@ -48,60 +48,60 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class RowTable:
-    """How one model's vocabulary axis of `own_rows` becomes the output's: segments that cover it in order."""
+    """How one model's vocabulary axis of `own_rows` becomes the output's: parts that cover it in order."""
 
     model: str
     own_rows: int
-    segments: tuple[Segment, ...]
+    parts: tuple[Segment, ...]
 
     @property
     def rows(self) -> int:
         """Length of the output's vocabulary axis."""
-        return self.segments[-1].stop if self.segments else 0
+        return self.parts[-1].stop if self.parts else 0
 
     @property
     def is_identity(self) -> bool:
         """Whether the output is the model's own tensor, row for row."""
-        return self.segments == (Segment(0, self.own_rows, "own"),)
+        return self.parts == (Segment(0, self.own_rows, "own"),)
 
     @property
     def needs_mean(self) -> bool:
         """Whether any row is the mean of the others (which takes a pass over the whole tensor)."""
-        return any(segment.rule == "mean" for segment in self.segments)
+        return any(segment.rule == "mean" for segment in self.parts)
 
     @property
     def donors(self) -> tuple[str, ...]:
         """Models whose rows are needed besides this one's, in order of first use."""
-        named = (m for s in self.segments for m, _ in s.donors if m != self.model)
+        named = (m for s in self.parts for m, _ in s.donors if m != self.model)
         return tuple(dict.fromkeys(named))
 
     def lookup(self, row: int) -> Segment:
         """The rule of one output row, as a segment of length one."""
         if not 0 <= row < self.rows:
             raise IndexError(f"row {row} of a table of {self.rows}")
-        return self.segments[self._index(row)].part(row, row + 1)
+        return self.parts[self._index(row)].part(row, row + 1)
 
-    def cover(self, start: int, stop: int) -> Iterator[Segment]:
+    def segments(self, start: int, stop: int) -> Iterator[Segment]:
         """The segments of output rows [start, stop), cut to them, in order."""
         if not 0 <= start <= stop <= self.rows:
             raise IndexError(f"rows {start}:{stop} of a table of {self.rows}")
-        index = self._index(start) if start < stop else len(self.segments)
-        while index < len(self.segments) and self.segments[index].start < stop:
-            yield self.segments[index].part(start, stop)
+        index = self._index(start) if start < stop else len(self.parts)
+        while index < len(self.parts) and self.parts[index].start < stop:
+            yield self.parts[index].part(start, stop)
             index += 1
 
     def _index(self, row: int) -> int:
-        return bisect_right(self.segments, row, key=attrgetter("start")) - 1
+        return bisect_right(self.parts, row, key=attrgetter("start")) - 1
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form: `runs` of own rows as [output, own, length], everything else in `exceptions`."""
-        own = [s for s in self.segments if s.rule == "own"]
+        own = [s for s in self.parts if s.rule == "own"]
         return {
             "model": self.model,
             "own_rows": self.own_rows,
             "rows": self.rows,
             "runs": [[s.start, s.row, s.stop - s.start] for s in own],
-            "exceptions": [_exception(s) for s in self.segments if s.rule != "own"],
+            "exceptions": [_exception(s) for s in self.parts if s.rule != "own"],
         }
 
     @classmethod
@@ -120,7 +120,7 @@ class RowTable:
     def problem(self) -> str | None:
         """What is inconsistent about the table, or None."""
         position = 0
-        for segment in self.segments:
+        for segment in self.parts:
             if segment.start != position or segment.stop <= segment.start:
                 return f"rows {position} to {segment.start} are covered twice or not at all"
             position = segment.stop
