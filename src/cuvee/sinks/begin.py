@@ -6,7 +6,7 @@ Owns locking, refusing, checking space, preallocation and resuming. What happens
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cuvee.core.disk import Disk, make_folders, remove_tree
 from cuvee.core.disk_errors import quantity
@@ -62,11 +62,11 @@ def _locked(disk: Disk, request: Request, lock: locks.Lock) -> StagedSession:
         return StagedSession(_claim(disk, request, lock, visible, is_visible=True))
     if journal is None:
         try:
-            return _prepare(disk, request, lock, {})
+            return _prepare(disk, request, lock, Journal(request.plan, request.layout.digest, {}))
         except RunError:
             clear(disk, target)  # there is nothing in it to go on from, and it may fill the disk
             raise
-    return _prepare(disk, request, lock, journal.claims)
+    return _prepare(disk, request, lock, journal)
 
 
 def _own_journal(disk: Disk, request: Request) -> Journal | None:
@@ -92,9 +92,9 @@ def _already_visible(disk: Disk, request: Request, journal: Journal | None) -> M
     return found if len(found) == len(layout.tensors) else None
 
 
-def _prepare(disk: Disk, request: Request, lock: locks.Lock, claims: Mapping[str, str]) -> StagedSession:
+def _prepare(disk: Disk, request: Request, lock: locks.Lock, journal: Journal) -> StagedSession:
     target, layout = request.target, request.layout
-    if not claims:
+    if not journal.claims:
         remove_tree(target.journal, disk)
         remove_tree(target.model, disk)
     _check_space(disk, request)
@@ -112,8 +112,10 @@ def _prepare(disk: Disk, request: Request, lock: locks.Lock, claims: Mapping[str
             disk.pwrite(handle, file.header, 0)
         finally:
             disk.close(handle)
-    kept = journals.still_true(disk, target.model, layout, claims)
-    journals.write_journal(disk, target.journal, Journal(request.plan, layout.digest, kept))
+    kept = journals.still_true(disk, target.model, layout, journal.claims)
+    if journal.syncing:
+        journals.write_again(disk, target.model, layout, kept)
+    journals.write_journal(disk, target.journal, replace(journal, claims=kept, syncing=False))
     return StagedSession(_claim(disk, request, lock, kept))
 
 

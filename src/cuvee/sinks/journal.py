@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cuvee.core.digests import canonical_json, extent_digest
+from cuvee.core.digests import REGION, canonical_json, extent_digest
 from cuvee.core.disk import Disk, read_bytes, write_file
 from cuvee.errors import RunError
 from cuvee.sinks.layout import Layout
@@ -22,11 +22,15 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """The plan and layout a staging folder belongs to, and the claimed digest of each finished tensor."""
+    """The plan and layout a staging folder belongs to, and the claimed digest of each finished tensor.
+
+    `syncing`: the run had begun to make its files durable, so a sync may have failed.
+    """
 
     plan: str
     layout: str
     claims: Mapping[str, str]
+    syncing: bool = False
 
 
 def read_journal(disk: Disk, path: Path) -> Journal | None:
@@ -39,12 +43,14 @@ def read_journal(disk: Disk, path: Path) -> Journal | None:
     if head.get("version") != _VERSION or not isinstance(plan, str) or not isinstance(layout, str):
         return None
     claims = {}
+    syncing = False
     for raw in rest:
         line = _line(raw)
+        syncing = syncing or line == {"syncing": True}
         name, digest = line.get("name"), line.get("blake3")
         if isinstance(name, str) and isinstance(digest, str):
             claims[name] = digest
-    return Journal(plan, layout, claims)
+    return Journal(plan, layout, claims, syncing)
 
 
 def write_journal(disk: Disk, path: Path, journal: Journal) -> None:
@@ -57,6 +63,9 @@ def write_journal(disk: Disk, path: Path, journal: Journal) -> None:
 def entry(name: str, digest: str) -> bytes:
     """One claim. The line break comes first, so that a torn claim cannot spoil the next one."""
     return b"\n" + canonical_json({"name": name, "blake3": digest})
+
+
+SYNCING = b"\n" + canonical_json({"syncing": True})
 
 
 def still_true(disk: Disk, folder: Path, layout: Layout, claims: Mapping[str, str]) -> dict[str, str]:
@@ -77,6 +86,24 @@ def still_true(disk: Disk, folder: Path, layout: Layout, claims: Mapping[str, st
             with contextlib.suppress(RunError):
                 disk.close(handle)
     return kept
+
+
+def write_again(disk: Disk, folder: Path, layout: Layout, names: Iterable[str]) -> None:
+    """Write the tensors' own bytes over them, so that the next sync has to bring them to the device.
+
+    After a sync that failed, a system may call the pages it lost clean: they read back as they should, and
+    no later sync writes or reports them.
+    """
+    for name in names:
+        place = layout.place(name)
+        handle = disk.open_file(folder / place.file, "write")
+        try:
+            for at in range(place.offset, place.offset + place.nbytes, REGION):
+                piece = disk.pread(handle, min(REGION, place.offset + place.nbytes - at), at)
+                disk.pwrite(handle, piece, at)
+        finally:
+            with contextlib.suppress(RunError):
+                disk.close(handle)
 
 
 def _line(raw: bytes) -> dict[str, object]:

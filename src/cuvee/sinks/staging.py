@@ -8,7 +8,6 @@ merged.
 from __future__ import annotations
 
 import contextlib
-import errno
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -158,18 +157,12 @@ class StagedSession:
             self._disk.sync_folder(folder)
 
     def _sync_weights(self) -> None:
-        try:
-            for file in self._claim.layout.files:
-                with self._file(file.name) as handle:
-                    self._disk.sync(handle)
-        except RunError as error:
-            cause = error.__cause__
-            if isinstance(cause, OSError) and cause.errno == errno.EIO:
-                # After a failed fsync the system may call lost pages clean. Reading them back then proves
-                # nothing, so the next run has to write them again.
-                with contextlib.suppress(RunError):
-                    self._disk.unlink(self._claim.target.journal)
-            raise
+        with self._journal_guard:
+            if self._journal is not None:
+                self._disk.append(self._journal, journals.SYNCING)
+        for file in self._claim.layout.files:
+            with self._file(file.name) as handle:
+                self._disk.sync(handle)
 
     def _read_back(self) -> None:
         """RunError when a tensor on disk is not what was written."""

@@ -228,7 +228,7 @@ def test_both_disks_offer_the_whole_protocol() -> None:
     assert protocol <= set(dir(FaultyDisk))
 
 
-_WRITERS = [
+_WRITERS = {
     "mkdir",
     "makedirs",
     "unlink",
@@ -250,7 +250,7 @@ _WRITERS = [
     "TemporaryDirectory",
     "mkstemp",
     "mkdtemp",
-]
+}
 
 
 def writes(tree: ast.AST) -> list[str]:
