@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cuvee.api.blend import Blend, PlanView
 from cuvee.api.checkpoint import Checkpoint
-from cuvee.api.compare import diff
 from cuvee.api.python_recipe import recipe_from
-from cuvee.bundle.manifest import verify_folder
 from cuvee.errors import Diagnostic
 from cuvee.recipe.load import load_recipe
 from cuvee.recipe.model import Curve
+
+if TYPE_CHECKING:
+    from cuvee.api.compare import Diff
 
 __all__ = ["Blend", "Checkpoint", "curve", "diff", "inspect", "load", "merge", "open", "plan", "verify"]
 
@@ -72,7 +73,16 @@ def inspect(reference: Any) -> dict[str, Any]:
 
 def verify(folder: str | Path, *, sample: float | None = None) -> list[Diagnostic]:
     """What in an output folder is not as its manifest says; empty when all is well."""
+    from cuvee.bundle.manifest import verify_folder
+
     return verify_folder(Path(folder), sample=sample)
+
+
+def diff(a: Any, b: Any, *, values: bool = True) -> Diff:
+    """Two checkpoints tensor by tensor; with `values=False` names, shapes and dtypes only."""
+    from cuvee.api.compare import compare
+
+    return compare(a, b, values=values)
 
 
 def curve(points: Sequence[Any], shape: Any = "linear") -> Curve:

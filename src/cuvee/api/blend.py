@@ -6,9 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cuvee.api import execute
-from cuvee.engine.events import Listener, ignore
-from cuvee.engine.options import RunOptions
 from cuvee.errors import UsageError
 from cuvee.plan.build import PlanOptions, build
 from cuvee.plan.explain import explain_html, explain_text
@@ -19,6 +16,10 @@ from cuvee.recipe.model import Recipe
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
+
+    from cuvee.api.execute import Saved
+    from cuvee.engine.events import Listener
+    from cuvee.engine.options import RunOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +70,27 @@ class Blend:
         overwrite: bool = False,
         resume: bool = True,
         run: RunOptions | None = None,
-        listener: Listener = ignore,
-    ) -> execute.Saved:
+        listener: Listener | None = None,
+    ) -> Saved:
         """Merge into a folder (or one `.safetensors` file); resumes an interrupted run of the same plan."""
+        from cuvee.api.execute import save
+        from cuvee.engine.events import ignore
+
         plan = self.build()
         try:
-            return execute.save(plan, Path(path), run, overwrite=overwrite, resume=resume, listener=listener)
+            return save(
+                plan, Path(path), run, overwrite=overwrite, resume=resume, listener=listener or ignore
+            )
         finally:
             plan.close()
 
     def load(self, run: RunOptions | None = None) -> dict[str, Tensor]:
         """Merge in memory: a dictionary of tensors."""
+        from cuvee.api.execute import load
+
         plan = self.build()
         try:
-            return execute.load(plan, run)
+            return load(plan, run)
         finally:
             plan.close()
 

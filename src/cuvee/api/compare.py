@@ -71,7 +71,7 @@ class Diff:
         return f"<table>{head}{rows}</table>"
 
 
-def diff(a: Any, b: Any, *, anchor: Path | None = None, values: bool = True) -> Diff:
+def compare(a: Any, b: Any, *, anchor: Path | None = None, values: bool = True) -> Diff:
     """Compare two checkpoints; with `values=False` only names, shapes and dtypes, without reading a weight."""
     first = Checkpoint.opened(a, anchor=anchor)
     second = Checkpoint.opened(b, anchor=anchor)

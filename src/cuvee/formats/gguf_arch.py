@@ -38,6 +38,7 @@ _DENSE = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_SPARSE = {part: target for part, target in _DENSE.items() if not target.startswith("mlp.")}
 _HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
 _SANDWICH = {
     "post_attention_norm": "post_attention_layernorm",
@@ -84,9 +85,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "smollm3": Architecture(_DENSE, rotated=True),
     "granite": Architecture(_DENSE, rotated=True),
     "qwen2": Architecture(_DENSE),
-    "qwen2moe": Architecture(_DENSE | _EXPERTS | _SHARED_EXPERT),
+    "qwen2moe": Architecture(_SPARSE | _EXPERTS | _SHARED_EXPERT),
     "qwen3": Architecture(_DENSE | _HEAD_NORMS),
-    "qwen3moe": Architecture(_DENSE | _HEAD_NORMS | _EXPERTS),
+    "qwen3moe": Architecture(_SPARSE | _HEAD_NORMS | _EXPERTS),
     "gemma": Architecture(_DENSE, shifted=True),
     "gemma2": Architecture(_DENSE | _SANDWICH, shifted=True),
     "gemma3": Architecture(_DENSE | _SANDWICH | _HEAD_NORMS, shifted=True),

@@ -64,7 +64,9 @@ class _Exporter:
         """A short name for each source: the last part of its path where that is unique, `base` for the base."""
         words = {alias: alias.rstrip("/").split("/")[-1].split("@")[0] for alias in self.recipe.sources}
         out: dict[str, str] = {}
-        ordinary = self.method.base == "ordinary" and (self.dialect is None or self.dialect.base != "required")
+        ordinary = self.method.base == "ordinary" and (
+            self.dialect is None or self.dialect.base != "required"
+        )
         for number, (alias, word) in enumerate(words.items(), 1):
             unique = list(words.values()).count(word) == 1 and word not in ("base", "")
             out[alias] = word if unique else f"model_{number}"
@@ -86,7 +88,7 @@ class _Exporter:
             for alias in self.ordered(module, first)
             if first or alias != base
         }
-        out["merge"] = {"method": self.method.name, **self.settings(recipe.settings), **self.fixed(recipe, module)}
+        out["merge"] = {"method": self.method.name, **self.with_defaults(self.settings(recipe.settings))}
         if not whole:
             out["layers"] = [self.layers(part) for part in module.slices]
         out.update(self.rest())
@@ -179,19 +181,17 @@ class _Exporter:
         points = [translate(p) for p in value.points]
         return points if value.shape == "linear" else {"curve": value.shape, "points": points}
 
-    def fixed(self, recipe: Recipe, module: ModuleRecipe) -> dict[str, Any]:
-        """What the dialect sets by default and our language would not."""
-        if self.dialect is None:
-            return {}
-        given = {name for part in module.slices for one in part.inputs for name in one.settings}
-        given |= set(recipe.settings) | {name for part in module.slices for name in part.settings}
-        said = {s.ours for s in self.dialect.parameters if s.name in given}
+    def with_defaults(self, shared: dict[str, Any]) -> dict[str, Any]:
+        """The shared settings, with the dialect's defaults where they say nothing and ours would differ."""
         ours = parameters_for(self.method)
-        return {
-            name: value
-            for name, value in self.dialect.defaults.items()
-            if name not in said and name in ours and value != ours[name].default
-        }
+        for name, default in (self.dialect.defaults if self.dialect else {}).items():
+            if name not in ours or default == ours[name].default:
+                continue
+            rules = shared.setdefault(name, default)
+            filtered = isinstance(rules, list) and rules and all(isinstance(r, dict) for r in rules)
+            if filtered and all(r.keys() != {"value"} for r in rules):
+                shared[name] = [*rules, {"value": default}]
+        return shared
 
     def rest(self) -> dict[str, Any]:
         recipe = self.recipe

@@ -9,9 +9,7 @@ from cuvee.core.limits import DEFAULT, Limits
 from cuvee.core.names import printable
 from cuvee.errors import Diagnostic, RecipeError, Where
 from cuvee.recipe.document import Document, parse_documents
-from cuvee.recipe.mergekit import translate
 from cuvee.recipe.model import Recipe
-from cuvee.recipe.native import read_native
 
 _MERGEKIT_KEYS = ("merge_method", "models", "slices", "modules", "base_model")
 _NATIVE_KEYS = ("version", "merge", "experts", "base")
@@ -46,7 +44,9 @@ def parse_recipe(
         return _joined(documents)
     (document,) = documents
     if is_mergekit(document):
-        return translate(document)
+        return _translate(document)
+    from cuvee.recipe.native import read_native  # each front door builds its schema when it is used
+
     return read_native(document, lambda path: load_recipe(path, limits, _open))
 
 
@@ -60,6 +60,12 @@ def is_mergekit(document: Document) -> bool:
     if "version" in data or "merge" in data:
         return False
     return sum(k in data for k in _MERGEKIT_KEYS) > sum(k in data for k in _NATIVE_KEYS)
+
+
+def _translate(document: Document, named: Mapping[str, Recipe] | None = None) -> Recipe:
+    from cuvee.recipe.mergekit import translate
+
+    return translate(document, named)
 
 
 def _joined(documents: list[Document]) -> Recipe:
@@ -118,7 +124,7 @@ class _Joiner:
 
     def translated(self, document: Document) -> Recipe:
         inner = {name: self.recipe(name) for name in self.named if name in _mentions(document)}
-        return translate(document, inner)
+        return _translate(document, inner)
 
 
 def _mentions(document: Document) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import typing
 from typing import Any, TypeVar
 
@@ -47,8 +48,26 @@ def validate(model: type[M], document: Document, found: list[Diagnostic]) -> M |
     try:
         return model.model_validate(document.data)
     except ValidationError as error:
-        found.extend(_diagnostic(model, document, item) for item in error.errors(include_url=False))
+        items = error.errors(include_url=False)
+        found.extend(_diagnostic(model, document, item) for item in items)
+    unknown = [item["loc"] for item in items if item["type"] == "extra_forbidden"]
+    if len(unknown) < len(items):
         return None
+    try:  # misspelt keys alone must not hide what else is wrong
+        return model.model_validate(_without(document.data, [_real_path(document.data, u) for u in unknown]))
+    except ValidationError:
+        return None
+
+
+def _without(data: Any, paths: list[Path]) -> Any:
+    """A copy of the data less the keys at these paths."""
+    out = copy.deepcopy(data)
+    for *parents, last in paths:
+        place = out
+        for part in parents:
+            place = place[part]
+        place.pop(last, None)
+    return out
 
 
 def _diagnostic(model: type[BaseModel], document: Document, item: Any) -> Diagnostic:
