@@ -47,6 +47,20 @@ def test_worked_example():
     assert torch.equal(found[0], base[0])
 
 
+def vector_pair(changes):
+    """A vector is one row, so its importances are its changes times one divergence."""
+    return [torch.zeros(len(changes)), 0.1 * torch.tensor(changes)]
+
+
+def test_threshold_counts_as_reached_and_quartiles_are_those_of_the_card():
+    base, other = vector_pair([0.0, 1, 1, 1, 1, 1, 1, 5])  # quartiles 1, 1, 1: the threshold is 1
+    assert (run_stage(FUSION, [base, other], {}) == other).all()
+    assert oracle(*wide([base, other])).tolist() == other.double().tolist()
+    for last, taken in ((9.9, 0), (10.1, 1)):  # quartiles 2, 4, 6 of ranks 1, 3, 5: the threshold is 10
+        base, other = vector_pair([1.0, 2, 3, 4, 5, 6, 7, last])
+        assert int((run_stage(FUSION, [base, other], {}) != base).sum()) == taken
+
+
 def test_identical_models_come_back():
     (model,) = normal((20, 30), 1)
     assert torch.equal(run_stage(FUSION, [model, model.clone()], {}), model)

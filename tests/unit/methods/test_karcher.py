@@ -98,6 +98,21 @@ def test_zero_vectors_have_no_direction_but_count_in_the_length():
     assert not run_stage(KARCHER, [torch.full((9,), 1e-7)] * 3, {}).any()  # norms below tol are zero
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_steps_of_the_others_are_not_shortened_by_zero_vectors(steps):
+    tensors = [*np_random(3, 12), torch.zeros(12)]
+    weights = [5, 1, 1, 4]
+    found = run_stage(KARCHER, tensors, {"weight": weights, "max_iter": steps})
+    close(found, oracle(wide(tensors), weights, steps=steps), relative=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_an_input_opposite_to_the_mean_does_not_pull(seed):
+    (a,) = np_random(1, 300, seed)
+    found = run_stage(KARCHER, [a, 1.1 * a, -0.7 * a], {})
+    torch.testing.assert_close(found, a * 2.8 / 3, rtol=1e-5, atol=1e-5)
+
+
 def test_antipodal_inputs_do_not_blow_up():
     (a,) = normal((40,), 1)
     found = run_stage(KARCHER, [a, -2 * a], {})

@@ -93,6 +93,12 @@ def test_nearly_colinear_rows_keep_their_digits():
     close(run([a, b], [0.7, 0.3]), oracle(*wide([a, b]), [0.7, 0.3]))
 
 
+def test_nearly_opposite_models_go_round_the_sphere():
+    """The way from (1, 0) to (−1, 0⁺) leads through (0, 1); a line would pass the origin."""
+    found = run([torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 1e-5])], [1, 1])
+    torch.testing.assert_close(found, torch.tensor([0.0, 1.0]), rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_any_block_size_gives_the_same_bits(cut, block):
