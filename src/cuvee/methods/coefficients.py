@@ -70,7 +70,7 @@ def cancelling(values: Mapping[str, Any]) -> str | None:
     return "the values of `weight` sum to 0, so they cannot be normalized"
 
 
-_HINT = "set `normalize: false`, or give weights with another sum"
+_HINT = "give weights with another sum, or `normalize: false` where the method has it"
 
 
 def _cancels(weights: list[float]) -> bool:
