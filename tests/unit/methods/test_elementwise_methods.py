@@ -293,10 +293,12 @@ def test_sce_worked_example():
 def test_sce_degenerate_inputs():
     assert merged_of("sce", [[1, -2]], {"select_topk": 1.0}) == [1, -2]
     assert merged_of("sce", [[1, -2]], {"select_topk": 0.5}) == [0, 0]  # one expert has no variance
-    assert merged_of("sce", [[0.1, -0.7]] * 3, {"select_topk": 0.9}) == [0, 0]
+    equal = torch.randn(99, generator=torch.Generator().manual_seed(0)).tolist()
+    assert merged_of("sce", [equal] * 7, {"select_topk": 0.9}) == [0] * 99  # equal deltas do not vary at all
     assert merged_of("sce", [[0, 0], [0, 0]]) == [0, 0]
-    taus = [[1e-9, 2e-9], [1e-9, -4e-9], [-2e-9, 4e-9]]  # energies weigh however small the deltas are
-    assert merged_of("sce", taus, {"select_topk": 1.0}) == pytest.approx([1e-9, 3.6e-9], rel=1e-5)
+    taus = [[1e-25, 2e-25], [1e-25, -4e-25], [-2e-25, 4e-25]]  # energies weigh however small the deltas are
+    found = merged_of("sce", taus, {"select_topk": 1.0})
+    assert [x * 1e25 for x in found] == pytest.approx([1, 3.6], rel=1e-5)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-4])

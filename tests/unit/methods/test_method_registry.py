@@ -144,6 +144,8 @@ def test_a_parameter_named_twice_reaches_the_step_it_is_meant_for():
     assert drop == {"density": 0.1, "rescale": "inverse_p"}
     assert trim == {"density": 0.2, "scope": "tensor", "count": "exact", "rescale": "none"}
     assert scale == {"lam": 3.0}
+    drop, trim, _, _ = registry.arguments_for(method, {"rescale": "l1"})
+    assert drop["rescale"] == "l1" and trim["rescale"] == "none"  # the step fixes its own
 
 
 def test_one_name_shared_by_two_steps_sets_both():
@@ -158,9 +160,8 @@ def test_mergekit_dialect_of_task_vector_methods(name):
     assert set(dialect.names) == legal
     assert dialect.base == "required" and dialect.inputs == (0, None) and dialect.missing == "skip"
     assert [s.name for s in dialect.parameters if s.required] == ["weight"]
-    assert {s.name: s.scope for s in dialect.parameters if s.scope != "shared"} == dict.fromkeys(
-        legal & {"weight", "density", "gamma", "epsilon"}, "expert"
-    )
+    scopes = {s.name: s.scope for s in dialect.parameters if s.scope != "shared"}
+    assert scopes == dict.fromkeys(legal & {"weight", "density", "gamma", "epsilon"}, "expert")
     elects = any(step.stage == "elect" for step in registry.get(name).steps)
     ours = {"merge": "mean" if normalize else "sum"} if elects else {"normalize": normalize}
     ours |= {"lambda": 1.0}

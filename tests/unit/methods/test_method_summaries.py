@@ -82,7 +82,7 @@ def test_several_cuts_share_their_passes_and_are_nested():
 
 
 def test_ties_are_kept_in_index_order_across_tensors():
-    groups = [[torch.full((1500,), 2.0)], [torch.full((3, 1000), -2.0)], [torch.tensor([5.0, 1.0])]]
+    groups = [[torch.full((1500,), 2.0)], [torch.full((3, 1000), -2.0)], [torch.tensor([5.0, 2.0])]]
     cut = top(MemoryStream(groups, block=1024), magnitude, 2000)
     mask = kept(cut, groups, block=1024)
     assert mask[:1999].all() and not mask[1999:4500].any() and mask[4500] and not mask[4501]
@@ -166,6 +166,9 @@ def test_totals_of_infinities_do_not_raise():
     both = torch.tensor([math.inf, -math.inf, 1.0]).repeat_interleave(1024)
     assert math.isnan(totals(MemoryStream([[both]]), lambda b: [b.tensors[0]])[0])
     assert totals(MemoryStream([[both.abs()]]), lambda b: [b.tensors[0]])[0] == math.inf
+    many = torch.ones(30_000, 1)
+    many[5] = math.inf
+    assert totals(MemoryStream([[many]], "row", 1024), lambda b: [b.tensors[0].sum(1)])[0] == math.inf
 
 
 def test_gram_is_the_matrix_of_dot_products():
