@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import struct
 import zipfile
 import zlib
 from pathlib import Path
+
+
+def put(path: Path, data: bytes) -> Path:
+    """Write a file anew without emptying it first, which some file systems make slow."""
+    with path.open("r+b" if path.exists() else "wb") as out:
+        out.write(data)
+        out.truncate(len(data))
+    return path
 
 
 def text(value: str) -> bytes:
@@ -77,19 +86,19 @@ def archive(
 ) -> Path:
     """A zip checkpoint with this pickle and these storages."""
     method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
-    with zipfile.ZipFile(path, "w", method) as out:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as out:
         out.writestr("x/data.pkl", pickled)
         for member, data in (members if members is not None else {"data/0": FLOATS}).items():
             out.writestr(f"x/{member}", data)
-    return path
+    return put(path, buffer.getvalue())
 
 
 def legacy(path: Path, pickled: bytes, keys: list[str], storages: bytes) -> Path:
     """A checkpoint of the old stream format."""
     facts = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
     head = b"".join(pickle.dumps(v, 2) for v in (0x1950A86A20F9469CFC6C, 1001, facts))
-    path.write_bytes(head + pickled + pickle.dumps(keys, 2) + storages)
-    return path
+    return put(path, head + pickled + pickle.dumps(keys, 2) + storages)
 
 
 def record(entry: str, data: bytes, **lies: int) -> tuple[bytes, bytes]:

@@ -20,8 +20,8 @@ from cuvee.formats.torch_file import TorchFile, open_torch
 
 NEW_DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
-    torch.complex64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16,
-    torch.uint8, torch.bool,
+    torch.complex64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32,
+    torch.uint16, torch.uint8, torch.bool,
 ]  # fmt: skip
 OLD_DTYPES = [
     d for d in NEW_DTYPES if d not in (torch.uint16, torch.uint32, torch.uint64) and "float8" not in str(d)
