@@ -19,7 +19,7 @@ How an engine may call a stage (the traits; `cuvee.testing` tries to refute each
 - a stage that needs figures over more than a block declares `summarise(stream, **parameters)`, which reads a
   `Stream` of the stage's own inputs as often as it likes, before the stage itself runs; its result arrives as
   `summary`. `scope_for` says over what (a tensor, the model), or None where these parameter values need no
-  summary.
+  summary: then `summary` is an empty mapping. The tensors of a model are numbered by sorted output name.
 - randomness arrives as `uniforms`, a counter-based stream addressed by element index.
 - no in-place change of an argument; no global state; accumulation in the compute dtype or better.
 
@@ -220,11 +220,11 @@ class Dialect:
 class Method:
     """A named preset: a chain of stages, what it asks of a base and inputs, and where it is defined.
 
-    `base`: `required` (task vectors are taken from it), `optional`, or `ordinary` (just another input).
-    `inputs`: least and most number of models besides the base (for `ordinary`: of all models).
-    `missing`: what happens where a tensor exists in some inputs only: `error`, `skip` (merge those that have
-    it) or `base` (treat an absent expert as unchanged). `dialects`: how other front doors spell it, by name
-    (`mergekit`).
+    - `base`: `required` (task vectors are taken from it), `optional`, or `ordinary` (just another input).
+    - `inputs`: least and most number of models besides the base (for `ordinary`: of all models).
+    - `missing`: what happens where a tensor exists in some inputs only: `error`, `skip` (merge those that have
+      it) or `base` (treat an absent expert as unchanged).
+    - `dialects`: how other front doors spell it, by name (`mergekit`).
     """
 
     name: str
@@ -259,8 +259,8 @@ def stage(  # noqa: PLR0913 (one keyword for each trait)
     The function receives, positionally, one tensor (condition, rescale) or the list of input tensors
     (combine), then by keyword its parameters (`PerExpert` ones as a single value in condition stages and as a
     list in combine stages) and, where it names them, `summary`, `uniforms` and `block`. `summarise` gets the
-    stream and the same parameters. `check` sees one expert's scalar values at plan time and says what is
-    wrong with their combination.
+    stream and the same parameters. `check` gets the same values at plan time (single ones in a
+    condition, lists in a combine stage) and says what is wrong with their combination.
     """
 
     def wrap(function: Callable[..., Tensor]) -> Stage:

@@ -21,16 +21,14 @@ def _scope(values: Mapping[str, Any]) -> Scope | None:
 
 
 def _summarise(stream: Stream, *, density: float, count: str, rescale: str, **_: Any) -> Summary:
-    def exact(size: int) -> int:
+    official = count == "official"
+
+    def kept(size: int) -> int:
+        if official:
+            return int(density * size) + 1
         return max(1, int(density * size)) if density > 0 else 0
 
-    def official(size: int) -> int:
-        return int(density * size) + 1
-
-    if count == "exact":
-        cut = top(stream, _magnitude, exact)
-    else:
-        cut = top(stream, _magnitude, official, ties="all")
+    cut = top(stream, _magnitude, kept, ties="all" if official else "index")
     if rescale == "none":
         return {"cut": cut}
     return {"cut": cut, "factor": l1_factor(stream, lambda block: _trimmed(block.tensors[0], cut, block))}
