@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from cuvee.bundle.json_files import dump_json
@@ -16,6 +18,21 @@ VERSION = 1
 def lock_of(plan: Plan) -> dict[str, Any]:
     """Identity of every source by its name in the recipe; no absolute paths."""
     return {"version": VERSION, "sources": {k: o.source.identity() for k, o in plan.sources.items()}}
+
+
+def with_sha256(plan: Plan) -> dict[str, Any]:
+    """The lock with the sha256 of every weight file that lies on disk (what the hub stores for large files)."""
+    locked = lock_of(plan)
+    for key, opened in plan.sources.items():
+        extents = (opened.source.extent(name) for name in opened.source.tensors)
+        paths = dict.fromkeys(extent.path for extent in extents if extent is not None)
+        locked["sources"][key]["sha256"] = {path.name: _sha256(path) for path in paths}
+    return locked
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def lock_text(plan: Plan) -> bytes:

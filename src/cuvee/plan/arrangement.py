@@ -129,13 +129,13 @@ class _Arranger:
             return dict.fromkeys(present, module)
         for name in written:
             if name not in self.family.modules:
-                hint = did_you_mean(name, self.family.modules)
+                meant = did_you_mean(name, self.family.modules)
                 shown = ", ".join(f"`{m}`" for m in self.family.modules)
                 message = (
                     f"the architecture `{self.family.name}` has no module `{printable(name)}`; it has {shown}"
                 )
-                where = next((s.where for s in written[name].slices), None)
-                self.found.append(Diagnostic("CV-P022", message, where, hint))
+                place = next((s.where for s in written[name].slices), None)
+                self.found.append(Diagnostic("CV-P022", message, place, meant))
         return {name: m for name, m in written.items() if name in self.family.modules}
 
     @staticmethod

@@ -65,6 +65,7 @@ class Opener:
     anchor: Path
     offline: bool = False
     limits: Limits = DEFAULT
+    elsewhere: bool = False  # paths are relative to `anchor`, wherever the recipe's file is
     build: Callable[[Recipe, Opener], Plan] | None = None
     opened: dict[str, Source] = field(default_factory=dict)
     _by_text: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -94,7 +95,7 @@ class Opener:
         Paths of Cuvée's recipes are relative to the recipe, those of MergeKit's to the working folder, as there; where
         nothing of that name exists, the other folder is tried.
         """
-        if recipe.file is None:
+        if recipe.file is None or self.elsewhere:
             return self.anchor
         beside, here = Path(recipe.file).parent, Path()
         order = (here, beside) if recipe.dialect == "mergekit" else (beside, here)

@@ -1,0 +1,86 @@
+"""Run the recipe of an output again and compare tensor digests with its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from cuvee.api.execute import RECIPE_NAMES
+from cuvee.bundle.manifest_form import parse
+from cuvee.core.digests import TensorHasher
+from cuvee.core.names import printable
+from cuvee.engine.events import Listener, ignore
+from cuvee.engine.options import RunOptions
+from cuvee.engine.run import run
+from cuvee.errors import Diagnostic, UsageError, Where
+from cuvee.plan.build import build
+from cuvee.plan.views import Opener
+from cuvee.recipe.load import load_recipe
+from cuvee.sinks.sink import MakeManifest, Session
+from cuvee.sinks.target import MANIFEST
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+def again(
+    output: Path, anchor: Path, options: RunOptions, *, offline: bool = False, listener: Listener = ignore
+) -> list[Diagnostic]:
+    """What comes out differently when the recipe in `output` is run again; nothing is written."""
+    found = [output / name for name in RECIPE_NAMES.values() if (output / name).exists()]
+    if not found:
+        raise UsageError("CV-U009", f"`{output}` holds no recipe", hint="outputs of `cuvee merge` do")
+    manifest = parse((output / MANIFEST).read_bytes(), str(output / MANIFEST))
+    recipe = load_recipe(found[0])
+    plan = build(recipe, Opener(anchor, offline, elsewhere=True))
+    try:
+        session = Digests()
+        run(plan, session, options, listener)
+    finally:
+        plan.close()
+    names = [*manifest.tensors, *(n for n in session.digests if n not in manifest.tensors)]
+    return [
+        _difference(name, name in manifest.tensors, name in session.digests)
+        for name in names
+        if name not in manifest.tensors or manifest.tensors[name].blake3 != session.digests.get(name)
+    ]
+
+
+def _difference(name: str, recorded: bool, made: bool) -> Diagnostic:
+    what = "comes out with other values" if recorded and made else "is new" if made else "is no longer made"
+    return Diagnostic("CV-V030", f"`{printable(name)}` {what}", Where(tensor=name))
+
+
+@dataclass(slots=True)
+class Digests:
+    """A session that keeps nothing but digests."""
+
+    digests: dict[str, str] = field(default_factory=dict)
+    hashers: dict[str, TensorHasher] = field(default_factory=dict)
+
+    @property
+    def done(self) -> set[str]:
+        return set()
+
+    def write(self, name: str, offset: int, data: Buffer) -> None:
+        self.hashers.setdefault(name, TensorHasher()).update(data)
+
+    def finish(self, name: str) -> None:
+        self.digests[name] = self.hashers.pop(name, TensorHasher()).hexdigest()
+
+    def commit(self, side_files: Mapping[str, bytes], manifest: MakeManifest) -> None:
+        """Nothing to make visible."""
+
+    def abort(self) -> None:
+        """Nothing to keep."""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None

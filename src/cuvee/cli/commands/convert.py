@@ -1,0 +1,75 @@
+"""`cuvee convert`: another format, dtype or shard size; a recipe like any other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cuvee.cli.options import is_offline, output_options, run_options
+
+
+@click.command("convert")
+@click.argument("source")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder, FILE.safetensors or FILE.gguf.",
+)
+@click.option(
+    "--dtype",
+    default=None,
+    metavar="DTYPE",
+    help="float32, float16, bfloat16; for GGUF f16, bf16, f32 or q8_0.",
+)
+@click.option("--shard-size", default="5GB", metavar="SIZE", help="Largest weight file.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing output, atomically.")
+@click.option("--no-resume", is_flag=True, help="Discard what an interrupted run left.")
+@click.option("--offline", is_flag=True, help="Never touch the network.")
+@run_options
+@output_options
+def command(source: str, out: Path, dtype: str | None, shard_size: str, **given: Any) -> int:
+    """Change the format, dtype or shard size of a checkpoint (adapters in SOURCE are applied).
+
+    \b
+    Examples:
+      cuvee convert ./model.gguf -o ./model --dtype bfloat16
+      cuvee convert ./model -o model.gguf --dtype q8_0
+    """
+    from cuvee.api.blend import Blend
+    from cuvee.api.python_recipe import recipe_from
+    from cuvee.cli.commands.merge import device_of
+    from cuvee.cli.running import Manner, merge_into
+    from cuvee.engine.options import RunOptions
+    from cuvee.recipe.schema import size_of
+
+    if out.suffix == ".gguf":
+        from cuvee.api.gguf_out import convert_to_gguf
+        from cuvee.cli.render import print_json, stdout
+
+        convert_to_gguf(
+            source, out, dtype or "f16", overwrite=given["overwrite"], offline=is_offline(given["offline"])
+        )
+        print_json({"schema": "cuvee.convert/1", "output": str(out)}) if given["as_json"] else stdout(
+            str(out)
+        )
+        return 0
+    recipe = recipe_from([source], None, "passthrough", {}, {"out_dtype": dtype})
+    recipe = replace(recipe, output=replace(recipe.output, shard_bytes=size_of(shard_size)))
+    options = RunOptions.from_settings(
+        memory=given["memory"],
+        threads=given["threads"],
+        device=device_of(given["device"]),
+        non_finite=given["non_finite"],
+    )
+    manner = Manner(
+        overwrite=given["overwrite"],
+        resume=not given["no_resume"],
+        as_json=given["as_json"],
+        quiet=given["quiet"],
+    )
+    return merge_into(Blend(recipe, offline=is_offline(given["offline"])), out, options, manner)

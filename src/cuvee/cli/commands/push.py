@@ -1,0 +1,45 @@
+"""`cuvee push`: upload an output in one commit, after verifying it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cuvee.cli.options import EXISTING, output_options
+
+
+@click.command("push")
+@click.argument("output", type=EXISTING)
+@click.argument("repository", metavar="OWNER/NAME")
+@click.option("--private", is_flag=True, help="Create the repository as private.")
+@click.option("--revision", default=None, help="Branch to commit to (default: main).")
+@click.option("--message", default="Upload a merge made with cuvee", help="Commit message.")
+@click.option("--no-verify", is_flag=True, help="Do not check the output first.")
+@output_options
+def command(output: Path, repository: str, **given: Any) -> int:
+    """Upload an output to the hub in one commit; it is verified first.
+
+    \b
+    Examples:
+      cuvee push ./blend me/blend
+      cuvee push ./blend me/blend --private
+    """
+    from cuvee.api.push import push
+    from cuvee.cli.render import print_json, stderr, stdout
+    from cuvee.plan.explain import size
+
+    if not given["quiet"]:
+        total = sum(f.stat().st_size for f in output.rglob("*") if f.is_file())
+        stderr(f"uploading {size(total)} to {repository}")
+    url = push(
+        output,
+        repository,
+        private=given["private"],
+        revision=given["revision"],
+        message=given["message"],
+        verify=not given["no_verify"],
+    )
+    print_json({"schema": "cuvee.push/1", "url": url}) if given["as_json"] else stdout(url)
+    return 0

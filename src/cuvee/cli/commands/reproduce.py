@@ -1,0 +1,57 @@
+"""`cuvee reproduce`: run an output's recipe again and compare every tensor digest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cuvee.cli.options import EXISTING, is_offline, output_options, run_options
+
+
+@click.command("reproduce")
+@click.argument("output", type=EXISTING)
+@click.option(
+    "--from",
+    "anchor",
+    type=EXISTING,
+    default=None,
+    metavar="FOLDER",
+    help="Folder the recipe's paths are relative to.",
+)
+@click.option("--offline", is_flag=True, help="Never touch the network.")
+@run_options
+@output_options
+def command(output: Path, anchor: Path | None, **given: Any) -> int:
+    """Run the recipe kept in an output again, in memory, and compare with the manifest. Exit code 3 on a difference.
+
+    \b
+    Examples:
+      cuvee reproduce ./blend
+      cuvee reproduce ./blend --from ~/models
+    """
+    from cuvee.api.again import again
+    from cuvee.cli.commands.merge import device_of
+    from cuvee.cli.progress import listener
+    from cuvee.cli.render import diagnostic_text, print_json, stderr, stdout
+    from cuvee.engine.options import RunOptions
+
+    options = RunOptions.from_settings(
+        memory=given["memory"],
+        threads=given["threads"],
+        device=device_of(given["device"]),
+        non_finite=given["non_finite"],
+    )
+    talk = listener(as_json=False, quiet=given["quiet"] or given["as_json"])
+    found = again(output, anchor or Path(), options, offline=is_offline(given["offline"]), listener=talk)
+    if given["as_json"]:
+        print_json(
+            {"schema": "cuvee.reproduce/1", "ok": not found, "diagnostics": [d.as_dict() for d in found]}
+        )
+        return 3 if found else 0
+    for d in found:
+        stderr(diagnostic_text(d))
+    if not found and not given["quiet"]:
+        stdout(f"{output}: the same bytes")
+    return 3 if found else 0

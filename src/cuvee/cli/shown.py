@@ -1,0 +1,74 @@
+"""Inspections and differences as text."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from cuvee.api.compare import Diff
+from cuvee.cli.render import table
+from cuvee.core.names import printable
+from cuvee.plan.explain import size
+
+
+def inspect_text(summary: dict[str, Any], *, everything: bool) -> str:
+    """A checkpoint for people; without `everything` one line stands for a tensor in all layers."""
+    family = summary["family"]
+    layers = ", ".join(f"{module} {count}" for module, count in family["layers"].items() if count)
+    kinds = ", ".join(f"{count} {name}" for name, count in summary["dtypes"].items())
+    lines = [
+        f"source      {printable(summary['source'])}",
+        f"family      {family['name']}{'' if family['known'] else ' (from names and shapes)'}",
+        f"layers      {layers or 'none found'}",
+        f"parameters  {summary['parameters']:,} in {size(summary['bytes'])}",
+        f"tensors     {len(summary['tensors'])} ({kinds})",
+        f"files       {', '.join(printable(f) for f in summary['files']) or 'none'}",
+    ]
+    lines += [f"{note['severity']:<11} {note['message']}" for note in summary["notes"]]
+    rows = [
+        [printable(t["name"]), t["dtype"], "×".join(map(str, t["shape"])) or "scalar", t["role"]]
+        for t in summary["tensors"]
+    ]
+    shown = rows if everything else _by_template(rows, summary["tensors"])
+    return "\n".join(lines) + "\n\n" + table(["tensor", "dtype", "shape", "role"], shown)
+
+
+def _by_template(rows: list[list[str]], tensors: list[dict[str, Any]]) -> list[list[str]]:
+    """Rows of equal template, dtype and shape joined: `model.layers.{0-23}.mlp.up_proj.weight`."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for row, tensor in zip(rows, tensors, strict=True):
+        layer = tensor["layer"]
+        template = row[0] if layer is None else re.sub(rf"\.{layer}\.", ".{}.", f".{row[0]}", count=1)[1:]
+        groups.setdefault((template, *row[1:]), []).append(-1 if layer is None else layer)
+    out = []
+    for (template, *rest), found in groups.items():
+        span = f"{min(found)}-{max(found)}" if len(found) > 1 else str(found[0])
+        out.append([template.replace("{}", "{" + span + "}"), *rest])
+    return out
+
+
+def diff_text(found: Diff, *, everything: bool) -> str:
+    """Differences for people: one line a tensor that differs, then the sum."""
+    rows = [
+        [
+            printable(t.name),
+            t.status.replace("_", " "),
+            _figure(t.norm_difference),
+            _figure(None if not t.norm_a or t.norm_difference is None else t.norm_difference / t.norm_a),
+            _figure(t.cosine, 6),
+            _figure(t.max_change),
+            "" if t.changed is None else f"{t.changed} of {t.numel}",
+        ]
+        for t in found.tensors
+        if everything or t.status != "equal"
+    ]
+    equal = sum(t.status == "equal" for t in found.tensors)
+    last = f"{equal} of {len(found.tensors)} tensors are equal"
+    if not rows:
+        return last
+    header = ["tensor", "status", "‖a−b‖", "‖a−b‖/‖a‖", "cosine", "max change", "changed"]
+    return table(header, rows) + "\n" + last
+
+
+def _figure(value: float | None, digits: int = 4) -> str:
+    return "" if value is None else f"{value:.{digits}g}"
