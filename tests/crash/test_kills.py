@@ -62,6 +62,7 @@ class Watcher(threading.Thread):
             time.sleep(0.003)
 
 
+@pytest.mark.slow
 def test_killed_at_any_time_and_run_again_gives_the_same_bytes(tmp_path: Path) -> None:
     chance = random.Random(11)
     slow_merge.merge(tmp_path / "straight", 0)

@@ -10,9 +10,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from small_commit import FILE, OUT, before, fresh, run, run_until_done, visible, whole
+from small_commit import FILE, LAYOUT, OLD, OUT, PLAN, before, fresh, run, run_until_done, visible, whole
 
 from cuvee.sinks import begin as beginning
+from cuvee.sinks.folder import FolderSink
 from cuvee.testing.faulty_disk import FaultyDisk, PowerCut
 
 CASES = [("folder", False), ("folder", True), ("file", False), ("file", True)]
@@ -72,6 +73,7 @@ def visible_when_dead(disk: FaultyDisk, shape: str, seed: int, names: str) -> ob
     return visible(disk.crash(seed=seed, names=names), shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "old"), CASES)
 def test_no_power_cut_shows_or_leaves_anything_but_the_old_or_the_new_output(shape: str, old: bool) -> None:
     faults = sweep(shape, old, SEEDS[shape], names=("ordered", "subset"))
@@ -83,6 +85,26 @@ def test_the_same_holds_where_names_cannot_be_exchanged() -> None:
     faults = sweep("folder", True, 12, exchange=False, names=("ordered", "subset"))
     assert faults.pop("crashes") > 500
     assert not faults
+
+
+def test_the_old_output_comes_back_when_the_new_one_did_not_get_its_name() -> None:
+    disk = fresh("folder", True)
+    disk.can_exchange = False
+    run(disk, overwrite=True)
+    moved = next(
+        i for i, line in enumerate(disk.log, 1) if line.startswith("rename") and line.endswith("/old")
+    )
+    disk = fresh("folder", True, crash_after=moved)
+    disk.can_exchange = False
+    with pytest.raises(PowerCut):
+        run(disk, overwrite=True)
+    gone = [after for seed in range(20) if visible(after := disk.crash(seed=seed)) == {}]
+    assert gone
+    for after in gone:
+        for resume in (True, False):
+            disk = after.crash()
+            FolderSink(OUT, disk).begin(LAYOUT, PLAN, resume=resume, overwrite=True).abort()
+            assert visible(disk) == visible(disk.crash(seed=1)) == OLD
 
 
 def test_nothing_is_left_but_the_output() -> None:

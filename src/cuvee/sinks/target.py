@@ -126,6 +126,7 @@ def _rename(disk: Disk, target: Target, *, overwrite: bool) -> None:
     elif not (overwrite and is_taken(disk, target)):
         disk.rename(target.product, target.out)  # the system refuses if the folder is not empty by now
     elif not disk.exchange(target.product, target.out):
+        disk.sync_folder(target.out.parent)  # else the old output could be moved into a folder that gets lost
         disk.rename(target.out, target.old)
         disk.rename(target.product, target.out)
 

@@ -29,7 +29,7 @@ METAS = [
     TensorMeta("lm_head", BY_NAME["float32"], (5, 7)),
 ]
 ORIGIN = Origin(
-    recipe="base: /home/ann/models/llama-7b\nexperts: {math: hf://org/math@main}\n",
+    recipe="# für uns\nbase: /home/ann/models/llama-7b\nexperts: {math: hf://org/math@main}\n",
     plan_digest="ab" * 32,
     lock={"llama-7b": {"path": "/home/ann/models/llama-7b", "digest": "00" * 32}},
     methods={"ties": 1},
@@ -103,7 +103,7 @@ def test_the_manifest_is_canonical_and_says_nothing_of_the_machine(model: Path) 
     assert b"/home" not in data
     assert b"ann" not in data
     assert json.loads(data)["recipe"]["text"].startswith(
-        "base: llama-7b\nexperts: {math: hf://org/math@main}"
+        "# für uns\nbase: llama-7b\nexperts: {math: hf://org/math@main}"
     )
     assert json.loads(data)["recipe"]["digest"] == blake3(ORIGIN.recipe.encode()).hexdigest()
 
@@ -137,9 +137,9 @@ def test_one_flipped_bit_anywhere_is_named(pristine: Path, data: st.DataObject) 
 
 def test_every_bit_of_the_manifest_counts(pristine: Path) -> None:
     data = (pristine / MANIFEST).read_bytes()
-    for position in range(len(data)):
+    for position in range(len(data) * 2):
         flipped = bytearray(data)
-        flipped[position] ^= 1 << position % 7
+        flipped[position // 2] ^= 1 << (5 if position % 2 else position // 2 % 8)  # 5: the case of a letter
         with pytest.raises(VerifyError):
             parse(bytes(flipped))
 

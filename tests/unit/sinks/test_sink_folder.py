@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cuvee.core.disk import REAL
+from cuvee.core.disk import REAL, remove_tree
 from cuvee.core.dtypes import BY_NAME
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import CuveeError, OutOfSpace, OutputBusy, RunError, UnsafeFile
@@ -154,6 +154,22 @@ def test_resumed_and_uninterrupted_runs_give_the_same_bytes(tmp_path: Path) -> N
         assert path.read_bytes() == (tmp_path / "resumed" / path.name).read_bytes()
 
 
+def test_side_files_of_an_interrupted_commit_do_not_stay(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    with FolderSink(out).begin(LAYOUT, "p", resume=True, overwrite=False) as session:
+        write(session)
+
+        def fail(files: object) -> bytes:
+            raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            session.commit({"old.json": b"{}", "sub/old.json": b"{}"}, fail)
+    assert (tmp_path / ".model.cuvee-part/model/sub/old.json").exists()
+    assert len(save(FolderSink(out), side={"new.json": b"{}"})) == len(METAS)
+    assert not {"old.json", "sub"} & set(names(out))
+    check(out)
+
+
 def test_another_plan_is_refused_and_can_be_discarded(tmp_path: Path) -> None:
     out = tmp_path / "model"
     session = FolderSink(out).begin(LAYOUT, "p", resume=True, overwrite=False)
@@ -209,6 +225,26 @@ def test_stale_and_foreign_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     os.utime(lock, (1, 1))
     save(FolderSink(out))  # silent for long
     check(out)
+
+
+def test_a_lock_in_a_folder_that_was_just_removed_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last holder removes the staging folder between our opening of the lock file and our locking of it."""
+    disk, part = FaultyDisk(), Path("/w/.model.cuvee-part")
+    disk.put(Path("/w/other"), b"")
+    genuine, calls = disk.open_file, []
+
+    def open_late(path: Path, mode: str = "read"):
+        handle = genuine(path, mode)
+        calls.append(path)
+        if len(calls) == 1:
+            remove_tree(part, disk)
+        return handle
+
+    monkeypatch.setattr(disk, "open_file", open_late)
+    lock = locks.acquire(disk, part, Path("/w/model"))
+    assert disk.is_open_at(lock.handle, part / "lock")
+    with pytest.raises(OutputBusy):
+        locks.acquire(disk, part, Path("/w/model"))
 
 
 def test_an_interrupted_clean_up_is_finished_by_the_same_command(tmp_path: Path) -> None:
