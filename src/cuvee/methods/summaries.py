@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from cuvee.core.lazy import torch
+from cuvee.errors import RunError
 from cuvee.methods.contract import Block, Stream
 
 if TYPE_CHECKING:
@@ -198,6 +199,8 @@ def _narrow(rank: _Rank, goal: int, counts: dict[int, Tensor], *, first: bool) -
     """The rank with one more digit of its key decided."""
     histogram = counts[0 if first else rank.key]
     upto = histogram.cumsum(0)
+    if int(upto[-1]) <= goal - rank.less:
+        raise _changed()
     digit = int(torch.searchsorted(upto, goal - rank.less, right=True))
     equal = int(histogram[digit])
     less = rank.less + int(upto[digit]) - equal
@@ -211,7 +214,11 @@ def _end(stream: Stream, keys: Callable[[Block], Tensor], bits: int, quota: int)
         if ties.numel() > quota:
             return block.number, block.start + int(ties[quota])
         quota -= ties.numel()
-    raise RuntimeError("the stream changed between two passes")
+    raise _changed()
+
+
+def _changed() -> RunError:
+    return RunError("CV-E072", "an input changed between two passes over it")
 
 
 def _magnitude_keys(magnitude: Tensor) -> Tensor:

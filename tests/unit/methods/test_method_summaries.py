@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cuvee.errors import RunError
 from cuvee.methods.summaries import gram, order_statistics, top, tops, totals
 from cuvee.testing.streams import MemoryStream
 
@@ -95,6 +96,17 @@ def test_nan_and_infinity_count_as_the_largest():
     assert kept(cut, [[values]]).tolist() == [False, True, False, True, True, False]
     assert order_statistics(MemoryStream([[values]]), lambda b: b.tensors[0], [0, 3]) == [-math.inf, 3.0]
     assert math.isnan(order_statistics(MemoryStream([[values]]), lambda b: b.tensors[0], [5])[0])
+
+
+def test_an_input_that_changes_between_passes_is_an_error():
+    class Changing(MemoryStream):
+        def blocks(self):
+            for block in super().blocks():
+                yield block
+                block.tensors[0].add_(1.0)
+
+    with pytest.raises(RunError, match="CV-E072"):
+        top(Changing([[torch.ones(10)]]), magnitude, lambda size: 5)
 
 
 def test_the_mask_of_an_empty_stream_is_empty():
