@@ -345,6 +345,7 @@ A, B = "base_model.model.model.q.lora_A.weight", "base_model.model.model.q.lora_
         ({}, {"rank_pattern": {"q": 3}}),
         ({A: torch.ones(2, 4, 1)}, {}),
         ({A.replace("lora_A.", "lora_A.default."): torch.ones(2, 4)}, {}),
+        ({n.removeprefix("base_model.model."): torch.ones(s) for n, s in ((A, (2, 4)), (B, (6, 2)))}, {}),
     ],
 )
 def test_factors_that_do_not_fit(pair, tensors, config):
@@ -401,3 +402,31 @@ def test_rows_are_computed_in_tiles_that_do_not_depend_on_the_range(monkeypatch)
         for stop in range(start, 350, 37):
             assert torch.equal(delta.slice(start, stop, torch.float32), everything[start:stop])
     assert len(made) == 1
+
+
+def test_tiles_begin_at_multiples_of_their_height(monkeypatch):
+    monkeypatch.setattr("cuvee.sources.low_rank._TILE", 64)
+    starts = []
+
+    class Recorder:
+        def to(self, dtype):
+            return self
+
+        def contiguous(self):
+            return self
+
+        def __getitem__(self, rows):
+            starts.append((rows.start, rows.stop))
+            return torch.ones(50, 3)[rows]
+
+    delta = LowRank(Recorder, lambda: torch.ones(3, 7), 1.0, 7, FactorCache())
+    for start, stop in ((5, 6), (70, 200), (349, 350)):
+        delta.slice(start, stop, torch.float32)
+    assert starts == [(0, 9), (9, 18), (18, 27), (27, 36), (45, 54)]
+
+
+def test_only_a_few_factors_are_kept():
+    cache = FactorCache(kept=2)
+    for key in "abca":
+        cache.get(key, lambda key=key: (key, key))
+    assert list(cache._pairs) == ["c", "a"]
