@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from cuvee.engine.run import run
 from cuvee.errors import Interrupted
 from cuvee.plan.plan import Plan
 from cuvee.sinks.folder import FolderSink
+from cuvee.sinks.layout import plan_layout
 from cuvee.sinks.memory import MemorySink
 from cuvee.sinks.single import SingleFileSink
 
@@ -50,6 +51,9 @@ def save(
     chosen = options or RunOptions.from_settings()
     single = out.suffix == ".safetensors"
     sink = SingleFileSink(out) if single else FolderSink(out)
+    if single:
+        metas = [tensor.meta for tensor in plan.tensors]
+        plan = replace(plan, layout=plan_layout(metas, max_shard_bytes=None, stem=out.stem))
     with sink.begin(plan.layout, plan.digest, resume=resume, overwrite=overwrite) as session:
         try:
             finished = run(plan, session, chosen, listener)

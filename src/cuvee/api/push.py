@@ -21,11 +21,11 @@ def push(
 ) -> str:
     """Upload every file of the folder in one commit and return the commit's address.
 
-    Raises VerifyError when the folder is not what its manifest says, SourceError (CV-S070) when the hub refuses.
+    Raises VerifyError when the folder is not what its manifest says, SourceError (CV-S019) when the hub refuses.
     The token comes from the hub's own settings and is never printed.
     """
     if settings.flag("CUVEE_OFFLINE") or settings.flag("HF_HUB_OFFLINE"):
-        raise SourceError("CV-S070", "the network is forbidden (offline mode), so nothing can be pushed")
+        raise SourceError("CV-S019", "the network is forbidden (offline mode), so nothing can be pushed")
     if verify:
         found = verify_folder(output)
         if found:
@@ -49,5 +49,5 @@ def _refused(repository: str, error: Exception) -> CuveeError:
     what = f"status {status}" if status else type(error).__name__
     hint = "log in with `hf auth login`" if status in (401, 403) else None
     return SourceError(
-        "CV-S070", f"the hub refused the upload to `{printable(repository)}` ({what})", hint=hint
+        "CV-S019", f"the hub refused the upload to `{printable(repository)}` ({what})", hint=hint
     )

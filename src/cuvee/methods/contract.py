@@ -163,7 +163,7 @@ class Spelling:
 
     `scope`: one value for all (`shared`), one for each model but the base (`expert`), or for each model
     (`input`). `ours`: the method's parameter it sets; None where it is accepted without effect. `values`
-    translates choices.
+    translates choices; numbers beyond `clamp` mean its ends.
     """
 
     name: str
@@ -173,9 +173,13 @@ class Spelling:
     default: Any = None
     ours: str | None = None
     values: Mapping[Any, Any] = field(default_factory=dict)
+    clamp: tuple[float, float] | None = None
 
     def translate(self, value: Any) -> Any:
-        """Our value for one of theirs."""
+        """Our value for one of theirs; numbers beyond `clamp` mean its ends."""
+        if self.clamp is not None and value is not None:
+            low, high = self.clamp
+            return min(max(value, low), high)
         return self.values.get(value, value) if self.values else value
 
 

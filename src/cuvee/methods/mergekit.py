@@ -12,7 +12,7 @@ from cuvee.methods.contract import Dialect, Spelling
 NAME = "mergekit"
 
 WEIGHT = Spelling("weight", "float", "expert", required=True, ours="weight")
-DENSITY = Spelling("density", "float", "expert", default=1.0, ours="density")
+DENSITY = Spelling("density", "float", "expert", default=1.0, ours="density", clamp=(0.0, 1.0))
 GAMMA = Spelling("gamma", "float", "expert", default=0.01, ours="gamma")
 EPSILON = Spelling("epsilon", "float", "expert", default=0.15, ours="epsilon")
 ACTIVITY = Spelling("epsilon", "float", "shared", default=1e-5, ours="epsilon")  # of the RAM methods

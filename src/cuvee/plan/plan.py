@@ -96,9 +96,9 @@ class Plan:
         }
 
     def groups(self) -> dict[str, list[tuple[OutputTensor, Apply]]]:
-        """Stage applications that share a summary over several tensors, by group, in output order."""
+        """Stage applications that share a summary over several tensors, by group, in the order of tensor names."""
         found: dict[str, list[tuple[OutputTensor, Apply]]] = {}
-        for tensor in self.tensors:
+        for tensor in sorted(self.tensors, key=lambda t: t.meta.name):
             for node in walk(tensor.node):
                 if isinstance(node, Apply) and node.group is not None:
                     found.setdefault(node.group, []).append((tensor, node))
