@@ -29,7 +29,7 @@ def blend_of(path: Path, offline: bool, options: PlanOptions) -> Blend:
 def save_plan(plan: Plan, blend: Blend, path: Path, changes: dict[str, Any]) -> None:
     """Write a plan that `merge` can execute."""
     if not plan.recipe.text:
-        raise UsageError("CV-U006", "a plan built in Python cannot be saved; save its recipe")
+        raise UsageError("CV-U013", "a plan built in Python cannot be saved; save its recipe")
     content = {
         "schema": SCHEMA,
         "digest": plan.digest,

@@ -72,7 +72,7 @@ class _Reader:
         for name, spec in schema.experts.items():
             if name == BASE:
                 message = "an expert cannot be called `base`; the base has a key of its own"
-                self.say("CV-R012", ("experts", name), message, key=True)
+                self.say("CV-R018", ("experts", name), message, key=True)
                 continue
             self.source(name, spec, ("experts", name), known)
         for name, spec in schema.sources.items():
@@ -181,7 +181,7 @@ class _Reader:
 
     def source(self, name: str, spec: Any, path: Path, known: Mapping[str, Parameter]) -> None:
         if name in self.sources:
-            self.say("CV-R012", path, f"`{printable(name)}` names two sources", key=True)
+            self.say("CV-R018", path, f"`{printable(name)}` names two sources", key=True)
             return
         where = self.document.where(path)
         if isinstance(spec, str):
