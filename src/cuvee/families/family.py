@@ -48,9 +48,9 @@ class Place:
 class Module:
     """A part of a model with at most one stack of layers.
 
-    Names of its tensors start with one of `prefixes`, layers are `<prefix><stack>.<n>.`; where there are
-    several spellings of either, the one in use comes first. Keys are dotted paths in config.json; `layers_also`
-    and `vocabulary_also` repeat the same number and are updated where present. `per_layer_keys` hold one entry
+    Names of its tensors start with one of `prefixes`, layers are `<prefix><stack>.<n>.`; of several spellings
+    of either, the one in use comes first. Keys are dotted paths in config.json; `layers_also` and
+    `vocabulary_also` repeat the same number and are updated where present. `per_layer_keys` hold one entry
     per layer, `index_keys` hold layer numbers.
     """
 
@@ -162,7 +162,6 @@ class Family:
         claims = [
             (len(p), m.name) for m in self.modules.values() for p in m.prefixes if p and name.startswith(p)
         ]
-        claims = [c for c in claims if c[1] != self.main]
         module = max(claims)[1] if claims else self.main
         return Place(name, module, guessed_position(name, role), None, role, name, None)
 

@@ -19,7 +19,7 @@ from cuvee.families.globs import Glob, glob, table
 
 DATA = Path(__file__).with_name("data")
 GENERIC = "generic"  # roles, heads and constants that hold whatever the family
-_OWN = ("architectures", "model_types", "signature", "about")
+_OWN = ("architectures", "model_types", "signature")
 
 
 @lru_cache(maxsize=1)

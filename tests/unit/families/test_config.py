@@ -37,6 +37,8 @@ def test_layers_are_counted_reordered_and_renumbered():
         "layers_of_another_length": [1],
     }
     assert config == before
+    every = {"num_hidden_layers": 2, "mlp_only_layers": [0, 1]}
+    assert with_layers(every, load("qwen2_moe"), "default", [1, 1, 0])["mlp_only_layers"] == [0, 1, 2]
 
 
 def test_each_module_has_its_own_count():

@@ -77,6 +77,8 @@ def test_the_longest_stack_wins_then_the_one_with_most_tensors():
     assert family.layer_count(towers) == 7
     assert family.modules["default"].layers_key == "text.num_layers"
     assert family.place("vision.3.w").layer is None
+    wide = {f"deep.{i}.w": (2,) for i in range(3)} | {f"wide.{i}.{n}": (2,) for i in range(2) for n in "uvwx"}
+    assert identify(None, wide).place("deep.2.w").layer == 2
     even = {f"a.{i}.w": (2,) for i in range(3)} | {f"b.{i}.{n}": (2,) for i in range(3) for n in "wx"}
     assert identify(None, even).place("b.2.x").layer == 2
 
@@ -95,7 +97,8 @@ def test_layers_key_is_a_whole_number_named_after_layers():
 def test_lists_at_the_top_and_models_without_layers():
     sequential = {"0.weight": (4, 4), "2.weight": (4, 4)}
     family = identify(None, sequential)
-    assert family.layer_count(sequential) == 3 and family.rename("2.weight", 5) == "5.weight"
+    assert "3 layers" in family.note and family.layer_count(sequential) == 3
+    assert family.rename("2.weight", 5) == "5.weight"
     flat = {"w": (2, 2), "b": (2,)}
     family = identify(None, flat)
     assert family.layer_count(flat) == 0 and "no layers" in family.note

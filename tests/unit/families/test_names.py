@@ -7,7 +7,7 @@ import sys
 import tomllib
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cuvee.families import ROLES, canonical_names, family_names, identify, load
@@ -138,7 +138,10 @@ def test_place_never_fails(family, name):
     found.optional(name), found.head(name)
 
 
-@given(st.text("abc.*", max_size=12), st.text("abc.", max_size=12))
+@settings(max_examples=600)
+@given(st.text("ab*", max_size=6), st.text("ab", max_size=6))
+@example("ab*ba", "aba")
+@example("*a*a*", "ba")
 def test_globs_agree_with_regular_expressions(pattern, name):
     import re
 
@@ -185,6 +188,26 @@ def test_old_spellings_mean_the_same():
     ):  # fmt: skip
         place = load(name).place(tensor)
         assert (place.module, place.layer, place.role) == (module, layer, role), tensor
+
+
+def test_unknown_names_go_to_the_module_whose_prefix_they_carry():
+    gemma = load("gemma3")
+    for tensor, module, position, role in (
+        ("vision_tower.new_thing", "vision_tower", "before", "other"),
+        ("model.vision_tower.last_layernorm.weight", "vision_tower", "after", "norm"),
+        ("model.multi_modal_projector.anything", "multi_modal_projector", "before", "projector"),
+        ("language_model.model.new_thing", "text_decoder", "before", "other"),
+        ("elsewhere", "text_decoder", "before", "other"),
+        ("value_head.weight", "text_decoder", "after", "classifier"),
+    ):
+        place = gemma.place(tensor)
+        assert (place.module, place.position, place.role, place.layer) == (module, position, role, None)
+
+
+def test_the_spelling_in_use_comes_first():
+    for prefix in ("language_model.model.", "model.language_model.", "model."):
+        names = {f"{prefix}layers.0.mlp.up_proj.weight": (2, 2)}
+        assert identify({"model_type": "gemma3"}, names).modules["text_decoder"].prefixes[0] == prefix
 
 
 def test_optional_and_head_names():
