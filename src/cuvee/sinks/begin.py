@@ -58,6 +58,8 @@ def _locked(disk: Disk, request: Request, lock: locks.Lock) -> StagedSession:
     if is_taken(disk, target) and not request.overwrite:
         visible = _already_visible(disk, request, journal)
         if visible is None:
+            if disk.kind(target.journal) is None and disk.kind(target.product) is None:
+                clear(disk, target)  # the rest of a run that died while it cleaned up
             raise exists(target)
         return StagedSession(_claim(disk, request, lock, visible, is_visible=True))
     if journal is None:

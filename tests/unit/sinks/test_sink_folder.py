@@ -265,6 +265,20 @@ def test_an_interrupted_clean_up_is_finished_by_the_same_command(tmp_path: Path)
     assert names(tmp_path) == ["model"]
 
 
+def test_the_rest_of_an_interrupted_clean_up_is_removed_even_by_a_refused_run(tmp_path: Path) -> None:
+    out, part = tmp_path / "model", tmp_path / ".model.cuvee-part"
+    save(FolderSink(out))
+    part.mkdir()
+    (part / "lock").touch()
+    with pytest.raises(OutputBusy):
+        save(FolderSink(out))
+    assert names(tmp_path) == ["model"]
+    (part / "model").mkdir(parents=True)  # but work that is not finished stays
+    with pytest.raises(OutputBusy):
+        save(FolderSink(out))
+    assert (part / "model").exists()
+
+
 def test_different_tensors_from_different_threads(tmp_path: Path) -> None:
     out = tmp_path / "model"
     with FolderSink(out, paranoid=True).begin(LAYOUT, "p", resume=True, overwrite=False) as session:
