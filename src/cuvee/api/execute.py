@@ -11,10 +11,11 @@ from cuvee.api.card import card_text
 from cuvee.api.lock import lock_text
 from cuvee.api.record import manifest_of
 from cuvee.bundle.json_files import dump_json
+from cuvee.core.names import printable
 from cuvee.engine.events import Finished, Listener, ignore
 from cuvee.engine.options import RunOptions
 from cuvee.engine.run import run
-from cuvee.errors import Interrupted
+from cuvee.errors import Interrupted, OutputBusy
 from cuvee.plan.plan import Plan
 from cuvee.sinks.folder import FolderSink
 from cuvee.sinks.layout import plan_layout
@@ -49,6 +50,7 @@ def save(
     All or nothing: `out` appears complete or not at all. An interrupted run is resumed by the same call.
     """
     chosen = options or RunOptions.from_settings()
+    refuse_inputs(plan, out)
     single = out.suffix == ".safetensors"
     sink = SingleFileSink(out) if single else FolderSink(out)
     if single:
@@ -62,6 +64,22 @@ def save(
         files = {} if single else side_files(plan, out.name)
         session.commit(files, lambda records: manifest_of(plan, session.digests, records))
     return Saved(out, finished)
+
+
+def refuse_inputs(plan: Plan, out: Path) -> None:
+    """OutputBusy when the output would replace a checkpoint it is made from."""
+    target = out.resolve()
+    for key, opened in plan.sources.items():
+        for name in opened.source.tensors:
+            extent = opened.source.extent(name)
+            file = extent.path.resolve() if extent is not None else None
+            if file is not None and (file == target or file.parent == target):
+                raise OutputBusy(
+                    "CV-E031",
+                    f"`{printable(str(out))}` is a source of this merge (`{printable(key)}`)",
+                    hint="choose another output; inputs are never written to",
+                )
+            break
 
 
 def load(plan: Plan, options: RunOptions | None = None, listener: Listener = ignore) -> dict[str, Tensor]:

@@ -101,7 +101,7 @@ class _Builder:
             return None
         self.untied |= fed.untied
         inputs = fed.metas
-        stored = self._stored(inputs)
+        stored = self._stored(fed.kept)
         compute = self._compute(inputs)
         if not all(m.dtype.is_float for m in inputs):
             return self._integers(target, fed)
@@ -147,9 +147,9 @@ class _Builder:
         meta = fed.base_meta or fed.metas[0]
         return self._output(target, node, fed.shape, meta.dtype, meta.dtype, {})
 
-    def _stored(self, inputs: Sequence[TensorMeta]) -> DType:
+    def _stored(self, kept: Sequence[DType]) -> DType:
         wanted = self.recipe.output.dtype or self.recipe.compute
-        return BY_NAME[wanted] if wanted else promoted([m.dtype for m in inputs])
+        return BY_NAME[wanted] if wanted else promoted(list(kept))
 
     def _compute(self, inputs: Sequence[TensorMeta]) -> DType:
         if self.recipe.compute:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cuvee.core.dtypes import DType
 from cuvee.core.names import printable
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import Diagnostic
@@ -25,6 +26,7 @@ class Fed:
     feeds: tuple[Feed, ...]
     nodes: tuple[Node, ...]
     metas: tuple[TensorMeta, ...]
+    kept: tuple[DType, ...]  # types the models would have the tensor written in
     base: int | None  # position of the base among the feeds, when the method sets it apart
     untied: bool  # some model had the tensor only through tying
     alone: bool
@@ -76,6 +78,7 @@ def feed(
         present = present[:1]
     nodes = [one.view.node(name) for one, name in present]
     metas = [one.view.tensors[name] for one, name in present]
+    kept = tuple(one.view.kept(name) for one, name in present)
     base = recipe.base if target.slice.base is None else target.slice.base
     feeds = [one for one, _ in present]
     axis = target.place.vocabulary_axis
@@ -88,7 +91,7 @@ def feed(
         order = [position, *(i for i in range(len(feeds)) if i != position)]
         feeds, nodes, metas = ([x[i] for i in order] for x in (feeds, nodes, metas))  # type: ignore[assignment]
     apart = chosen.base != "ordinary" and not chosen.base_first and not alone
-    return Fed(tuple(feeds), tuple(nodes), tuple(metas), position if apart else None, untied, alone)
+    return Fed(tuple(feeds), tuple(nodes), tuple(metas), kept, position if apart else None, untied, alone)
 
 
 def _missing(

@@ -21,7 +21,7 @@ from cuvee.plan.nodes import Convert, Node, Read, Sum
 from cuvee.recipe.model import Arithmetic, InMemory, Recipe, Reference, SourceSpec
 from cuvee.sources.open import open_source
 from cuvee.sources.reference import exists
-from cuvee.sources.source import Source
+from cuvee.sources.source import Source, kept_dtype
 
 if TYPE_CHECKING:
     from cuvee.plan.plan import Plan
@@ -37,6 +37,7 @@ class View:
     family: Family
     config: Mapping[str, Any] | None
     node: Callable[[str], Node]
+    kept: Callable[[str], DType]  # the type a tensor is written in when nothing else is asked for
     files: Callable[[], list[str]]
     file: Callable[[str], bytes | None]
     key: str | None  # of the physical source, if it is one
@@ -157,6 +158,7 @@ def _source_view(alias: str, key: str, source: Source) -> View:
         family=identify(source.config, shapes),
         config=source.config,
         node=lambda name: Read(key, source.tensors[name]),
+        kept=lambda name: kept_dtype(source, name),
         files=source.files,
         file=source.file,
         key=key,
@@ -182,6 +184,7 @@ def _recipe_view(alias: str, plan: Plan) -> View:
         family=plan.family,
         config=plan.config,
         node=node,
+        kept=lambda name: outputs[name].meta.dtype,
         files=lambda: sorted(plan.side_files),
         file=plan.side_files.get,
         key=None,
@@ -235,6 +238,7 @@ def _sum_view(
         family=first.family,
         config=first.config,
         node=node,
+        kept=lambda name: promoted([view.kept(name) for _, view in parts]),
         files=first.files,
         file=first.file,
         key=None,

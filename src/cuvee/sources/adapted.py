@@ -13,7 +13,7 @@ from cuvee.core.dtypes import FLOAT32, FLOAT64, DType
 from cuvee.core.tensors import Extent, TensorMeta
 from cuvee.errors import Diagnostic
 from cuvee.sources.low_rank import Delta
-from cuvee.sources.source import Source, bounded, meta_of
+from cuvee.sources.source import Source, bounded, kept_dtype, meta_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,6 +70,11 @@ class AdaptedSource:
             return values
         dtype = meta.dtype.torch
         return delta.slice(start, stop, dtype).add_(values.to(dtype))
+
+    def kept_dtype(self, name: str) -> DType:
+        """The base's type: an adapted tensor is float32 only on its way."""
+        replaced = name in self._overlay.replaced
+        return self.tensors[name].dtype if replaced else kept_dtype(self._base, name)
 
     def extent(self, name: str) -> Extent | None:
         """The base's bytes, or the replacement's; None for adapted tensors."""

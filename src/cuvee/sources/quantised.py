@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cuvee.core.dtypes import FLOAT32
+from cuvee.core.dtypes import BFLOAT16, FLOAT32, DType
 from cuvee.core.lazy import torch
 from cuvee.core.names import printable
 from cuvee.core.tensors import Extent, TensorMeta
 from cuvee.errors import CorruptFile, SourceError, Where
-from cuvee.sources.source import Source, bounded, meta_of, note
+from cuvee.sources.source import Source, bounded, kept_dtype, meta_of, note
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,6 +102,10 @@ class DequantisedSource:
         table = self._base.read(scale.name, low * across, high * across).to(torch.float32).reshape(-1, across)
         wide = table.repeat_interleave(scale.columns, dim=1)[:, :width]
         return wide[lines - low].reshape(-1)[start - first * width : stop - first * width]
+
+    def kept_dtype(self, name: str) -> DType:
+        """bfloat16 for weights that were float8: what such checkpoints are trained and dequantised in."""
+        return BFLOAT16 if name in self._scales else kept_dtype(self._base, name)
 
     def extent(self, name: str) -> Extent | None:
         """The base's bytes; None for dequantised tensors."""

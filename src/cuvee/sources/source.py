@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from cuvee.core.dtypes import DType
 from cuvee.core.names import did_you_mean, printable
 from cuvee.core.tensors import Extent, TensorMeta
 from cuvee.errors import Diagnostic, MissingTensor, UsageError, Where
@@ -58,6 +59,17 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Free file descriptors; reading afterwards is an error."""
+
+
+def kept_dtype(source: Source, name: str) -> DType:
+    """The type a tensor should be written in when nothing else is asked for.
+
+    That is what `read` gives, except for values that are computed in float32 on the way (adapters, float8 scales):
+    those go back to the type the checkpoint is made of.
+    """
+    kept = getattr(source, "kept_dtype", None)
+    found: DType = source.tensors[name].dtype if kept is None else kept(name)
+    return found
 
 
 def bounded(meta: TensorMeta, start: int, stop: int | None) -> tuple[int, int]:
