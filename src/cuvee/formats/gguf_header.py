@@ -19,6 +19,7 @@ from cuvee.formats.refusals import corrupt, over_limit, quoted, unusable
 _CODE = "CV-S065"
 _PAIRS = 65_536
 _RANK = 4  # of the format
+_LENGTHS = [struct.Struct(f"<{rank}Q") for rank in range(_RANK + 1)]
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
 
@@ -46,14 +47,14 @@ def parse_header(raw: ByteFile, limits: Limits) -> GgufHeader:
     cursor = _Cursor(raw, limits)
     if cursor.take(4) != b"GGUF":
         raise cursor.malformed("it does not begin with `GGUF`")
-    version = cursor.number("I")
+    version = cursor.short()
     if version not in (2, 3):
         swapped = version & 0xFFFF == 0
         found = "is stored in big-endian order" if swapped else f"is of version {version}"
         raise unusable(
             "CV-S068", raw.path, f"the file {found}, expected version 2 or 3 in little-endian order"
         )
-    tensor_count, pair_count = cursor.number("Q"), cursor.number("Q")
+    tensor_count, pair_count = cursor.long(), cursor.long()
     if tensor_count > limits.tensors:
         raise over_limit(raw.path, "number of tensors", tensor_count, limits.tensors)
     if pair_count > _PAIRS:
@@ -104,13 +105,17 @@ class _Cursor:
         size = min(self.raw.size, cap, max(end, 2 * len(self._data)))
         self._data += self.raw.bytes_at(len(self._data), size - len(self._data))
 
-    def number(self, kind: str) -> Any:
-        """One little-endian number; `kind` as in the struct module."""
-        return struct.unpack("<" + kind, self.take(struct.calcsize("<" + kind)))[0]
+    def short(self) -> int:
+        """An unsigned number of 32 bits."""
+        return int.from_bytes(self.take(4), "little")
+
+    def long(self) -> int:
+        """An unsigned number of 64 bits."""
+        return int.from_bytes(self.take(8), "little")
 
     def string(self, what: str, cap: int | None = None) -> str:
         """A length and that many bytes of UTF-8."""
-        size = self.number("Q")
+        size = self.long()
         if cap is not None and size > cap:
             raise over_limit(self.raw.path, f"length of a {what} in bytes", size, cap)
         try:
@@ -125,7 +130,7 @@ def _pairs(cursor: _Cursor, count: int) -> dict[str, Any]:
         key = cursor.string("key", cursor.limits.name_bytes)
         if not key or key in out:
             raise cursor.malformed(f"the key {quoted(key)} is empty or there twice")
-        out[key] = _value(cursor, key, cursor.number("I"))
+        out[key] = _value(cursor, key, cursor.short())
     return out
 
 
@@ -133,10 +138,11 @@ def _value(cursor: _Cursor, key: str, kind: int) -> Any:
     if kind == _STRING:
         return cursor.string("value")
     if kind == _ARRAY:
-        return _array(cursor, key, cursor.number("I"), cursor.number("Q"))
+        return _array(cursor, key, cursor.short(), cursor.long())
     if kind not in _SCALARS:
         raise cursor.malformed(f"the value of {quoted(key)} is of the unknown kind {kind}")
-    return _checked(cursor, key, kind, [cursor.number(_SCALARS[kind])])[0]
+    item = struct.Struct("<" + _SCALARS[kind])
+    return _checked(cursor, key, kind, list(item.unpack(cursor.take(item.size))))[0]
 
 
 def _array(cursor: _Cursor, key: str, kind: int, count: int) -> list[Any]:
@@ -172,11 +178,11 @@ def _tensors(cursor: _Cursor, count: int, limits: Limits) -> list[_Entry]:
         if name in names:
             raise corrupt("CV-S058", cursor.raw.path, f"{quoted(name)} is listed twice", tensor=name)
         names.add(name)
-        rank = cursor.number("I")
+        rank = cursor.short()
         if rank > _RANK:
             raise over_limit(cursor.raw.path, "rank", rank, _RANK, tensor=name)
-        lengths = struct.unpack(f"<{rank}Q", cursor.take(8 * rank))
-        number, offset = cursor.number("I"), cursor.number("Q")
+        lengths = _LENGTHS[rank].unpack(cursor.take(8 * rank))
+        number, offset = struct.unpack("<IQ", cursor.take(12))
         encoding = _encoding(cursor, name, number)
         numel = encoding.size
         for length in lengths:
