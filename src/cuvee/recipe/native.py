@@ -11,7 +11,7 @@ from cuvee.core.names import did_you_mean, printable
 from cuvee.errors import CuveeError, Diagnostic, RecipeError
 from cuvee.methods.contract import Method
 from cuvee.methods.parameters import Parameter
-from cuvee.methods.registry import get, parameters_for, stage
+from cuvee.methods.registry import get, names, parameters_for, stage
 from cuvee.recipe.document import Document, Path, problem
 from cuvee.recipe.expressions import BadExpression, terms
 from cuvee.recipe.layouts import LAYOUTS, Layout
@@ -104,7 +104,8 @@ class _Reader:
             return None, None, tuple(self.stages(merge, path)), {}
         name = merge.get("method")
         if not isinstance(name, str):
-            self.say("CV-R005", path, "the key `method` is missing", key=True)
+            hint = next((h for k in merge if (h := did_you_mean(str(k), ("method",)))), None)
+            self.say("CV-R005", path, "the key `method` is missing", key=True, hint=hint)
             return None, None, (), {}
         rest = {k: v for k, v in merge.items() if k != "method"}
         if name in LAYOUTS:
@@ -150,8 +151,8 @@ class _Reader:
         except CuveeError as error:
             (first,) = error.diagnostics
             hint = first.hint
-            if find is get and hint is None:
-                hint = did_you_mean(name, LAYOUTS) or "`cuvee methods` lists them"
+            if find is get:
+                hint = did_you_mean(name, (*names(), *LAYOUTS)) or "`cuvee methods` lists them"
             self.say(first.code, path, first.message, hint=hint)
             return None
 
@@ -193,7 +194,7 @@ class _Reader:
             return
         if len(given) != 1:
             message = f"`{printable(name)}` needs exactly one of `source`, `recipe` and `arithmetic`"
-            hint = next((did_you_mean(k, _SOURCE_KEYS) for k in spec if did_you_mean(k, _SOURCE_KEYS)), None)
+            hint = next((h for k in spec if (h := did_you_mean(k, (*_SOURCE_KEYS, "path")))), None)
             self.say("CV-R012", path, message, hint=hint)
             return
         rest = {k: v for k, v in spec.items() if k != given[0]}

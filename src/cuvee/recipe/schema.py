@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from cuvee.core.dtypes import BY_NAME, parse_dtype
-from cuvee.recipe.validation import Strict, refuse
+from cuvee.core.names import did_you_mean
+from cuvee.recipe.validation import Strict, refuse, shown
 
 STORED = ("float16", "bfloat16", "float32", "float64")
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", re.I)
@@ -17,7 +18,8 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", re.I)
 def _dtype(value: Any) -> Any:
     meant = parse_dtype(value) if isinstance(value, str) else None
     if meant is None or meant.name not in STORED:
-        raise refuse(f"must be one of {', '.join(STORED)}, got `{value}`")
+        hint = did_you_mean(value, STORED) if isinstance(value, str) else None
+        raise refuse(f"must be one of {', '.join(STORED)}, got {shown(value)}", hint)
     return meant.name
 
 
@@ -26,7 +28,7 @@ def _size(value: Any) -> Any:
         return value
     if isinstance(value, str) and _SIZE.fullmatch(value):
         return value
-    raise refuse(f"must be a size such as `5GB` or `500MiB`, got `{value}`")
+    raise refuse(f"must be a size such as `5GB` or `500MiB`, got {shown(value)}")
 
 
 def _range(value: Any) -> Any:

@@ -75,7 +75,7 @@ def _diagnostic(model: type[BaseModel], document: Document, item: Any) -> Diagno
     name = f"`{printable(str(path[-1]))}`" if path else "the recipe"
     kind = item["type"]
     if kind == "extra_forbidden":
-        hint = did_you_mean(str(path[-1]), _keys_at(model, path[:-1]))
+        hint = _meant(str(path[-1]), model, path[:-1])
         return problem(document, "CV-R004", path, f"unknown key {name}", key=True, hint=hint)
     if kind == "missing":
         return problem(document, "CV-R005", path[:-1], f"the key {name} is missing", key=True)
@@ -84,13 +84,14 @@ def _diagnostic(model: type[BaseModel], document: Document, item: Any) -> Diagno
         return problem(document, "CV-R006", path, f"{name} {context['message']}", hint=context["hint"])
     if kind == "literal_error":
         choices = _literals(model, path)
-        message = f"{name} must be one of {item['ctx']['expected']}, got {_shown(item['input'])}"
+        message = f"{name} must be one of {item['ctx']['expected']}, got {shown(item['input'])}"
         return problem(document, "CV-R010", path, message, hint=did_you_mean(str(item["input"]), choices))
     words = WORDS.get(kind) or item["msg"][:1].lower() + item["msg"][1:]
-    return problem(document, "CV-R010", path, f"{name} {words}, got {_shown(item['input'])}")
+    return problem(document, "CV-R010", path, f"{name} {words}, got {shown(item['input'])}")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value of a recipe for a message: short, printable, collections by their kind."""
     if value is None:
         return "nothing"
     if isinstance(value, dict):
@@ -113,19 +114,22 @@ def _real_path(data: Any, location: tuple[Any, ...]) -> Path:
     return tuple(path)
 
 
-def _model_at(model: Any, path: Path) -> Any:
+def _model_at(annotation: Any, path: Path) -> type[BaseModel] | None:
     """The schema model that describes the mapping at `path`, or None."""
     for part in path:
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            model = next(iter(_models_in(model)), None)
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            if isinstance(part, int):
-                continue
-            field = next((f for n, f in model.model_fields.items() if (f.alias or n) == part), None)
-            if field is None:
-                return None
-            model = field.annotation
-    return model if isinstance(model, type) else next(iter(_models_in(model)), None)
+        annotation = _inside(annotation, part)
+    return next(iter(_models_in(annotation)), None)
+
+
+def _inside(annotation: Any, part: str | int) -> Any:
+    """The annotation of what stands at one key or index of a value with this annotation, or None."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        field = next((f for n, f in annotation.model_fields.items() if (f.alias or n) == part), None)
+        return field.annotation if field else None
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) in (dict, list):
+        return arguments[-1]
+    return next((found for a in arguments if (found := _inside(a, part)) is not None), None)
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -134,16 +138,25 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [m for part in typing.get_args(annotation) for m in _models_in(part)]
 
 
-def _keys_at(model: type[BaseModel], path: Path) -> list[str]:
+def _meant(key: str, model: type[BaseModel], path: Path) -> str | None:
+    """The hint for an unknown key of the mapping at `path`: a key of its own that is close, else one further in."""
     owner = _model_at(model, path)
-    if owner is None or not issubclass(owner, BaseModel):
-        return []
-    return [f.alias or n for n, f in owner.model_fields.items()]
+    if owner is None:
+        return None
+    own = [f.alias or n for n, f in owner.model_fields.items()]
+    inner = {
+        name: field.alias or outer
+        for outer, field in owner.model_fields.items()
+        for part in _models_in(field.annotation)
+        for name in part.model_fields
+    }
+    elsewhere = f"`{key}` belongs under `{inner[key]}`" if key in inner else None
+    return did_you_mean(key, own) or elsewhere or did_you_mean(key, inner)
 
 
 def _literals(model: type[BaseModel], path: Path) -> list[str]:
     owner = _model_at(model, path[:-1]) if path else None
-    if owner is None or not issubclass(owner, BaseModel):
+    if owner is None:
         return []
     field = next((f for n, f in owner.model_fields.items() if (f.alias or n) == path[-1]), None)
     return _strings_in(field.annotation) if field else []

@@ -1,0 +1,38 @@
+"""What a hint says about a key that is right in another place, and about missing words."""
+
+from __future__ import annotations
+
+import pytest
+
+from cuvee.errors import Diagnostic, RecipeError
+from cuvee.recipe.load import parse_recipe
+
+
+def findings(text: str) -> tuple[Diagnostic, ...]:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(text, "r.yaml")
+    return caught.value.diagnostics
+
+
+def test_a_key_of_an_inner_mapping_is_sent_there() -> None:
+    (first,) = findings("version: 1\nexperts: {a: ./a}\nmerge: {method: linear}\nshard_size: 5GB\n")
+    assert (first.code, first.hint) == ("CV-R004", "`shard_size` belongs under `output`")
+    assert first.where is not None
+    assert (first.where.line, first.where.column, first.where.width) == (4, 1, len("shard_size"))
+
+
+def test_a_key_below_names_of_the_user_is_matched_with_its_own_model() -> None:
+    text = "merge_method: linear\nmodules:\n  text:\n    modles: []\n"
+    assert "did you mean `models`?" in [d.hint for d in findings(text)]
+
+
+def test_a_missing_method_is_guessed_from_the_keys_there_are() -> None:
+    (first,) = findings("version: 1\nexperts: {a: ./a}\nmerge: {mehtod: linear}\n")
+    assert (first.code, first.hint) == ("CV-R005", "did you mean `method`?")
+
+
+def test_text_of_a_recipe_is_escaped_in_messages() -> None:
+    for line in ('dtype: "\\e[31m"', 'output: {shard_size: "\\u202e"}'):
+        (first,) = findings(f"version: 1\nexperts: {{a: ./a}}\nmerge: {{method: linear}}\n{line}\n")
+        assert "\x1b" not in first.message
+        assert "\u202e" not in first.message
