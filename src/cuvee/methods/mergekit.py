@@ -5,6 +5,8 @@ Owns names, scopes, defaults and which are required, as facts of that release. M
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import Any
 
 from cuvee.methods.contract import Dialect, Spelling
@@ -15,7 +17,10 @@ WEIGHT = Spelling("weight", "float", "expert", required=True, ours="weight")
 DENSITY = Spelling("density", "float", "expert", default=1.0, ours="density", clamp=(0.0, 1.0))
 GAMMA = Spelling("gamma", "float", "expert", default=0.01, ours="gamma")
 EPSILON = Spelling("epsilon", "float", "expert", default=0.15, ours="epsilon")
-ACTIVITY = Spelling("epsilon", "float", "shared", default=1e-5, ours="epsilon")  # of the RAM methods
+# What is at most this is as good as nothing; it stands for 0 where ours must be more.
+LEAST = (sys.float_info.min, math.inf)
+# Of the RAM methods.
+ACTIVITY = Spelling("epsilon", "float", "shared", default=1e-5, ours="epsilon", clamp=LEAST)
 LAMBDA = Spelling("lambda", "float", "shared", default=1.0, ours="lambda")
 INT8_MASK = Spelling("int8_mask", "bool", "shared", default=False)  # only shrinks a temporary there
 

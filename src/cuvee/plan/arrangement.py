@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cuvee.core.names import did_you_mean, printable
 from cuvee.errors import Diagnostic
-from cuvee.families import Family, Place
+from cuvee.families import Place
 from cuvee.plan.views import View
 from cuvee.recipe.model import Input, ModuleRecipe, Recipe, Slice
 
@@ -46,34 +46,48 @@ class Arrangement:
 
 
 class _Index:
-    """The tensors of one view by module and layer."""
+    """The tensors of one view by module and layer, under the names that the donor of the output gives them."""
 
-    def __init__(self, view: View, family: Family) -> None:
-        self.outside: dict[tuple[str, str], list[str]] = {}
-        self.inside: dict[tuple[str, int], dict[str, str]] = {}
+    def __init__(self, view: View, donor: View) -> None:
+        self.outside: dict[tuple[str, str], dict[str, str]] = {}  # name → as stored in the view
+        self.inside: dict[tuple[str, int], dict[str, str]] = {}  # template → as stored
         self.count: dict[str, int] = {}
         for name in view.tensors:
-            place = family.place(name)
+            place = donor.family.place(_respelled(name, view, donor))
             if place.layer is None:
-                self.outside.setdefault((place.module, place.position), []).append(name)
+                self.outside.setdefault((place.module, place.position), {})[place.name] = name
                 continue
             self.inside.setdefault((place.module, place.layer), {})[place.template] = name
             self.count[place.module] = max(self.count.get(place.module, 0), place.layer + 1)
 
 
-def arrange(
-    recipe: Recipe, views: Mapping[str, View], family: Family, found: list[Diagnostic]
-) -> Arrangement:
-    """The arrangement of a recipe; problems are collected."""
-    return _Arranger(recipe, views, family, found).run()
+def arrange(recipe: Recipe, views: Mapping[str, View], donor: View, found: list[Diagnostic]) -> Arrangement:
+    """The arrangement of a recipe; problems are collected. The output's tensors are named as the donor's."""
+    return _Arranger(recipe, views, donor, found).run()
+
+
+def _respelled(name: str, view: View, donor: View) -> str:
+    """What the donor calls a tensor of the view: the same, but for a prefix (`transformer.h.0` for `h.0`)."""
+    family = view.family
+    if name in donor.tensors or family.name != donor.family.name:
+        return name
+    place = family.place(name)
+    own, other = family.modules.get(place.module), donor.family.modules.get(place.module)
+    if own is None or other is None:
+        return name
+    span = own.split(name)
+    if span is not None:
+        return other.heads()[0] + name[span[0] :]
+    spellings = (prefix + short for short in own.stripped(name) for prefix in other.prefixes)
+    return next((s for s in spellings if s in donor.tensors), name)
 
 
 class _Arranger:
     def __init__(
-        self, recipe: Recipe, views: Mapping[str, View], family: Family, found: list[Diagnostic]
+        self, recipe: Recipe, views: Mapping[str, View], donor: View, found: list[Diagnostic]
     ) -> None:
-        self.recipe, self.views, self.family, self.found = recipe, views, family, found
-        self.index = {alias: _Index(view, family) for alias, view in views.items()}
+        self.recipe, self.views, self.family, self.found = recipe, views, donor.family, found
+        self.index = {alias: _Index(view, donor) for alias, view in views.items()}
 
     def run(self) -> Arrangement:
         targets: list[Target] = []
@@ -184,10 +198,11 @@ class _Arranger:
         self, module: str, recipe: ModuleRecipe, part: Slice, position: str, depth: float
     ) -> Iterator[Target]:
         names: dict[str, None] = {}
+        here = {i.source: self.index[i.source].outside.get((module, position), {}) for i in part.inputs}
         for one in self.ordered(part):
-            names.update(dict.fromkeys(self.index[one.source].outside.get((module, position), [])))
+            names.update(dict.fromkeys(here[one.source]))
         for name in names:
-            feeds = tuple(Feed(i, self.views[i.source], name) for i in part.inputs)
+            feeds = tuple(Feed(i, self.views[i.source], here[i.source].get(name, name)) for i in part.inputs)
             yield Target(name, self.family.place(name), depth, feeds, part, recipe)
 
     def layer(

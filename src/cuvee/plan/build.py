@@ -18,7 +18,7 @@ from cuvee.plan.chain import Call, expression
 from cuvee.plan.companions import Companions, Facts, companions
 from cuvee.plan.feeds import Fed, feed
 from cuvee.plan.methods import Chosen, chain_settings, choose
-from cuvee.plan.nodes import Agree, Node
+from cuvee.plan.nodes import Agree, Convert, Node
 from cuvee.plan.parameters import Resolver
 from cuvee.plan.plan import Opened, OutputTensor, Plan
 from cuvee.plan.rules import apply_rules
@@ -66,7 +66,7 @@ class _Builder:
         if family.note:
             self.found.append(Diagnostic("CV-P006", family.note, severity="note"))
         align = realigner(self.recipe, views, family, self.found)
-        arrangement = arrange(self.recipe, views, family, self.found)
+        arrangement = arrange(self.recipe, views, donor, self.found)
         raise_if(self.found)
         settings = chain_settings(self.recipe.chain) if self.recipe.chain else self.recipe.settings
         resolver = Resolver(self.recipe, chosen, settings, self.found)
@@ -105,7 +105,7 @@ class _Builder:
         compute = self._compute(inputs)
         if not all(m.dtype.is_float for m in inputs):
             return self._integers(target, fed)
-        if target.copied or fed.alone:
+        if target.copied or fed.alone or not fed.experts:  # nothing to merge: the only model is the base
             node = as_dtype(fed.nodes[0], inputs[0].dtype, compute)
             return self._output(target, node, fed.shape, stored, compute, {})
         values = resolver.values(target, fed.experts)
@@ -120,6 +120,8 @@ class _Builder:
         labels = [f.input.source for f in fed.experts]
         call = Call(target.name, labels, self.recipe.seed, self.prefix)
         node = expression(chosen, dict(values.ours), nodes, base, call)
+        if compute not in (FLOAT32, FLOAT64) and stored != compute:
+            node = Convert(node, compute)  # a wider output does not get digits that the arithmetic has not
         return self._output(target, node, fed.shape, stored, compute, values.shown)
 
     def _output(

@@ -117,7 +117,7 @@ def _missing(
             hint = did_you_mean(absent[0].name, absent[0].view.tensors)
         found.append(Diagnostic("CV-P036", message, target.slice.where, hint))
         return None
-    if len(present) == 1:
+    if len(present) == 1 and (chosen.base != "ordinary" or chosen.inputs[0] > 1):
         _note(target, f"is only in `{printable(present[0][0].input.source)}` and is copied from there", found)
         return "alone"
     base = target.slice.base or recipe.base

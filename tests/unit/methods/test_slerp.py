@@ -125,7 +125,11 @@ def test_mergekit_takes_the_base_as_the_end_at_zero():
     assert np.allclose(run_method("slerp", [other], base, {"t": 0.0}, dialect="mergekit"), base)
 
 
-def test_t_is_required_and_lies_between_the_ends():
+def test_t_is_required_and_may_lie_beyond_the_ends():
     (t, *_) = SLERP.parameters
     assert t.required
-    assert t.problem(1.5) == "must be at least 0 and at most 1, got 1.5"
+    base, other = normal((90,), 2)
+    for beyond in (-0.2, 1.3):  # as MergeKit extrapolates
+        assert t.problem(beyond) is None
+        found = run_stage(SLERP, [base, other], {"t": beyond})
+        close(found, oracle(base.double().numpy(), other.double().numpy(), beyond))

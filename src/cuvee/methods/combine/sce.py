@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from cuvee.core.lazy import torch
+from cuvee.core.lazy import numpy, torch
 from cuvee.methods.contract import Block, Stream, Summary, stage
 from cuvee.methods.parameters import Fraction
 from cuvee.methods.summaries import Cut, top, totals
@@ -19,7 +19,7 @@ _MERGEKIT_SMALLEST = 1e-6
 
 
 def _summarise(stream: Stream, *, select_topk: float, guard: Guard, mask_scope: MaskScope) -> Summary:
-    cut = _selection(stream, select_topk)
+    cut = _selection(stream, select_topk, guard)
 
     def squares(block: Block) -> list[Tensor]:
         return [selected.double().square() for selected in _selected(block.tensors, cut, block)]
@@ -49,7 +49,7 @@ def sce(
         select_topk: share τ of the coordinates that is selected; 1 selects all
         mask_scope: the selection applies to everything (paper) or to the weights alone (the released code)
         guard: weights are uniform only where all energies are 0 (`relative`), or where the mean squares add
-            up to less than 1e-6, with divisors raised to 1e-6 (`mergekit`)
+            up to less than 1e-6, with divisors raised to 1e-6 and τ·m rounded to float32 (`mergekit`)
     """
     cut: Cut | None = summary["cut"]
     kept = _selected(deltas, cut, block) if mask_scope == "all" else deltas
@@ -67,12 +67,15 @@ def sce(
     return total / torch.where(share == 0, 1.0, share)
 
 
-def _selection(stream: Stream, select_topk: float) -> Cut | None:
+def _selection(stream: Stream, select_topk: float, guard: Guard) -> Cut | None:
     """The coordinates of greatest variance, or None where all are selected."""
     if select_topk >= 1:
         return None
     varying = totals(stream, lambda block: [_variance(block.tensors) != 0]) or [0.0]
-    return top(stream, lambda block: _variance(block.tensors), int(int(varying[0]) * select_topk))
+    count = int(varying[0]) * select_topk
+    if guard == "mergekit":  # it multiplies in float32, so that 0.29 of 100 are 29 there, not 28
+        count = float(numpy.float32(int(varying[0])) * numpy.float32(select_topk))
+    return top(stream, lambda block: _variance(block.tensors), int(count))
 
 
 def _selected(deltas: list[Tensor], cut: Cut | None, block: Block) -> list[Tensor]:

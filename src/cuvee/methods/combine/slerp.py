@@ -18,7 +18,7 @@ def slerp(
     tensors: list[Tensor],
     *,
     summary: Summary,
-    t: Fraction,
+    t: float,
     threshold: Fraction = 0.9995,
     eps: NonNegative = 1e-8,
 ) -> Tensor:
@@ -33,7 +33,8 @@ def slerp(
     Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985.
 
     Args:
-        t: place on the arc, 0 is the first model (MergeKit: the base) and 1 the second
+        t: place on the arc, 0 is the first model (MergeKit: the base) and 1 the second; beyond them the arc goes
+            on
         threshold: absolute cosine above which the line replaces the arc
         eps: a vector of this norm or less has no direction and is not normalized when the cosine is taken
     """

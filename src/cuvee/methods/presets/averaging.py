@@ -5,6 +5,8 @@ Owns their names, defaults and MergeKit spellings, as data. The mathematics is i
 
 from __future__ import annotations
 
+import math
+
 from cuvee.methods.citation import arxiv
 from cuvee.methods.contract import Dialect, Method, Spelling, Step
 from cuvee.methods.mergekit import NAME
@@ -98,7 +100,7 @@ kept.""",
     missing="base",
     dialects={
         NAME: Dialect(
-            (Spelling("t", "float", "shared", required=True, ours="t"),),
+            (Spelling("t", "float", "shared", required=True, ours="t", clamp=(0.0, math.inf)),),
             base="required",
             inputs=(1, 1),
             missing="base",

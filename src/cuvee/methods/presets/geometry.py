@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from cuvee.methods.citation import arxiv
 from cuvee.methods.contract import Dialect, Method, Spelling, Step
-from cuvee.methods.mergekit import NAME, WEIGHT, flag
+from cuvee.methods.mergekit import LEAST, NAME, WEIGHT, flag
 
 SLERP = Method(
     name="slerp",
@@ -85,7 +85,7 @@ their norms are equal.""",
             (
                 WEIGHT,
                 Spelling("normalize_weights", "bool", "shared", default=True, ours="normalize"),
-                Spelling("eps", "float", "shared", default=1e-8, ours="eps"),
+                Spelling("eps", "float", "shared", default=1e-8, ours="eps", clamp=LEAST),
             ),
             base="optional",
             inputs=(1, None),

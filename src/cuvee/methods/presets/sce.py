@@ -26,7 +26,7 @@ deltas. Paper: arXiv:2408.07990.
 """,
     paper="arXiv:2408.07990",
     dialects=mergekit.task_vectors(
-        Spelling("select_topk", "float", "shared", default=1.0, ours="select_topk"),
+        Spelling("select_topk", "float", "shared", default=1.0, ours="select_topk", clamp=(0.0, 1.0)),
         mergekit.INT8_MASK,
         mask_scope="all",
         guard="mergekit",

@@ -1,0 +1,41 @@
+"""The recipes of this folder, and what each says in its first comment lines.
+
+A recipe may start with `# command: pytorch` (or `multi`; else `yaml`), `# theirs: FLAGS` and `# ours: FLAGS`: the
+command of MergeKit that runs it and flags added on either side. Imports neither program.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """One recipe."""
+
+    name: str
+    path: Path
+    command: str
+    theirs: tuple[str, ...]
+    ours: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return self.path.read_text()
+
+
+def recipe_files(folder: Path = HERE / "recipes", only: tuple[str, ...] = ()) -> list[RecipeFile]:
+    """All recipes by name, or those whose name contains one of `only`."""
+    found = [_read(path) for path in sorted(folder.glob("*.yml"))]
+    return [r for r in found if not only or any(word in r.name for word in only)]
+
+
+def _read(path: Path) -> RecipeFile:
+    said = dict(re.findall(r"^# (command|theirs|ours): (.*)$", path.read_text(), re.MULTILINE))
+    flags = {key: tuple(shlex.split(said.get(key, ""))) for key in ("theirs", "ours")}
+    return RecipeFile(path.stem, path, said.get("command", "yaml"), flags["theirs"], flags["ours"])
