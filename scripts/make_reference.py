@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from reference_markdown import escaped, fenced, link, page, paragraphs, plain, table, value
 
 from cuvee.cli.app import COMMANDS, app
 from cuvee.cli.catalogue import example
@@ -30,7 +31,6 @@ from cuvee.recipe.json_schema import mergekit_schema, native_schema
 from cuvee.recipe.layouts import LAYOUTS, Arrangement
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
-NOTICE = "<!-- written by scripts/make_reference.py; do not edit -->\n"
 PREFIXES = {
     "CV-E": "Runs and disks",
     "CV-P": "Plans",
@@ -85,28 +85,28 @@ def methods_index() -> str:
         "(../../guides/choosing-a-method.md) and [stages](../stages.md)."
     )
     head = ["method", "base", "models", "what it does", "status"]
-    return page("Methods", text, _table(head, sorted(rows)))
+    return page("Methods", text, table(head, sorted(rows)))
 
 
 def method_page(method: Method) -> str:
     """One method: formula, parameters, variants, cost, paper, example."""
-    parts = [method.summary[:1].upper() + method.summary[1:] + ".", _paragraphs(method.doc)]
-    parts += ["## Recipe", _fenced("yaml recipe", example(method))]
+    parts = [method.summary[:1].upper() + method.summary[1:] + ".", paragraphs(method.doc)]
+    parts += ["## Recipe", fenced("yaml", example(method))]
     parts += ["## Parameters", _parameters(tuple(registry.parameters_for(method).values()))]
-    parts += ["## Facts", _table(["", ""], list(_facts(method)))]
+    parts += ["## Facts", table(["", ""], list(_facts(method)))]
     dialect = method.dialects.get("mergekit")
     if dialect is not None:
         rows = [
-            [f"`{s.name}`", s.scope, "required" if s.required else _value(s.default), _ours(s.ours)]
+            [f"`{s.name}`", s.scope, "required" if s.required else value(s.default), _ours(s.ours)]
             for s in dialect.parameters
         ]
         head = ["name there", "given for", "default there", "sets here"]
-        parts += ["## Through MergeKit's door", _table(head, rows) if rows else "It has no parameters there."]
+        parts += ["## Through MergeKit's door", table(head, rows) if rows else "It has no parameters there."]
         if dialect.fixed:
-            fixed = ", ".join(f"`{k}: {_plain(v)}`" for k, v in dialect.fixed.items())
+            fixed = ", ".join(f"`{k}: {plain(v)}`" for k, v in dialect.fixed.items())
             parts.append(f"Fixed there: {fixed}.")
     if method.bibtex:
-        parts += ["## Citation", _fenced("bibtex", method.bibtex)]
+        parts += ["## Citation", fenced("bibtex", method.bibtex)]
     return page(method.name, *parts)
 
 
@@ -124,7 +124,7 @@ def _facts(method: Method) -> Iterator[list[str]]:
     yield ["a tensor that some models lack", absent[method.missing]]
     yield ["status", method.status]
     if method.paper:
-        yield ["paper", _link(method.paper)]
+        yield ["paper", link(method.paper)]
 
 
 def _cost(method: Method) -> str:
@@ -156,7 +156,7 @@ def _defaults(method: Method) -> list[dict[str, Any]]:
 def layout_page(layout: Arrangement) -> str:
     """A method that arranges layers."""
     rows = [
-        [f"`{name}`", "required" if default is None else _value(default or None), meaning]
+        [f"`{name}`", "required" if default is None else value(default or None), meaning]
         for name, (default, meaning) in layout.parameters.items()
     ]
     lines = ["version: 1", "experts:"]
@@ -168,10 +168,10 @@ def layout_page(layout: Arrangement) -> str:
         layout.name,
         layout.doc,
         "## Recipe",
-        _fenced("yaml recipe", "\n".join(lines)),
+        fenced("yaml", "\n".join(lines)),
         "## Parameters",
-        _table(["parameter", "default", "meaning"], rows),
-        f"Paper: {_link(layout.paper)}. It is rewritten into slices before planning, so `cuvee plan` shows "
+        table(["parameter", "default", "meaning"], rows),
+        f"Paper: {link(layout.paper)}. It is rewritten into slices before planning, so `cuvee plan` shows "
         "`passthrough` or `linear`.",
     )
 
@@ -199,7 +199,7 @@ def _stage_parts(stage: Stage) -> list[str]:
     access = "depends on its parameters" if callable(stage.access) else stage.access
     facts = f"Takes: {stage.takes}. Access: {access}. Random: {'yes' if stage.random else 'no'}."
     summary = " It needs figures that are gathered before it runs." if stage.summarise else ""
-    return [f"### {stage.name}", _paragraphs(doc), facts + summary, _parameters(stage.parameters)]
+    return [f"### {stage.name}", paragraphs(doc), facts + summary, _parameters(stage.parameters)]
 
 
 def _parameters(parameters: Sequence[Parameter]) -> str:
@@ -208,14 +208,14 @@ def _parameters(parameters: Sequence[Parameter]) -> str:
     rows = [
         [
             f"`{p.name}`" + ("\\*" if p.per_expert else ""),
-            "required" if p.required else _value(p.default),
+            "required" if p.required else value(p.default),
             p.expected(),
             p.help,
         ]
         for p in parameters
     ]
     note = "\n\n\\* may differ for each expert." if any(p.per_expert for p in parameters) else ""
-    return _table(["parameter", "default", "values", "meaning"], rows) + note
+    return table(["parameter", "default", "values", "meaning"], rows) + note
 
 
 def _base(method: Method) -> str:
@@ -245,7 +245,7 @@ def commands_page() -> str:
         "and hints go to stderr. Nothing asks questions."
     )
     codes_text = "A code that is not in this table must be treated as failure."
-    parts = [shared, "## Exit codes", _table(["code", "meaning"], [list(e) for e in EXITS]), codes_text]
+    parts = [shared, "## Exit codes", table(["code", "meaning"], [list(e) for e in EXITS]), codes_text]
     root = click.Context(app, info_name="cuvee")
     for name in COMMANDS:
         command = app.get_command(root, name)
@@ -261,7 +261,7 @@ def _command(command: click.Command, path: str, parent: click.Context) -> Iterat
     yield text.strip()
     shown, _, after = rest.partition("Examples:\n")[2].partition("\n\n")
     if shown and not isinstance(command, click.Group):
-        yield _fenced("sh", "\n".join(line.strip() for line in shown.splitlines()))
+        yield fenced("sh", "\n".join(line.strip() for line in shown.splitlines()))
     if after.strip():
         yield after.strip()
     if isinstance(command, click.Group):
@@ -276,7 +276,7 @@ def _command(command: click.Command, path: str, parent: click.Context) -> Iterat
         row for row in rows if row[0] not in ("`--json`", "`-q`, `--quiet`", "`-v`, `--verbose`", "`--debug`")
     ]
     if own:
-        yield _table(["option", "value", "meaning"], own)
+        yield table(["option", "value", "meaning"], own)
 
 
 def _option(option: click.Option) -> list[str]:
@@ -306,7 +306,7 @@ def codes_page() -> str:
         if found:
             parts.append(f"## {title}")
         for code, entry in found.items():
-            parts += [f"### {code}: {_escaped(entry['title'])}", _escaped(entry["text"].strip())]
+            parts += [f"### {code}: {escaped(entry['title'])}", escaped(entry["text"].strip())]
     return page("Error codes", *parts)
 
 
@@ -328,7 +328,7 @@ def families_page() -> str:
         rows.append([f"`{name}`", classes, shown, keys])
     roles = [[f"`{role}`", meaning] for role, meaning in ROLES.items()]
     head = ["family", "classes (the first three)", "modules", "number of layers in the config"]
-    return page("Families", text, _table(head, rows), "## Roles", _table(["role", "meaning"], roles))
+    return page("Families", text, table(head, rows), "## Roles", table(["role", "meaning"], roles))
 
 
 def settings_page() -> str:
@@ -338,59 +338,11 @@ def settings_page() -> str:
     return page(
         "Settings",
         "Flags win over environment variables, which win over defaults. `cuvee config` shows what is in force.",
-        _table(["variable", "default", "effect"], rows),
+        table(["variable", "default", "effect"], rows),
         "## Limits on untrusted input",
         "What a file may ask of a parser (`src/cuvee/core/limits.py`).",
-        _table(["limit", "value"], caps),
+        table(["limit", "value"], caps),
     )
-
-
-# -- Markdown -------------------------------------------------------------------------------------------------
-
-
-def page(title: str, *parts: str) -> str:
-    """A page of parts with blank lines between them."""
-    return NOTICE + "\n".join([f"# {title}", *(f"\n{part}" for part in parts)]) + "\n"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *([_cell(c) for c in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
-
-
-def _fenced(kind: str, text: str) -> str:
-    return f"```{kind}\n{text}\n```"
-
-
-def _paragraphs(text: str) -> str:
-    """A docstring's paragraphs, one line each, safe as Markdown."""
-    return "\n\n".join(_escaped(" ".join(block.split())) for block in text.strip().split("\n\n"))
-
-
-def _escaped(text: str) -> str:
-    """The text with what Markdown would read as markup made plain; code in backticks is left alone."""
-    pieces = text.split("`")
-    for i in range(0, len(pieces), 2):
-        pieces[i] = pieces[i].replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
-    return "`".join(pieces)
-
-
-def _plain(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _value(value: Any) -> str:
-    return "none" if value is None else f"`{_plain(value)}`"
-
-
-def _link(paper: str) -> str:
-    if paper.startswith("arXiv:"):
-        return f"[{paper}](https://arxiv.org/abs/{paper.removeprefix('arXiv:')})"
-    return f"<{paper}>" if paper.startswith("http") else paper
 
 
 # -- writing and checking -------------------------------------------------------------------------------------
