@@ -14,7 +14,7 @@ import click
 
 from cuvee.cli.render import error_text, stderr
 from cuvee.core import settings
-from cuvee.errors import CuveeError, Diagnostic, UsageError
+from cuvee.errors import CuveeError, Diagnostic, RunError, UsageError, Where
 
 BUG = 70
 
@@ -23,7 +23,7 @@ def run_guarded(command: click.Command) -> int:
     """Run a command; every failure ends in a documented exit code."""
     as_json = "--json" in sys.argv
     try:
-        result = command.main(standalone_mode=False)
+        result = command.main(prog_name="cuvee", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
@@ -41,6 +41,9 @@ def run_guarded(command: click.Command) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        _tell(_refused(error), as_json)
+        return 1
     except Exception as error:  # noqa: BLE001 (the last door: a bug must say so)
         _bug(error, as_json)
         return BUG
@@ -50,6 +53,13 @@ def _usage(error: click.UsageError) -> UsageError:
     message = error.format_message().rstrip(".")
     path = error.ctx.command_path if error.ctx else "cuvee"
     return UsageError("CV-U001", message[:1].lower() + message[1:], hint=f"`{path} --help` shows the usage")
+
+
+def _refused(error: OSError) -> RunError:
+    """What the operating system refused where nothing closer to the cause has said so."""
+    reason = (error.strerror or str(error)).lower()
+    file = str(error.filename) if error.filename is not None else None
+    return RunError("CV-E005", f"a file operation failed: {reason}", where=Where(file=file))
 
 
 def _tell(error: CuveeError, as_json: bool) -> None:

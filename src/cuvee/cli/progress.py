@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cuvee.cli.render import json_line, stderr
+from cuvee.core.names import printable
 from cuvee.engine.events import Event, Finding, Finished, Progress, Started
 from cuvee.plan.explain import size
 
@@ -87,7 +88,7 @@ class _Bar(_Counter):
         if isinstance(event, Started):
             self._open()
         elif isinstance(event, Progress) and self.bar is not None:
-            self.bar.update(self.task, completed=self.done, description=event.tensor[-40:])
+            self.bar.update(self.task, completed=self.done, description=printable(event.tensor)[-40:])
         elif isinstance(event, Finding):
             _quiet(event)
         elif isinstance(event, Finished) and self.bar is not None:
@@ -105,7 +106,7 @@ class _Bar(_Counter):
         from rich.progress import Progress as RichProgress
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),

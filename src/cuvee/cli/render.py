@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -14,16 +15,35 @@ from cuvee.core.names import printable
 from cuvee.errors import CuveeError, Diagnostic
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+_HEAD = re.compile(r"(\x1b\[3[136]m\x1b\[1m(?:error|warning|note)\[CV-[A-Z]\d{3}\]\x1b\[0m)")
 
 
 def stdout(text: str) -> None:
     """Data for the caller."""
-    click.echo(text)
+    click.echo(visible(text))
 
 
 def stderr(text: str) -> None:
     """Everything else."""
-    click.echo(text, err=True)
+    click.echo(visible(text), err=True, color=in_colour() or None)
+
+
+def visible(text: str) -> str:
+    """The text with every control, bidi or other invisible character escaped: the last door before a terminal.
+
+    Line ends, tabs and this program's own coloured heads stay.
+    """
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    return "\n".join(line if line.isprintable() else _escaped(line) for line in text.split("\n"))
+
+
+def _escaped(line: str) -> str:
+    parts = _HEAD.split(line) if in_colour() else [line]
+    return "".join(
+        part if i % 2 else "\t".join(printable(piece, 10 * len(piece) + 10) for piece in part.split("\t"))
+        for i, part in enumerate(parts)
+    )
 
 
 def print_json(content: Any) -> None:
@@ -38,14 +58,18 @@ def json_line(content: Any) -> None:
 
 
 def coloured(text: str, colour: str) -> str:
-    """The text in colour where colour is wanted (a terminal, or FORCE_COLOR; never with NO_COLOR)."""
-    wanted = (sys.stderr.isatty() or settings.get("FORCE_COLOR")) and not settings.get("NO_COLOR")
-    return click.style(text, fg=colour, bold=True) if wanted else text
+    """The text in colour where colour is wanted."""
+    return click.style(text, fg=colour, bold=True) if in_colour() else text
+
+
+def in_colour() -> bool:
+    """Whether stderr is coloured: on a terminal or with FORCE_COLOR, never with NO_COLOR."""
+    return bool((sys.stderr.isatty() or settings.get("FORCE_COLOR")) and not settings.get("NO_COLOR"))
 
 
 def diagnostic_text(d: Diagnostic) -> str:
     """A finding with its place, the line, a caret and the hint."""
-    lines = [f"{coloured(f'{d.severity}[{d.code}]', _COLOURS[d.severity])}: {d.message}"]
+    lines = [f"{coloured(f'{d.severity}[{d.code}]', _COLOURS[d.severity])}: {_whole(d.message)}"]
     where = d.where
     if where is not None:
         place = printable(where.file) if where.file else ""
@@ -56,7 +80,7 @@ def diagnostic_text(d: Diagnostic) -> str:
             lines.append(f"  --> {place}{logical}")
         if where.text is not None and where.line is not None:
             number = f"{where.line:>4}"
-            lines.append(f"{number} | {where.text}")
+            lines.append(f"{number} | {_whole(where.text)}")
             if where.column is not None:
                 width = max(1, min(where.width, max(1, len(where.text) - where.column + 1)))
                 lines.append(f"{' ' * len(number)} | {' ' * (where.column - 1)}{'^' * width}")
@@ -65,8 +89,12 @@ def diagnostic_text(d: Diagnostic) -> str:
                 f"  --> {printable(where.source)}" + (f" · {printable(where.tensor)}" if where.tensor else "")
             )
     if d.hint:
-        lines.append(f"hint: {d.hint}")
+        lines.append(f"hint: {_whole(d.hint)}")
     return "\n".join(lines)
+
+
+def _whole(text: str) -> str:
+    return printable(text, 4000)
 
 
 def error_text(error: CuveeError) -> str:

@@ -76,13 +76,15 @@ def _joined(documents: list[Document]) -> Recipe:
     for document in documents:
         is_mergekit(document)
         name = document.data.get("name")
+        where = document.where(("name",))
         if name is None:
             final.append(document)
+        elif not isinstance(name, str):
+            found.append(Diagnostic("CV-R010", "`name` must be a text", where))
         elif name in named:
-            where = document.where(("name",))
-            found.append(Diagnostic("CV-R016", f"two documents are named `{printable(str(name))}`", where))
+            found.append(Diagnostic("CV-R016", f"two documents are named `{printable(name)}`", where))
         else:
-            named[str(name)] = document
+            named[name] = document
     if len(final) > 1:
         where = final[1].where(())
         found.append(Diagnostic("CV-R016", "only one document may be without a `name`", where))

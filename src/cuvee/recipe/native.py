@@ -138,6 +138,9 @@ class _Reader:
             found = self.looked_up(str(name), here, stage)
             if found is None:
                 continue
+            if not isinstance(raw, (dict, type(None))):
+                self.say("CV-R010", (*here, name), f"the parameters of `{found.name}` must be a mapping")
+                continue
             known = {p.name: p for p in found.parameters}
             inside: Path = (*here, name) if isinstance(item, dict) else here
             settings = self.settings(raw or {}, known, found.name, inside)

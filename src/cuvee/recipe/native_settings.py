@@ -77,22 +77,33 @@ class ValueReader:
             return None
         return Rule(
             plain,
-            name=item.get("name"),
+            name=self._text(item, "name", path),
             roles=self._roles(item.get("role"), (*path, "role")),
             layers=layers,
-            module=item.get("module"),
+            module=self._text(item, "module", path),
             where=self.document.where(path),
         )
+
+    def _text(self, item: Mapping[str, Any], key: str, path: Path) -> str | None:
+        """A condition of a rule that is a text, or None where the rule has none."""
+        value = item.get(key)
+        if value is None or isinstance(value, str):
+            return value
+        self._problem("CV-R010", (*path, key), f"`{key}` must be a text")
+        return None
 
     def _roles(self, written: Any, path: Path) -> tuple[str, ...]:
         if written is None:
             return ()
         roles = []
         for word in written if isinstance(written, list) else [written]:
-            expanded = GROUPS.get(word) if isinstance(word, str) else None
+            if not isinstance(word, str):
+                self._problem("CV-R010", path, "`role` must be a role or a list of roles")
+                continue
+            expanded = GROUPS.get(word)
             if expanded is None and word not in ROLES:
-                hint = did_you_mean(str(word), (*ROLES, *GROUPS))
-                self._problem("CV-R010", path, f"`{printable(str(word))}` is not a role", hint=hint)
+                hint = did_you_mean(word, (*ROLES, *GROUPS))
+                self._problem("CV-R010", path, f"`{printable(word)}` is not a role", hint=hint)
                 continue
             roles += list(expanded or (word,))
         return tuple(roles)

@@ -36,3 +36,33 @@ def test_text_of_a_recipe_is_escaped_in_messages() -> None:
         (first,) = findings(f"version: 1\nexperts: {{a: ./a}}\nmerge: {{method: linear}}\n{line}\n")
         assert "\x1b" not in first.message
         assert "\u202e" not in first.message
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "message"),
+    [
+        ("name: [a]\nmerge_method: linear\n---\nmerge_method: linear\n", "CV-R010", "`name` must be a text"),
+        (
+            "version: 1\nexperts: {a: ./a}\nmerge: [{trim: 0.5}, elect]\n",
+            "CV-R010",
+            "the parameters of `trim` must be a mapping",
+        ),
+        (
+            "version: 1\nexperts: {a: ./a}\nmerge: {method: ties, density: [{role: {x: 1}, value: 0.5}]}\n",
+            "CV-R010",
+            "`role` must be a role or a list of roles",
+        ),
+        (
+            "version: 1\nexperts: {a: ./a}\nmerge: {method: ties, density: [{name: 3, value: 0.5}]}\n",
+            "CV-R010",
+            "`name` must be a text",
+        ),
+        (
+            "version: 1\nexperts: {a: ./a}\nmerge: {method: ties, density: [{module: [1], value: 0.5}]}\n",
+            "CV-R010",
+            "`module` must be a text",
+        ),
+    ],
+)
+def test_values_of_the_wrong_type_where_names_stand(text: str, code: str, message: str) -> None:
+    assert (code, message) in [(d.code, d.message) for d in findings(text)]
