@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +102,18 @@ def test_values_beyond_the_ends_mean_what_they_mean_in_mergekit(
         for value in (given, same_as)
     )
     assert torch.equal(a, b)
+
+
+def test_rows_filled_by_a_mean_are_as_exact_as_the_arithmetic(tmp_path: Path) -> None:
+    """Padding rows of a bfloat16 model are the mean of its rows in float32, not rounded to bfloat16."""
+    write(tmp_path / "m", values(ONE, 1), ONE, "bfloat16")
+    words = {f"w{i}": i for i in range(ONE.vocabulary)}
+    model = {"type": "BPE", "vocab": words, "merges": [], "unk_token": "w0"}
+    (tmp_path / "m" / "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": []}))
+    (tmp_path / "m" / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    text = "merge_method: passthrough\nmodels: [{model: m}]\ndtype: float32\n"
+    found = merged(tmp_path, text + "tokenizer: {source: ./m, pad_to_multiple_of: 64}\n")
+    rows = found["model.embed_tokens.weight"]
+    assert rows.shape[0] == 64
+    torch.testing.assert_close(rows[-1], rows[: ONE.vocabulary].mean(0), rtol=1e-6, atol=1e-8)
+    assert not torch.equal(rows[-1], rows[-1].bfloat16().float())

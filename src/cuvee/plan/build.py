@@ -16,7 +16,7 @@ from cuvee.families import Family
 from cuvee.plan.arrangement import Arrangement, Feed, Target, arrange
 from cuvee.plan.chain import Call, expression
 from cuvee.plan.companions import Companions, Facts, companions
-from cuvee.plan.feeds import Fed, feed
+from cuvee.plan.feeds import Fed, arithmetic, feed
 from cuvee.plan.methods import Chosen, chain_settings, choose
 from cuvee.plan.nodes import Agree, Convert, Node
 from cuvee.plan.parameters import Resolver
@@ -102,7 +102,7 @@ class _Builder:
         self.untied |= fed.untied
         inputs = fed.metas
         stored = self._stored(fed.kept)
-        compute = self._compute(inputs)
+        compute = arithmetic(self.recipe, inputs)
         if not all(m.dtype.is_float for m in inputs):
             return self._integers(target, fed)
         if target.copied or fed.alone or not fed.experts:  # nothing to merge: the only model is the base
@@ -152,11 +152,6 @@ class _Builder:
     def _stored(self, kept: Sequence[DType]) -> DType:
         wanted = self.recipe.output.dtype or self.recipe.compute
         return BY_NAME[wanted] if wanted else promoted(list(kept))
-
-    def _compute(self, inputs: Sequence[TensorMeta]) -> DType:
-        if self.recipe.compute:
-            return BY_NAME[self.recipe.compute]
-        return FLOAT64 if any(m.dtype == FLOAT64 for m in inputs) else FLOAT32
 
     def _leftovers(self, resolver: Resolver, views: Mapping[str, View], arrangement: Arrangement) -> None:
         """Rules and sources that nothing came of: errors in Cuvée's recipes, warnings in MergeKit's."""

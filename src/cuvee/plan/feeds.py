@@ -5,10 +5,10 @@ Owns the rules of missing tensors, tied weights and mismatched shapes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cuvee.core.dtypes import DType
+from cuvee.core.dtypes import BY_NAME, FLOAT32, FLOAT64, DType
 from cuvee.core.names import printable
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import Diagnostic
@@ -83,7 +83,8 @@ def feed(
     feeds = [one for one, _ in present]
     axis = target.place.vocabulary_axis
     if axis is not None and not target.copied:
-        nodes = align.inputs([f.input.source for f in feeds], nodes, axis, base)
+        wide = arithmetic(recipe, metas)
+        nodes = align.inputs([f.input.source for f in feeds], nodes, axis, base, wide)
     if not _same_shape(target, feeds, nodes, found):
         return None
     position = next((i for i, f in enumerate(feeds) if f.input.source == base), None)
@@ -92,6 +93,13 @@ def feed(
         feeds, nodes, metas = ([x[i] for i in order] for x in (feeds, nodes, metas))  # type: ignore[assignment]
     apart = chosen.base != "ordinary" and not chosen.base_first and not alone
     return Fed(tuple(feeds), tuple(nodes), tuple(metas), kept, position if apart else None, untied, alone)
+
+
+def arithmetic(recipe: Recipe, inputs: Sequence[TensorMeta]) -> DType:
+    """The type a tensor is merged in: the recipe's, else float32, or float64 where an input has it."""
+    if recipe.compute:
+        return BY_NAME[recipe.compute]
+    return FLOAT64 if any(meta.dtype == FLOAT64 for meta in inputs) else FLOAT32
 
 
 def _missing(

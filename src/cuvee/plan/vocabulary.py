@@ -9,10 +9,11 @@ from cuvee.bundle.vocabulary.plan import VocabularyPlan, plan_vocabulary, trunca
 from cuvee.bundle.vocabulary.read import read_vocabulary
 from cuvee.bundle.vocabulary.rows import RowTable
 from cuvee.bundle.vocabulary.tokens import Vocabulary
+from cuvee.core.dtypes import DType
 from cuvee.core.names import printable
 from cuvee.errors import CuveeError, Diagnostic
 from cuvee.families import Family
-from cuvee.plan.nodes import Gather, Node
+from cuvee.plan.nodes import Convert, Gather, Node
 from cuvee.plan.views import View
 from cuvee.recipe.model import Recipe
 
@@ -27,8 +28,10 @@ class Realigner:
     rows: int | None = None  # of the output, when it may differ from the inputs
     _told: set[str] = field(default_factory=set)
 
-    def inputs(self, names: Sequence[str], nodes: Sequence[Node], axis: int, base: str | None) -> list[Node]:
-        """The nodes (one for each model named), each with the output's rows along `axis`."""
+    def inputs(
+        self, names: Sequence[str], nodes: Sequence[Node], axis: int, base: str | None, wide: DType
+    ) -> list[Node]:
+        """The nodes (one for each model named), each with the output's rows along `axis`; means are taken in `wide`."""
         if self.plan is not None:
             tables = self.plan.tables(names, base if base in names else None)
         elif self.truncate:
@@ -40,7 +43,7 @@ class Realigner:
         else:
             return list(nodes)
         by_name = dict(zip(names, nodes, strict=True))
-        return [_gathered(name, tables[name], by_name, axis) for name in names]
+        return [_gathered(name, tables[name], by_name, axis, wide) for name in names]
 
     def _tell(self, notes: Sequence[Diagnostic]) -> None:
         for note in notes:
@@ -49,13 +52,13 @@ class Realigner:
                 self.notes.append(note)
 
 
-def _gathered(name: str, table: RowTable, nodes: Mapping[str, Node], axis: int) -> Node:
+def _gathered(name: str, table: RowTable, nodes: Mapping[str, Node], axis: int, wide: DType) -> Node:
     own = nodes[name]
     if table.is_identity:
         return own
     shape = tuple(table.rows if i == axis else n for i, n in enumerate(own.shape))
-    others = tuple((model, nodes[model]) for model in table.donors)
-    return Gather(own, others, table, axis, shape)
+    others = tuple((model, Convert(nodes[model], wide)) for model in table.donors)
+    return Gather(Convert(own, wide), others, table, axis, shape)
 
 
 def realigner(
