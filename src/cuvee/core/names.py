@@ -49,7 +49,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str | None:
 
 def natural(name: str) -> list[tuple[int, int | str]]:
     """Sort key under which `layers.2` comes before `layers.10`."""
-    return [(0, int(part)) if part.isdecimal() and part.isascii() else (1, part) for part in _DIGITS.split(name) if part]
+    parts = (part for part in _DIGITS.split(name) if part)
+    return [(0, int(part)) if part.isascii() and part.isdecimal() else (1, part) for part in parts]
 
 
 def matches(pattern: str, name: str) -> bool:
