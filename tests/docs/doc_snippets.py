@@ -9,7 +9,7 @@ In a page, a fence of language
   a line `…` stands for any lines.
 
 A comment before a fence changes that: `<!-- file: NAME -->` also saves the block under that name for later blocks of
-the page, `<!-- not run: REASON -->` skips it. Other languages (`sh`, `text`, `json`) are shown only; every `cuvee`
+the page, `<!-- wrong, file: NAME -->` saves a recipe that must have mistakes, `<!-- not run: REASON -->` skips it. Other languages (`sh`, `text`, `json`) are shown only; every `cuvee`
 command in them must exist with the options it is given.
 """
 
@@ -29,7 +29,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 _FENCE = re.compile(
-    r"(?:<!-- (?P<word>file|not run): (?P<what>[^\n]+?) -->\n+)?^```(?P<language>[\w-]*)\n(?P<code>.*?)^```$",
+    r"(?:<!-- (?P<word>file|wrong, file|not run): (?P<what>[^\n]+?) -->\n+)?^```(?P<language>[\w-]*)\n(?P<code>.*?)^```$",
     re.S | re.M,
 )
 _VOLATILE = (
@@ -48,6 +48,7 @@ class Block:
     code: str
     file: str | None
     reason: str | None  # why it is not run
+    wrong: bool = False  # a recipe in which mistakes must be found
 
     @property
     def runs(self) -> bool:
@@ -72,7 +73,8 @@ def blocks(page: Path) -> list[Block]:
                 line=line,
                 language=match["language"],
                 code=match["code"],
-                file=what if word == "file" else None,
+                file=what if word in ("file", "wrong, file") else None,
+                wrong=word == "wrong, file",
                 reason=what if word == "not run" else None,
             )
         )
@@ -144,7 +146,7 @@ def run_block(block: Block, folder: Path, space: dict[str, Any]) -> tuple[str, l
         recipe = folder / (block.file or "snippet.yaml")
         recipe.write_text(block.code, encoding="utf-8")
         said, code = cuvee(["check", str(recipe)])
-        return block.code, [f"{place}: {said}"] if code else []
+        return block.code, [f"{place}: {said}"] if (code != 0) != block.wrong else []
     wrong, text = [], ""
     for command, shown in session(block.code):
         real = run_command(command, folder)
