@@ -9,7 +9,7 @@ from typing import Any
 
 from cuvee.bundle.json_files import dump_json
 from cuvee.core.names import printable
-from cuvee.errors import Diagnostic
+from cuvee.errors import Diagnostic, UsageError
 from cuvee.plan.plan import Plan
 
 VERSION = 1
@@ -41,9 +41,12 @@ def lock_text(plan: Plan) -> bytes:
 
 
 def differences(plan: Plan, locked: Mapping[str, Any]) -> list[Diagnostic]:
-    """What of the plan's sources is not as it was locked."""
-    now = lock_of(plan)["sources"]
-    then = locked.get("sources", {})
+    """What of the plan's sources is not as it was locked; UsageError when `locked` is no lock."""
+    then = locked.get("sources")
+    if not isinstance(then, Mapping) or not all(isinstance(entry, Mapping) for entry in then.values()):
+        raise UsageError("CV-U014", "the file is not a lock", hint="make one with `cuvee lock`")
+    hashed = any("sha256" in entry for entry in then.values())
+    now = (with_sha256(plan) if hashed else lock_of(plan))["sources"]
     out = []
     for name in sorted({*now, *then}):
         if name not in then or name not in now:

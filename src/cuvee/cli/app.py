@@ -9,6 +9,7 @@ import click
 
 import cuvee
 from cuvee.core.names import did_you_mean
+from cuvee.errors import UsageError
 
 # name → (module in `commands`, one line of help); the order is the order of `cuvee --help`.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -59,8 +60,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0] if args else ""
         if args and not name.startswith("-") and name not in COMMANDS:
-            hint = did_you_mean(name, COMMANDS)
-            raise click.UsageError(f"there is no command `{name}`" + (f"; {hint}" if hint else ""), ctx)
+            hint = did_you_mean(name, COMMANDS) or "`cuvee --help` lists the commands"
+            raise UsageError("CV-U001", f"there is no command `{name}`", hint=hint)
         return super().resolve_command(ctx, args)
 
 

@@ -102,14 +102,23 @@ def is_offline(flag: bool) -> bool:
     return flag or settings.flag("CUVEE_OFFLINE") or settings.flag("HF_HUB_OFFLINE")
 
 
+def shard_bytes(text: str) -> int:
+    """The size of a `--shard-size`; UsageError when it is not one, or nothing."""
+    from cuvee.engine.options import parse_bytes
+
+    found = parse_bytes(text)
+    if found < 1:
+        raise UsageError("CV-U003", "`--shard-size` must be at least one byte")
+    return found
+
+
 def adjusted(recipe: Recipe, given: dict[str, Any]) -> Recipe:
     """The recipe with what the command line changes."""
     from cuvee.recipe.override import overridden
-    from cuvee.recipe.schema import size_of
 
     output = recipe.output
     if given.get("shard_size"):
-        output = replace(output, shard_bytes=size_of(str(given["shard_size"])))
+        output = replace(output, shard_bytes=shard_bytes(str(given["shard_size"])))
     if given.get("out_dtype"):
         found = parse_dtype(str(given["out_dtype"]))
         if found is None or not found.is_float:

@@ -50,14 +50,14 @@ def _from_plan(path: Path, offline: bool) -> Blend:
         content = load_object(path.read_bytes(), str(path), replace(DEFAULT, json_bytes=1 << 30))
     except OSError as error:
         raise UsageError("CV-U002", f"cannot read `{path}`: {error.strerror}") from None
-    if content.get("schema") != SCHEMA:
+    if content.get("schema") != SCHEMA or not _whole(content):
         raise UsageError(
             "CV-U006", f"`{path}` is not a saved plan of this version", hint="make it with `cuvee plan -o`"
         )
     written = content["recipe"]
     recipe = adjusted(parse_recipe(written["text"], written["file"]), content["changes"])
     anchor = Path(written["file"]).parent if written["file"] else path.parent
-    options = PlanOptions(tuple(content["rules_off"]), bool(content["allow_mixed"]))
+    options = PlanOptions(tuple(content["rules_off"]), bool(content.get("allow_mixed")))
     blend = Blend(recipe, anchor, offline, options)
     plan = blend.build()
     plan.close()
@@ -69,6 +69,18 @@ def _from_plan(path: Path, offline: bool) -> Blend:
             hint="make the plan again with `cuvee plan -o`",
         )
     return blend
+
+
+def _whole(content: dict[str, Any]) -> bool:
+    """Whether a saved plan has what is needed of it, in the right types."""
+    kinds = {"recipe": dict, "changes": dict, "rules_off": list, "digest": str}
+    written = content.get("recipe")
+    return all(isinstance(content.get(key), kind) for key, kind in kinds.items()) and (
+        isinstance(written, dict)
+        and isinstance(written.get("text"), str)
+        and isinstance(written.get("file"), (str, type(None)))
+        and all(isinstance(name, str) for name in content["rules_off"])
+    )
 
 
 def check_lock(blend: Blend, path: Path) -> None:

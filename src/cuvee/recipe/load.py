@@ -26,10 +26,16 @@ def load_recipe(path: Path, limits: Limits = DEFAULT, _open: tuple[Path, ...] = 
         raise RecipeError("CV-R001", "the file is not UTF-8 text", where=Where(file=str(path))) from None
     except OSError as error:
         raise RecipeError(
-            "CV-R003", f"cannot read the recipe: {error.strerror}", where=Where(file=str(path))
+            "CV-R003",
+            f"cannot read the recipe `{printable(str(path))}`: {(error.strerror or str(error)).lower()}",
+            where=Where(file=str(path)),
         ) from None
     if real in _open:
-        raise RecipeError("CV-R015", "recipes refer to each other in a circle", where=Where(file=str(path)))
+        raise RecipeError(
+            "CV-R015",
+            f"recipes refer to each other in a circle: `{printable(str(path))}` is open already",
+            where=Where(file=str(path)),
+        )
     return parse_recipe(text, str(path), limits, (*_open, real))
 
 

@@ -240,8 +240,9 @@ class _Reader:
                 return read_native(self.part(value, path), self.load)
         except CuveeError as error:
             where = self.document.where(path)
-            error.at(file=where.file, line=where.line, column=where.column, path=where.path, text=where.text)
-            self.found.extend(error.diagnostics)
+            self.found += [
+                d if d.where and d.where.line else replace(d, where=where) for d in error.diagnostics
+            ]
             return None
         self.say("CV-R010", path, "`recipe` must be the path of a recipe, or a recipe")
         return None

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cuvee.cli.options import is_offline, output_options, run_options
+from cuvee.cli.options import is_offline, output_options, run_options, shard_bytes
 
 
 @click.command("convert")
@@ -45,7 +45,6 @@ def command(source: str, out: Path, dtype: str | None, shard_size: str, **given:
     from cuvee.cli.commands.merge import device_of
     from cuvee.cli.running import Manner, merge_into
     from cuvee.engine.options import RunOptions
-    from cuvee.recipe.schema import size_of
 
     if out.suffix == ".gguf":
         from cuvee.api.gguf_out import convert_to_gguf
@@ -59,7 +58,7 @@ def command(source: str, out: Path, dtype: str | None, shard_size: str, **given:
         )
         return 0
     recipe = recipe_from([source], None, "passthrough", {}, {"out_dtype": dtype})
-    recipe = replace(recipe, output=replace(recipe.output, shard_bytes=size_of(shard_size)))
+    recipe = replace(recipe, output=replace(recipe.output, shard_bytes=shard_bytes(shard_size)))
     options = RunOptions.from_settings(
         memory=given["memory"],
         threads=given["threads"],
