@@ -91,12 +91,12 @@ def chart(scores: Scores) -> str:
     lines = []
     for place, (title, value) in enumerate(bars.items()):
         y, colour = 34 + 24 * place, colours[title.partition(":")[0]]
-        lines.append(f'<text x="170" y="{y + 13}" text-anchor="end">{title}</text>')
-        lines.append(f'<rect x="180" y="{y}" width="{4 * value:.0f}" height="17" fill="{colour}"/>')
-        lines.append(f'<text x="{186 + 4 * value:.0f}" y="{y + 13}">{value:.1f}</text>')
+        lines.append(f'<text x="190" y="{y + 13}" text-anchor="end">{title}</text>')
+        lines.append(f'<rect x="200" y="{y}" width="{4 * value:.0f}" height="17" fill="{colour}"/>')
+        lines.append(f'<text x="{206 + 4 * value:.0f}" y="{y + 13}">{value:.1f}</text>')
     height = 44 + 24 * len(bars)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{height}" viewBox="0 0 640 {height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="660" height="{height}" viewBox="0 0 660 {height}" '
         'font-family="sans-serif" font-size="13"><rect width="100%" height="100%" fill="#ffffff"/>'
         '<text x="12" y="20" font-weight="bold">Mean accuracy over five tasks, per cent</text>'
         + "".join(lines)
