@@ -9,8 +9,9 @@ In a page, a fence of language
   a line `…` stands for any lines.
 
 A comment before a fence changes that: `<!-- file: NAME -->` also saves the block under that name for later blocks of
-the page, `<!-- wrong, file: NAME -->` saves a recipe that must have mistakes, `<!-- not run: REASON -->` skips it. Other languages (`sh`, `text`, `json`) are shown only; every `cuvee`
-command in them must exist with the options it is given.
+the page, `<!-- wrong, file: NAME -->` saves a recipe in which `cuvee check` must find mistakes, `<!-- not run: REASON
+-->` skips the block. Other languages (`sh`, `text`, `json`, `toml`) are shown only; every `cuvee` command in them must
+exist with the options it is given.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 _FENCE = re.compile(
-    r"(?:<!-- (?P<word>file|wrong, file|not run): (?P<what>[^\n]+?) -->\n+)?^```(?P<language>[\w-]*)\n(?P<code>.*?)^```$",
+    r"(?:<!-- (?P<word>file|wrong, file|not run): (?P<what>[^\n]+?) -->\n+)?"
+    r"^```(?P<language>[\w-]*)\n(?P<code>.*?)^```$",
     re.S | re.M,
 )
 _VOLATILE = (

@@ -38,18 +38,22 @@ def desk(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # files of a page may import each other
     return tmp_path
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_what_a_page_shows_is_what_happens(page: Path, desk: Path, request: pytest.FixtureRequest) -> None:
     space: dict[str, Any] = {"__name__": "docs"}
+    before = set(sys.modules)
     wrong: list[str] = []
     text = page.read_text(encoding="utf-8")
     for block in blocks(page):
         real, problems = run_block(block, desk, space)
         wrong += problems
         text = text.replace(f"```{block.language}\n{block.code}```", f"```{block.language}\n{real}```")
+    for name in {b.file.removesuffix(".py") for b in blocks(page) if b.file} - before:
+        sys.modules.pop(name, None)
     if wrong and request.config.getoption("--update-golden"):
         page.write_text(text, encoding="utf-8")
         return
