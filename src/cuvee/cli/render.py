@@ -12,9 +12,10 @@ import click
 
 from cuvee.core import settings
 from cuvee.core.names import printable
-from cuvee.errors import CuveeError, Diagnostic
+from cuvee.errors import CuveeError, Diagnostic, Where
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+_WIDTH = 160  # characters of a line that are shown
 _HEAD = re.compile(r"(\x1b\[3[136]m\x1b\[1m(?:error|warning|note)\[CV-[A-Z]\d{3}\]\x1b\[0m)")
 
 
@@ -78,12 +79,7 @@ def diagnostic_text(d: Diagnostic) -> str:
         logical = f" ({printable(where.path)})" if where.path else ""
         if place:
             lines.append(f"  --> {place}{logical}")
-        if where.text is not None and where.line is not None:
-            number = f"{where.line:>4}"
-            lines.append(f"{number} | {_whole(where.text)}")
-            if where.column is not None:
-                width = max(1, min(where.width, max(1, len(where.text) - where.column + 1)))
-                lines.append(f"{' ' * len(number)} | {' ' * (where.column - 1)}{'^' * width}")
+        lines += _excerpt(where)
         if not place and where.source:
             lines.append(
                 f"  --> {printable(where.source)}" + (f" · {printable(where.tensor)}" if where.tensor else "")
@@ -93,18 +89,49 @@ def diagnostic_text(d: Diagnostic) -> str:
     return "\n".join(lines)
 
 
+def _excerpt(where: Where) -> list[str]:
+    """The line of the file with a caret below it; of a long line the part around the caret."""
+    if where.text is None or where.line is None:
+        return []
+    text, at = where.text, (where.column or 1) - 1
+    if len(text) > _WIDTH:
+        start = max(0, at - _WIDTH // 2)
+        end = start + _WIDTH
+        text = ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
+        at -= start - bool(start)
+    number = f"{where.line:>4}"
+    lines = [f"{number} | {_whole(text)}"]
+    if where.column is not None:
+        width = max(1, min(where.width, len(text) - at))
+        lines.append(f"{' ' * len(number)} | {' ' * at}{'^' * width}")
+    return lines
+
+
 def _whole(text: str) -> str:
     return printable(text, 4000)
 
 
 def error_text(error: CuveeError) -> str:
     """All findings of an error, and how many there are."""
-    parts = [diagnostic_text(d) for d in error.diagnostics]
+    parts = [diagnostic_text(d) for d in in_order(error.diagnostics)]
     count = len(error.diagnostics)
     codes = list(dict.fromkeys(d.code for d in error.diagnostics))
     if count > 1:
         parts.append(f"{count} errors\nhint: `cuvee explain {codes[0]}`")
     return "\n\n".join(parts)
+
+
+def in_order(found: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """Findings in the order of the file they are in; what has no line comes last."""
+    listed = list(found)
+    files = list(dict.fromkeys(d.where.file for d in listed if d.where))
+    return sorted(
+        listed,
+        key=lambda d: (
+            files.index(d.where.file) if d.where and d.where.line else len(files),
+            (d.where.line or 0, d.where.column or 0) if d.where else (0, 0),
+        ),
+    )
 
 
 def notes(diagnostics: Iterable[Diagnostic], quiet: bool = False) -> None:

@@ -17,6 +17,7 @@ from cuvee.core.names import printable
 from cuvee.errors import Diagnostic, RecipeError, Where
 
 Path = tuple[str | int, ...]
+_LINE = 2000  # characters of a line that are kept for a message
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -56,8 +57,14 @@ class Document:
             column=spot.column,
             width=spot.width,
             path=dotted(path),
-            text=printable(line),
+            text=shown_line(line),
         )
+
+
+def shown_line(line: str) -> str:
+    """A line of the text for a terminal, character for character, so that a caret below it stands right."""
+    plain = line[:_LINE].replace("\t", " ")
+    return plain if plain.isprintable() else "".join(c if printable(c) == c else "\ufffd" for c in plain)
 
 
 def dotted(path: Path) -> str:
@@ -108,7 +115,7 @@ def _mark_where(mark: Any, text: str, file: str | None) -> Where:
         return Where(file=file)
     lines = text.splitlines()
     line = lines[mark.line] if mark.line < len(lines) else ""
-    return Where(file=file, line=mark.line + 1, column=mark.column + 1, text=printable(line))
+    return Where(file=file, line=mark.line + 1, column=mark.column + 1, text=shown_line(line))
 
 
 class _Builder:

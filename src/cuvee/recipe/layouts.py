@@ -43,7 +43,13 @@ class Arrangement:
                     message = f"`{name}` must be a whole number at least 0, got `{value}`"
                     found.append(Diagnostic("CV-R010", message, where))
                     bad = True
-            return recipe if bad else self.rewrite(recipe, values, found)
+            if bad:
+                return recipe
+            before = len(found)
+            rewritten = self.rewrite(recipe, values, found)
+            place = document.where(("merge",))
+            found[before:] = [replace(d, where=d.where or place) for d in found[before:]]
+            return rewritten
 
         return apply
 

@@ -24,6 +24,8 @@ WORDS = {
     "float_parsing": "must be a number",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
+    "greater_than_equal": "must be at least {ge}",
+    "too_short": "needs at least {min_length} entry",
     "list_type": "must be a list",
     "dict_type": "must be a mapping of keys to values",
     "mapping_type": "must be a mapping of keys to values",
@@ -48,30 +50,66 @@ def validate(model: type[M], document: Document, found: list[Diagnostic]) -> M |
     try:
         return model.model_validate(document.data)
     except ValidationError as error:
-        items = error.errors(include_url=False)
-        found.extend(_diagnostic(model, document, item) for item in items)
-    unknown = [item["loc"] for item in items if item["type"] == "extra_forbidden"]
-    if len(unknown) < len(items):
-        return None
-    try:  # misspelt keys alone must not hide what else is wrong
-        return model.model_validate(_without(document.data, [_real_path(document.data, u) for u in unknown]))
+        items = _told(error.errors(include_url=False))
+    found.extend(_diagnostics(model, document, items))
+    wrong = [_real_path(document.data, item) for item in items]
+    if any(item["type"] == "missing" for item in items) or not all(
+        p and isinstance(p[-1], str) for p in wrong
+    ):
+        return None  # without an entry of a list the places of the later ones would be wrong
+    try:  # what is wrong in one place must not hide what is wrong in another
+        return model.model_validate(_without(document.data, wrong))
     except ValidationError:
         return None
 
 
+def _told(items: list[Any]) -> list[Any]:
+    """The findings less those of the text branch of `text or mapping` where a mapping was written."""
+    return [
+        item
+        for item in items
+        if not (
+            item["type"] == "string_type" and item["loc"][-1:] == ("str",) and isinstance(item["input"], dict)
+        )
+    ] or items
+
+
+def _diagnostics(model: type[BaseModel], document: Document, items: list[Any]) -> list[Diagnostic]:
+    """One for each finding; a key is not said to be missing where a misspelt one stands for it."""
+    made = [(item, _diagnostic(model, document, item)) for item in items]
+    meant = {(item["loc"][:-1], d.hint) for item, d in made if item["type"] == "extra_forbidden"}
+    return [
+        d
+        for item, d in made
+        if not (
+            item["type"] == "missing" and (item["loc"][:-1], f"did you mean `{item['loc'][-1]}`?") in meant
+        )
+    ]
+
+
 def _without(data: Any, paths: list[Path]) -> Any:
-    """A copy of the data less the keys at these paths."""
+    """A copy of the data less what stands at these paths."""
     out = copy.deepcopy(data)
-    for *parents, last in paths:
+    for *parents, last in set(paths):
         place = out
         for part in parents:
+            if not _holds(place, part):
+                break
             place = place[part]
-        place.pop(last, None)
+        else:
+            if _holds(place, last):
+                del place[last]
     return out
 
 
+def _holds(place: Any, part: str | int) -> bool:
+    if isinstance(place, dict):
+        return part in place
+    return isinstance(place, list) and isinstance(part, int) and part < len(place)
+
+
 def _diagnostic(model: type[BaseModel], document: Document, item: Any) -> Diagnostic:
-    path = _real_path(document.data, item["loc"])
+    path = _real_path(document.data, item)
     name = f"`{printable(str(path[-1]))}`" if path else "the recipe"
     kind = item["type"]
     if kind == "extra_forbidden":
@@ -87,6 +125,7 @@ def _diagnostic(model: type[BaseModel], document: Document, item: Any) -> Diagno
         message = f"{name} must be one of {item['ctx']['expected']}, got {shown(item['input'])}"
         return problem(document, "CV-R010", path, message, hint=did_you_mean(str(item["input"]), choices))
     words = WORDS.get(kind) or item["msg"][:1].lower() + item["msg"][1:]
+    words = words.format(**item.get("ctx", {})) if kind in WORDS else words
     return problem(document, "CV-R010", path, f"{name} {words}, got {shown(item['input'])}")
 
 
@@ -99,19 +138,14 @@ def shown(value: Any) -> str:
     return "a list" if isinstance(value, list) else f"`{printable(str(value), 60)}`"
 
 
-def _real_path(data: Any, location: tuple[Any, ...]) -> Path:
-    """The location less pydantic's own words (union branches, validators); a last missing key is kept."""
+def _real_path(data: Any, item: Any) -> Path:
+    """The place of a finding less pydantic's own words (union branches, validators); a missing key is kept."""
     path: list[str | int] = []
-    for i, part in enumerate(location):
-        inside = (isinstance(data, dict) and part in data) or (
-            isinstance(data, list) and isinstance(part, int) and part < len(data)
-        )
-        if inside:
+    for part in item["loc"]:
+        if _holds(data, part):
             path.append(part)
             data = data[part]
-        elif i == len(location) - 1 and isinstance(data, dict):
-            path.append(part)
-    return tuple(path)
+    return (*path, item["loc"][-1]) if item["type"] == "missing" else tuple(path)
 
 
 def _model_at(annotation: Any, path: Path) -> type[BaseModel] | None:

@@ -66,3 +66,29 @@ def test_text_of_a_recipe_is_escaped_in_messages() -> None:
 )
 def test_values_of_the_wrong_type_where_names_stand(text: str, code: str, message: str) -> None:
     assert (code, message) in [(d.code, d.message) for d in findings(text)]
+
+
+def test_mistakes_of_structure_do_not_hide_mistakes_of_values() -> None:
+    text = "version: 1\nexperts: {a: {source: ./a, wieght: 1}}\nmerge: {method: linear, weight: lots}\ndtype: int4\nx: 1\n"
+    codes = sorted(d.code for d in findings(text))
+    assert codes == ["CV-R004", "CV-R004", "CV-R006", "CV-R010"]
+
+
+def test_places_stay_right_when_an_entry_of_a_list_is_wrong() -> None:
+    text = "merge_method: linear\nmodels:\n  - 3\n  - {model: a, parameters: {weight: lots}}\n"
+    for finding in findings(text):
+        assert finding.where is not None
+        assert finding.where.line is not None
+        assert finding.where.text == text.splitlines()[finding.where.line - 1]
+        if "weight" in finding.message:
+            assert finding.where.line == 4
+
+
+def test_a_misspelt_required_key_is_told_once() -> None:
+    text = "merge_method: linear\nmodels: [{modle: a}]\n"
+    assert [d.code for d in findings(text)] == ["CV-R004"]
+
+
+def test_one_finding_where_a_text_or_a_mapping_may_stand() -> None:
+    text = "merge_method: linear\nmodels: [{model: {model: {paht: a}}}]\n"
+    assert [(d.code, d.hint) for d in findings(text)] == [("CV-R004", "did you mean `path`?")]

@@ -27,13 +27,13 @@ def command(recipes: tuple[Path, ...], syntax_only: bool, strict: bool, form: st
       cuvee check recipe.yaml
       cuvee check --syntax-only recipes/*.yaml
     """
-    from cuvee.cli.render import diagnostic_text, print_json, stderr, stdout
+    from cuvee.cli.render import diagnostic_text, in_order, print_json, stderr, stdout
 
     found: list[tuple[Path, Any]] = []
     code = 0
     for path in recipes:
         diagnostics, status = findings(path, syntax_only, given)
-        found += [(path, d) for d in diagnostics]
+        found += [(path, d) for d in in_order(diagnostics)]
         code = max(code, status)
     warned = any(d.severity == "warning" for _, d in found)
     if given["as_json"]:
