@@ -20,6 +20,7 @@ from cuvee.formats.json_file import read_json
 from cuvee.formats.member_path import safe_member
 from cuvee.formats.shard_index import weight_files
 from cuvee.formats.shard_names import holds_weights
+from cuvee.sources.carried import CarriedFiles
 from cuvee.sources.reference import WEIGHT_SUFFIXES
 from cuvee.sources.side_files import SideFiles
 from cuvee.sources.source import note
@@ -47,7 +48,7 @@ class FolderSource:
     def __init__(
         self,
         stored: StoredTensors,
-        side: SideFiles,
+        side: SideFiles | CarriedFiles,
         config: Mapping[str, Any] | None,
         *,
         origin: Origin,
@@ -70,7 +71,7 @@ class FolderSource:
         return self._stored.extent(name)
 
     def file(self, name: str) -> bytes | None:
-        """A side file of the folder; a single weight file has none."""
+        """A side file of the folder, or of what a GGUF file carries; other single weight files have none."""
         return self._side.file(name)
 
     def files(self) -> list[str]:
@@ -104,8 +105,8 @@ def open_single(
     file = open_file(path, limits)
     config, remarks = _own_config(file, label)
     stored = StoredTensors([file], label, limits, root=path.parent)
-    side = SideFiles(None, label, limits)
-    return FolderSource(stored, side, config, origin=origin, notes=(*notes, *remarks))
+    side, more = _side_files(SideFiles(None, label, limits), file, label)
+    return FolderSource(stored, side, config, origin=origin, notes=(*notes, *remarks, *more))
 
 
 def open_folder(
@@ -133,8 +134,8 @@ def open_folder(
         notes = (*notes, *remarks)
     stored = StoredTensors(weights.files, label, limits, root=folder)
     origin = origin or Origin("folder", folder.resolve().name)
-    side = SideFiles(folder, label, limits)
-    return FolderSource(stored, side, config, origin=origin, notes=(*notes, *weights.notes))
+    side, more = _side_files(SideFiles(folder, label, limits), weights.files[0], label)
+    return FolderSource(stored, side, config, origin=origin, notes=(*notes, *weights.notes, *more))
 
 
 def is_adapter(folder: Path) -> bool:
@@ -208,6 +209,19 @@ def _own_config(file: TensorFile, label: str) -> tuple[Mapping[str, Any] | None,
     except SourceError as error:
         reason = error.diagnostics[0].message
         return None, (note("CV-S049", f"the GGUF file is read without a config: {reason}", label),)
+
+
+def _side_files(
+    beside: SideFiles, file: TensorFile, label: str
+) -> tuple[SideFiles | CarriedFiles, tuple[Diagnostic, ...]]:
+    """What lies beside the weights, with the tokenizer that a GGUF file carries."""
+    if file.format != "gguf":
+        return beside, ()
+    from cuvee.formats.gguf_tokenizer import tokenizer_remark
+
+    side = CarriedFiles(beside, file.metadata)
+    remark = None if side.complete else tokenizer_remark(file.metadata)
+    return side, () if remark is None else (note("CV-S095", remark, label),)
 
 
 def _adapter_alone(folder: Path, label: str, limits: Limits) -> SourceError:
