@@ -49,9 +49,7 @@ def test_the_guides_method_is_found_as_an_installed_plug_in(tmp_path: Path) -> N
     (package / "__init__.py").write_text("")
     for file in ("trimmed_mean.py", "preset.py"):
         (package / file).write_text(shown("add-a-method.md", file), encoding="utf-8")
-    lines = [b.code for b in blocks(ROOT / "docs/guides/add-a-method.md") if b.language == "toml"][
-        0
-    ].splitlines()
+    listed = next(b.code for b in blocks(ROOT / "docs/guides/add-a-method.md") if b.language == "toml")
     points = "\n".join(["[cuvee.methods]", *(line.replace('"', "") for line in listed.splitlines()[1:])])
     (info / "entry_points.txt").write_text(points)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
