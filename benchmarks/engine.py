@@ -1,0 +1,292 @@
+"""The engine against the floor: every input byte read, every output byte written, fsync; all in one run.
+
+    python benchmarks/engine.py --size 0.1b --out benchmarks/results/engine-0.1b.json
+
+Each round measures, one after the other for each method: the floor (plain large `preadv` into reused buffers, `pwrite`
+and `fsync`, one thread for each core), `cuvee merge` in a process of its own, and the same command on a checkpoint of
+1 MB, whose wall time is start-up and is taken off. Reported are medians over the rounds, ratios taken within a round,
+with a warm page cache and, where this process may drop it (root, --cold), with a cold one. Checkpoints are synthetic
+Llamas in bfloat16, made here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+# hidden, inner, layers, vocabulary; keys and values have a quarter of the heads
+SIZES = {
+    "1mb": (64, 176, 4, 1000),
+    "0.1b": (768, 2048, 16, 32000),
+    "0.5b": (1024, 3584, 26, 64000),
+    "1.5b": (2048, 5632, 28, 64000),
+}
+EXPERTS = ("one", "two", "three")
+PIECE = 4 << 20
+DROP = Path("/proc/sys/vm/drop_caches")
+
+# method → (models, base, parameters of all, parameters of each model)
+METHODS: dict[str, tuple[int, bool, dict[str, Any], dict[str, Any]]] = {
+    "passthrough": (1, False, {}, {}),
+    "linear": (3, False, {}, {"weight": 0.4}),
+    "task_arithmetic": (3, True, {}, {"weight": 0.4}),
+    "ties": (3, True, {"normalize": True}, {"weight": 0.4, "density": 0.3}),
+    "dare_linear": (3, True, {"rescale": False}, {"weight": 0.4, "density": 0.3}),
+    "dare_ties": (3, True, {}, {"weight": 0.4, "density": 0.3}),
+    "breadcrumbs": (3, True, {}, {"weight": 0.4, "density": 0.9, "gamma": 0.01}),
+    "slerp": (1, True, {"t": 0.3}, {}),
+    "nuslerp": (2, True, {}, {"weight": 0.4}),
+    "multislerp": (3, True, {}, {"weight": 0.4}),
+    "karcher": (3, False, {}, {}),
+    "model_stock": (3, True, {}, {}),
+    "nearswap": (1, True, {"t": 0.0005}, {}),
+}
+NATIVE = {
+    "ties_model": "cuvee: 1\nmethod: ties\nbase: {base}\nmodels: [{models}]\nparameters: {{density: 0.3, weight: 0.4}}\n",
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One command: wall and CPU seconds, peak resident MB."""
+
+    wall: float
+    cpu: float
+    rss: float
+
+
+def shapes(size: str) -> dict[str, tuple[int, ...]]:
+    hidden, inner, layers, vocabulary = SIZES[size]
+    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
+    for layer in range(layers):
+        at = f"model.layers.{layer}."
+        found |= {f"{at}self_attn.{n}_proj.weight": (hidden, hidden) for n in "qo"}
+        found |= {f"{at}self_attn.{n}_proj.weight": (hidden // 4, hidden) for n in "kv"}
+        found |= {f"{at}mlp.{n}_proj.weight": (inner, hidden) for n in ("gate", "up")}
+        found |= {f"{at}mlp.down_proj.weight": (hidden, inner)}
+        found |= {f"{at}{n}_layernorm.weight": (hidden,) for n in ("input", "post_attention")}
+    return found | {"model.norm.weight": (hidden,), "lm_head.weight": (vocabulary, hidden)}
+
+
+def config(size: str) -> dict[str, Any]:
+    hidden, inner, layers, vocabulary = SIZES[size]
+    heads = max(4, hidden // 64)
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads // 4,
+        "vocab_size": vocabulary,
+        "tie_word_embeddings": False,
+    }
+
+
+def narrow(values: np.ndarray) -> np.ndarray:
+    """float32 → bits of bfloat16, to nearest even."""
+    bits = values.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def write_model(folder: Path, size: str, expert: int) -> None:
+    """The base (expert 0), or the base with heavy-tailed changes of about 5 % of its size."""
+    folder.mkdir(parents=True)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, shape in shapes(size).items():
+        count = int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + 2 * count]}
+        at += 2 * count
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for number, shape in enumerate(shapes(size).values()):
+            draw, change = np.random.default_rng(number), np.random.default_rng([number, expert])
+            for piece in pieces(int(np.prod(shape))):
+                values = draw.standard_normal(piece, dtype=np.float32) * np.float32(0.02)
+                if expert:
+                    tail = change.standard_normal(piece, dtype=np.float32)
+                    values += tail * tail * tail * np.float32(0.0003)
+                file.write(narrow(values).tobytes())
+    (folder / "config.json").write_text(json.dumps(config(size)))
+
+
+def pieces(count: int, step: int = 1 << 20) -> Iterator[int]:
+    while count > 0:
+        yield min(step, count)
+        count -= step
+
+
+def recipe(folder: Path, method: str) -> tuple[Path, list[Path]]:
+    """The recipe of a method in a folder of models, and the files that it reads."""
+    path = folder / f"{method}.yaml"
+    models = METHODS.get(method, (3, True))[0]
+    names = EXPERTS[:models]
+    if method in NATIVE:
+        path.write_text(NATIVE[method].format(base="./base", models=", ".join(f"./{n}" for n in names)))
+        return path, [folder / n / "model.safetensors" for n in ("base", *names)]
+    _, base, shared, own = METHODS[method]
+    data: dict[str, Any] = {"merge_method": method, "parameters": shared}
+    data["models"] = [{"model": f"./{n}", "parameters": own} for n in names]
+    if base:
+        data["base_model"] = "./base"
+    path.write_text(json.dumps(data))  # JSON is YAML
+    return path, [folder / n / "model.safetensors" for n in ((("base",) if base else ()) + names)]
+
+
+def command(folder: Path, method: str, out: Path) -> Measured:
+    """One `cuvee merge` in a process of its own."""
+    path, _ = recipe(folder, method)
+    shutil.rmtree(out, ignore_errors=True)
+    code = "import sys; from cuvee.cli import main; sys.exit(main())"
+    began = time.perf_counter()
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, "merge", str(path), "-o", str(out), "--quiet", "--offline"],
+        stdout=subprocess.DEVNULL,
+    )
+    _, status, used = os.wait4(child.pid, 0)
+    wall = time.perf_counter() - began
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        sys.exit(f"{method} failed")
+    shutil.rmtree(out)
+    return Measured(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+
+
+def floor(files: list[Path], out: Path, nbytes: int) -> Measured:
+    """Read the files and write one of `nbytes`, in pieces of 4 MiB, a thread for each core, then fsync."""
+    out.unlink(missing_ok=True)
+    before = os.times()
+    began = time.perf_counter()
+    target = os.open(out, os.O_RDWR | os.O_CREAT)
+    os.posix_fallocate(target, 0, nbytes)
+    sources = [os.open(path, os.O_RDONLY) for path in files]
+    work = [(at, min(PIECE, nbytes - at)) for at in range(0, nbytes, PIECE)]
+    lock = threading.Lock()
+
+    def worker() -> None:
+        buffer = memoryview(bytearray(PIECE))
+        while True:
+            with lock:
+                if not work:
+                    return
+                at, count = work.pop(0)
+            for source in sources:
+                os.preadv(source, [buffer[:count]], at)
+            os.pwrite(target, buffer[:count], at)
+
+    threads = [threading.Thread(target=worker) for _ in range(os.cpu_count() or 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    os.fsync(target)
+    wall = time.perf_counter() - began
+    for number in (target, *sources):
+        os.close(number)
+    out.unlink()
+    after = os.times()
+    return Measured(wall, after.user + after.system - before.user - before.system, 0.0)
+
+
+def chill(files: list[Path], cold: bool) -> None:
+    """Bring the page cache into the wanted state."""
+    os.sync()
+    if cold:
+        DROP.write_text("3")
+        return
+    buffer = bytearray(PIECE)
+    for path in files:
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+
+def measure(method: str, folder: Path, tiny: Path, rounds: int, cold: bool) -> dict[str, Any]:
+    _, files = recipe(folder, method)
+    nbytes = files[0].stat().st_size
+    floors, runs, starts = [], [], []
+    for _ in range(rounds):
+        chill(files, cold)
+        floors.append(floor(files, folder / "floor.bin", nbytes))
+        starts.append(command(tiny, method, folder / "out"))
+        chill(files, cold)
+        if cold:
+            command(tiny, method, folder / "out")  # start-up from a warm cache, as in what is taken off
+        runs.append(command(folder, method, folder / "out"))
+    walls = [run.wall - start.wall for run, start in zip(runs, starts, strict=True)]
+    return {
+        "wall": median(walls),
+        "floor": median(f.wall for f in floors),
+        "ratio": median(w / f.wall for w, f in zip(walls, floors, strict=True)),
+        "cpu": median(r.cpu - s.cpu for r, s in zip(runs, starts, strict=True)),
+        "floor_cpu": median(f.cpu for f in floors),
+        "start": median(s.wall for s in starts),
+        "rss_mb": median(r.rss for r in runs),
+        "rounds": [
+            {"floor": asdict(f), "run": asdict(r), "start": asdict(s)}
+            for f, r, s in zip(floors, runs, starts, strict=True)
+        ],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=tuple(SIZES)[1:], default="0.1b")
+    parser.add_argument("--methods", nargs="+", default=[*METHODS, *NATIVE])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cold", action="store_true", help="measure with dropped caches too (root)")
+    parser.add_argument(
+        "--work", type=Path, default=None, help="folder of checkpoints, kept; default: temporary"
+    )
+    parser.add_argument("--out", type=Path, default=None, help="JSON file of results")
+    given = parser.parse_args()
+    work = given.work or Path(tempfile.mkdtemp(prefix="cuvee-bench-"))
+    for size in ("1mb", given.size):
+        for number, name in enumerate(("base", *EXPERTS)):
+            if not (work / size / name / "config.json").exists():
+                write_model(work / size / name, size, number)
+    states = [False, True] if given.cold and os.access(DROP, os.W_OK) else [False]
+    results: dict[str, Any] = {}
+    print(f"{'method':18}{'cache':7}{'floor':>8}{'wall':>8}{'ratio':>8}{'cpu':>8}{'start':>8}{'RSS MB':>8}")
+    for method in given.methods:
+        for cold in states:
+            found = measure(method, work / given.size, work / "1mb", given.rounds, cold)
+            results.setdefault(method, {})["cold" if cold else "warm"] = found
+            shown = [found[k] for k in ("floor", "wall", "ratio", "cpu", "start")]
+            cells = "".join(f"{v:8.2f}" for v in shown) + f"{found['rss_mb']:8.0f}"
+            print(f"{method:18}{'cold' if cold else 'warm':7}{cells}", flush=True)
+    if given.out:
+        machine = {
+            "cpus": os.cpu_count(),
+            "processor": platform.machine(),
+            "python": platform.python_version(),
+        }
+        data = {"size": given.size, "rounds": given.rounds, "machine": machine, "results": results}
+        given.out.write_text(json.dumps(data, indent=1) + "\n")
+    if given.work is None:
+        shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()
