@@ -16,7 +16,7 @@ from cuvee.formats.refusals import quoted
 
 FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}
 _SILU, _GELU = ("silu", "swish"), ("gelu_pytorch_tanh", "gelu", "gelu_new")
-_Table = Mapping[str, str]  # key of the file → key of the config
+_Table = Mapping[str, tuple[str, ...]]  # key of the file → keys that configs have for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +109,10 @@ def config_metadata(facts: ConfigFacts, *, rows: int) -> tuple[dict[str, Any], R
         **rope.values,
         "vocab_size": rows,
     }
-    for key, name in row.more.items():
-        if facts.config.get(name) is not None:
-            value = facts.config[name]
-            values[key] = value if type(value) in (int, bool) and key not in _REAL else facts.real(name)
+    for key, names in row.more.items():
+        name = next((name for name in names if facts.config.get(name) is not None), names[0])
+        if facts.config.get(name) is not None or key in _NEEDED:
+            values[key] = facts.real(name) if key in _REAL else _flag_or_whole(facts, name)
     return {f"{row.architecture}.{key}": value for key, value in values.items()}, rope
 
 
@@ -138,6 +138,11 @@ def size_label(parameters: int) -> str:
     amount = parameters / scale
     digits = max(2 - len(str(round(amount)).lstrip("0")), 0)
     return f"{amount:.{digits}f}{letter}"
+
+
+def _flag_or_whole(facts: ConfigFacts, name: str) -> bool | int:
+    value = facts.config.get(name)
+    return value if isinstance(value, bool) else facts.whole(name)
 
 
 def _row(facts: ConfigFacts) -> _Row:
@@ -233,22 +238,23 @@ _REAL = {
     "attention.scale",
     "logit_scale",
 }
+_NEEDED = {"expert_count", "expert_used_count"}
 _EXPERTS = {
-    "expert_count": "num_experts",
-    "expert_used_count": "num_experts_per_tok",
-    "expert_feed_forward_length": "moe_intermediate_size",
-    "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+    "expert_count": ("num_experts", "num_local_experts"),
+    "expert_used_count": ("num_experts_per_tok",),
+    "expert_feed_forward_length": ("moe_intermediate_size",),
+    "expert_shared_feed_forward_length": ("shared_expert_intermediate_size",),
 }
-_MIXTRAL = {"expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"}
-_WINDOW = {"attention.sliding_window": "sliding_window"}
-_CAPS = {key: key for key in ("attn_logit_softcapping", "final_logit_softcapping")}
+_MIXTRAL = {"expert_count": ("num_local_experts",), "expert_used_count": ("num_experts_per_tok",)}
+_WINDOW = {"attention.sliding_window": ("sliding_window",)}
+_CAPS = {key: (key,) for key in ("attn_logit_softcapping", "final_logit_softcapping")}
 _SCALES = {
-    "embedding_scale": "embedding_multiplier",
-    "residual_scale": "residual_multiplier",
-    "attention.scale": "attention_multiplier",
-    "logit_scale": "logits_scaling",
+    "embedding_scale": ("embedding_multiplier",),
+    "residual_scale": ("residual_multiplier",),
+    "attention.scale": ("attention_multiplier",),
+    "logit_scale": ("logits_scaling",),
 }
-_STABLE = {"use_parallel_residual": "use_parallel_residual"}
+_STABLE = {"use_parallel_residual": ("use_parallel_residual",)}
 _PLAIN_EPS = ("attention.layer_norm_epsilon", "layer_norm_eps")
 
 _ROWS: Mapping[str, _Row] = {

@@ -43,13 +43,14 @@ def tokenizer_metadata(read: ReadFile, config: Mapping[str, Any], rows: int) -> 
     """
     content = _object(read, "tokenizer.json")
     if content is None:
-        return _none("the source has no `tokenizer.json`")
+        return _none("the source has no `tokenizer.json`", config, rows)
     model = content.get("model")
     if not isinstance(model, dict) or not isinstance(content.get("added_tokens", []), list):
         raise _corrupt("tokenizer.json", "has no `model` or odd `added_tokens`")
     steps = _steps(content.get("pre_tokenizer"), "pretokenizers")
     if model.get("type") not in (None, "BPE") or not isinstance(model.get("vocab"), dict):
-        return _none(f"a tokenizer of the type `{printable(str(model.get('type')), 40)}` has no place in it")
+        kind = printable(str(model.get("type")), 40)
+        return _none(f"a tokenizer of the type `{kind}` has no place in it", config, rows)
     out = TokenizerValues()
     tokens = _tokens(model["vocab"], content.get("added_tokens", []), rows, out)
     byte_level = any(step.get("type") == "ByteLevel" for step in steps)
@@ -58,9 +59,10 @@ def tokenizer_metadata(read: ReadFile, config: Mapping[str, Any], rows: int) -> 
     elif model.get("byte_fallback"):
         _pieces(out, model, content, steps, tokens)
     else:
-        return _none("its tokenizer is neither byte-level nor falls back to bytes")
+        return _none("its tokenizer is neither byte-level nor falls back to bytes", config, rows)
     settings = _object(read, "tokenizer_config.json") or {}
-    _special_ids(out, settings, config, tokens)
+    vocabulary = {text: row for row, text in enumerate(tokens.texts)}
+    _special_ids(out, settings, config, vocabulary, rows)
     _beginnings(out, content, settings)
     _templates(out, read, settings)
     return out
@@ -161,17 +163,20 @@ def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _special_ids(
-    out: TokenizerValues, settings: Mapping[str, Any], config: Mapping[str, Any], tokens: _Tokens
+    out: TokenizerValues,
+    settings: Mapping[str, Any],
+    config: Mapping[str, Any],
+    vocabulary: Mapping[str, int],
+    rows: int,
 ) -> None:
-    rows = {text: row for row, text in enumerate(tokens.texts)}
     for role, key in _ROLES.items():
         token = settings.get(f"{role}_token")
         text = token.get("content") if isinstance(token, dict) else token
-        row: Any = rows.get(text) if isinstance(text, str) else None
+        row: Any = vocabulary.get(text) if isinstance(text, str) else None
         if row is None:
             stated: Any = config.get(f"{role}_token_id")
             row = stated[0] if isinstance(stated, list) and stated else stated
-        if type(row) is int and 0 <= row < len(tokens.texts):
+        if type(row) is int and 0 <= row < rows:
             out.values[f"{_PREFIX}{key}_token_id"] = row
 
 
@@ -222,9 +227,12 @@ def _object(read: ReadFile, name: str) -> dict[str, Any] | None:
     return value
 
 
-def _none(reason: str) -> TokenizerValues:
+def _none(reason: str, config: Mapping[str, Any], rows: int) -> TokenizerValues:
+    """No tokenizer; the ids that the config gives are kept."""
     remark = f"the file is written without a tokenizer: {reason}"
-    return TokenizerValues({_PREFIX + "model": "none"}, [remark])
+    out = TokenizerValues({_PREFIX + "model": "none"}, [remark])
+    _special_ids(out, {}, config, {}, rows)
+    return out
 
 
 def _corrupt(file: str, what: str) -> CorruptFile:
