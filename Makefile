@@ -25,6 +25,7 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Compare with MergeKit 0.1.5, which is installed in an environment of its own (build/parity-env, or PARITY_ENV).
 parity: install
 	bash tests/parity/run.sh
 

@@ -76,6 +76,7 @@ def _switch(name: str, text: str, default: bool = False) -> Callable[[F], F]:
 @click.option("--no-quiet", "loud", is_flag=True, hidden=True)
 @click.option("--verbosity", "verbosity", count=True, hidden=True)
 @click.option("--overwrite", is_flag=True, help="Replace an existing output (MergeKit always does).")
+@click.option("--no-resume", is_flag=True, help="Discard what an interrupted run left.")
 @click.option("--offline", is_flag=True, help="Never touch the network.")
 @output_options
 @click.pass_context
@@ -122,5 +123,10 @@ def command(ctx: click.Context, /, config_file: Path, out_path: Path, **given: A
     plan_options = PlanOptions(allow_mixed=given["allow_crimes"])
     # MergeKit resolves relative paths against the working folder, not the recipe's.
     blend = Blend(replace(recipe, file=None), Path(), is_offline(given["offline"]), plan_options)
-    manner = Manner(overwrite=given["overwrite"], as_json=given["as_json"], quiet=given["quiet"])
+    manner = Manner(
+        overwrite=given["overwrite"],
+        resume=not given["no_resume"],
+        as_json=given["as_json"],
+        quiet=given["quiet"],
+    )
     return merge_into(blend, out_path, options, manner)

@@ -1,0 +1,65 @@
+"""Compare two folders of merges tensor by tensor: `python compare.py INPUTS THEIRS OURS [NAME ...]`.
+
+Prints a row for each recipe and a summary; the exit code is 1 when anything differs that differences.toml does not
+list, or when something listed there no longer differs as it says. Imports neither program.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from allowances import Allowances, Case
+from outputs import TOLERANCE, differences, facts, tensors_of, token_ids
+from recipe_files import RecipeFile, recipe_files
+
+
+def compared(recipe: RecipeFile, inputs: Path, theirs: Path, ours: Path, allowed: Allowances) -> Case:
+    """What became of one recipe on both sides."""
+    case = Case(recipe.name, inputs)
+    for side, root in (("theirs", theirs), ("ours", ours)):
+        error = root / f"{recipe.name}.error"
+        if error.exists():
+            case.refusals[side] = error.read_text()
+    if case.refusals:
+        allowed.refusal(case)
+        return case
+    case.ours, case.theirs = tensors_of(ours / recipe.name), tensors_of(theirs / recipe.name)
+    mine, yours = token_ids(ours / recipe.name), token_ids(theirs / recipe.name)
+    if mine:  # without tokenizer files in the donor MergeKit writes one of the class the config names
+        if mine.keys() != yours.keys():
+            case.problems.append(f"tokens: {sorted(mine.keys() ^ yours.keys())[:5]}")
+        else:
+            case.sort_rows(mine, yours)
+    allowed.prepare(case)
+    found, case.worst = differences(case.ours, case.theirs)
+    allowed.judge(case, found)
+    allowed.facts(case, facts(ours / recipe.name), facts(theirs / recipe.name))
+    return case
+
+
+def main(inputs: Path, theirs: Path, ours: Path, only: tuple[str, ...]) -> int:
+    allowed = Allowances.read(Path(__file__).parent / "differences.toml")
+    cases = [compared(r, inputs, theirs, ours, allowed) for r in recipe_files(only=only)]
+    for case in cases:
+        worst = "  ".join(f"{kind} {error:.1e}" for kind, error in sorted(case.worst.items()) if kind in TOLERANCE)
+        say(f"{case.verdict:9} {case.name:45} {len(case.theirs):4} tensors  {worst}")
+        for line in case.problems[:10]:
+            say(f"          {line}")
+        for line in case.excused:
+            say(f"          {line}")
+    count = {v: sum(c.verdict == v for c in cases) for v in ("agrees", "intended", "DIFFERS")}
+    say(f"\n{len(cases)} recipes: {count['agrees']} agree, {count['intended']} differ as listed, {count['DIFFERS']} differ")
+    for kind, limit in TOLERANCE.items():
+        errors = [c.worst[kind] for c in cases if kind in c.worst]
+        if errors:
+            say(f"worst error of {kind}: {max(errors):.1e} of a tensor's largest entry (tolerance {limit:.0e})")
+    return 1 if count["DIFFERS"] else 0
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(*(Path(a) for a in sys.argv[1:4]), only=tuple(sys.argv[4:])))
