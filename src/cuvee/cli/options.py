@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,8 +13,10 @@ from cuvee.core import settings
 from cuvee.core.dtypes import parse_dtype
 from cuvee.core.names import did_you_mean
 from cuvee.errors import Diagnostic, UsageError
-from cuvee.plan.build import PlanOptions
-from cuvee.recipe.model import Recipe
+
+if TYPE_CHECKING:
+    from cuvee.plan.build import PlanOptions
+    from cuvee.recipe.model import Recipe
 
 F = TypeVar("F", bound=Callable[..., Any])
 EXISTING = click.Path(path_type=Path)
@@ -89,6 +91,7 @@ def run_options(function: F) -> F:
 
 def plan_choices(rules_off: tuple[str, ...], allow_crimes: bool) -> PlanOptions:
     """PlanOptions from flags; unknown rule names are refused."""
+    from cuvee.plan.build import PlanOptions
     from cuvee.plan.rules import RULES
 
     for name in rules_off:
