@@ -133,7 +133,8 @@ def quantised(values: ndarray[Any, Any]) -> ndarray[Any, Any]:
     blocks = values.reshape(-1, BLOCK)
     scales = numpy.abs(blocks).max(axis=1, keepdims=True) / numpy.float32(127)
     with numpy.errstate(divide="ignore", over="ignore"):
-        inverse = numpy.where(scales == 0, numpy.float32(0), numpy.float32(1) / scales)
+        inverse = numpy.float32(1) / scales
+        inverse[~numpy.isfinite(inverse)] = 0  # of zeros, and of scales so small that float16 makes them zero
         stored = scales.astype(numpy.float16)
     scaled = blocks * inverse
     magnitudes = numpy.abs(scaled)

@@ -196,7 +196,13 @@ def _check_query_scale(facts: ConfigFacts, layers_of_largest: int) -> None:
         )
 
 
+def _gemma(facts: ConfigFacts) -> None:
+    if not facts.tied:
+        raise _refused("the output is not tied to the embedding, and a reader would assume that it is")
+
+
 def _gemma2(facts: ConfigFacts) -> None:
+    _gemma(facts)
     _check_windows(facts, 2)
     _check_query_scale(facts, 46)
 
@@ -267,7 +273,7 @@ _ROWS: Mapping[str, _Row] = {
     "qwen2_moe": _Row("qwen2moe", more=_EXPERTS, check=_qwen2_moe),
     "qwen3": _Row("qwen3", check=_windowless),
     "qwen3_moe": _Row("qwen3moe", more=_EXPERTS, check=_qwen3_moe),
-    "gemma": _Row("gemma", _GELU),
+    "gemma": _Row("gemma", _GELU, check=_gemma),
     "gemma2": _Row("gemma2", _GELU, more=_WINDOW | _CAPS, check=_gemma2),
     "gemma3_text": _Row("gemma3", _GELU, more=_WINDOW, check=_gemma3),
     "phi3": _Row("phi3", more=_WINDOW),
