@@ -17,8 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 WIDTH, INNER = 8, 16
-LETTERS = "abcdefghijklmnopqrstu"
-SPECIAL = ["<s>", "</s>", "<unk>"]
+TOKENS = ["<s>", "</s>", "<unk>", *"abcdefghijklmnopqrstu"]
 
 
 def noise(draw: torch.Generator, vocabulary: int = 24, layers: int = 2) -> dict[str, Tensor]:
@@ -33,28 +32,19 @@ def noise(draw: torch.Generator, vocabulary: int = 24, layers: int = 2) -> dict[
     return {name: torch.randn(shape, generator=draw) for name, shape in shapes.items()}
 
 
-def tokenizer(extra: list[str]) -> dict[str, object]:
-    """A byte-pair tokenizer of single letters; `extra` are special tokens at its end."""
-    rows = {token: row for row, token in enumerate([*SPECIAL, *LETTERS, *extra])}
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
-    letters = {token: row for token, row in rows.items() if token not in extra}
-    model = {"type": "BPE", "unk_token": "<unk>", "vocab": letters, "merges": []}
-    added = [{"id": rows[token], "content": token, **flags} for token in (*SPECIAL, *extra)]
-    return {"version": "1.0", "added_tokens": added, "pre_tokenizer": {"type": "Whitespace"}, "model": model}
-
-
 def write(folder: Path, tensors: dict[str, Tensor], layers: int = 2, extra: tuple[str, ...] = ()) -> None:
+    """A model with a byte-pair tokenizer of single letters; `extra` are special tokens at its end."""
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": WIDTH}
-    config |= {"intermediate_size": INNER, "num_hidden_layers": layers, "num_attention_heads": 2}
-    config |= {"num_key_value_heads": 2, "vocab_size": 24 + len(extra), "tie_word_embeddings": False}
-    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    words = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
-    save(
-        folder,
-        "model",
-        tensors,
-        {"config": config, "tokenizer": tokenizer([*extra]), "tokenizer_config": words},
-    )
+    config |= {"intermediate_size": INNER, "num_hidden_layers": layers, "vocab_size": 24 + len(extra)}
+    config |= {"num_attention_heads": 2, "num_key_value_heads": 2, "tie_word_embeddings": False}
+    rows = {token: row for row, token in enumerate([*TOKENS, *extra])}
+    letters = {token: row for token, row in rows.items() if token not in extra}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
+    added = [{"id": rows[token], "content": token, **flags} for token in (*TOKENS[:3], *extra)]
+    model = {"type": "BPE", "unk_token": "<unk>", "vocab": letters, "merges": []}
+    tokenizer = {"added_tokens": added, "model": model, "pre_tokenizer": {"type": "Whitespace"}}
+    words = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    save(folder, "model", tensors, {"config": config, "tokenizer": tokenizer, "tokenizer_config": words})
 
 
 def adapter(folder: Path, draw: torch.Generator) -> None:
@@ -62,13 +52,7 @@ def adapter(folder: Path, draw: torch.Generator) -> None:
     names = [f"base_model.model.model.layers.{i}.self_attn.{n}_proj" for i in range(2) for n in "qv"]
     tensors = {f"{n}.lora_A.weight": torch.randn(2, WIDTH, generator=draw) for n in names}
     tensors |= {f"{n}.lora_B.weight": torch.randn(WIDTH, 2, generator=draw) / 10 for n in names}
-    config = {
-        "peft_type": "LORA",
-        "r": 2,
-        "lora_alpha": 4,
-        "target_modules": ["q_proj", "v_proj"],
-        "bias": "none",
-    }
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"]}
     save(folder, "adapter_model", tensors, {"adapter_config": config})
 
 

@@ -72,3 +72,12 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 def _anchors(page: Path) -> set[str]:
     headings = _HEADING.findall(page.read_text(encoding="utf-8"))
     return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def test_the_navigation_has_every_page_once() -> None:
+    listed = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.M)
+    every = {p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")}
+    methods = {name for name in every if name.startswith("reference/methods/")} - {
+        "reference/methods/index.md"
+    }
+    assert sorted(listed) == sorted(every - methods)
