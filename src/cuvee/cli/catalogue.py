@@ -8,11 +8,13 @@ from cuvee.cli.render import table
 from cuvee.methods.contract import Method, Stage
 from cuvee.methods.parameters import Parameter
 from cuvee.methods.registry import parameters_for
+from cuvee.recipe.layouts import Arrangement
 
 
 def method_data(method: Method) -> dict[str, Any]:
     """A method as plain data."""
     return {
+        "schema": "cuvee.method/1",
         "name": method.name,
         "summary": method.summary,
         "status": method.status,
@@ -29,6 +31,7 @@ def method_data(method: Method) -> dict[str, Any]:
 def stage_data(stage: Stage) -> dict[str, Any]:
     """A stage as plain data."""
     return {
+        "schema": "cuvee.stage/1",
         "name": stage.name,
         "role": stage.role,
         "takes": stage.takes,
@@ -36,6 +39,30 @@ def stage_data(stage: Stage) -> dict[str, Any]:
         "parameters": [parameter_data(p) for p in stage.parameters],
         "doc": stage.doc,
     }
+
+
+def layout_data(layout: Arrangement) -> dict[str, Any]:
+    """An arrangement of layers as plain data."""
+    return {
+        "schema": "cuvee.method/1",
+        "name": layout.name,
+        "summary": layout.summary,
+        "status": "exact",
+        "base": "ordinary",
+        "paper": layout.paper,
+        "parameters": [
+            {"name": name, "required": default is None, "default": default, "help": text}
+            for name, (default, text) in layout.parameters.items()
+        ],
+        "doc": layout.doc,
+    }
+
+
+def layout_text(layout: Arrangement) -> str:
+    """An arrangement's page in the terminal."""
+    rows = [[n, "required" if d is None else str(d), h] for n, (d, h) in layout.parameters.items()]
+    parameters = table(["parameter", "default", "meaning"], rows)
+    return f"{layout.name}: {layout.summary}\n\n{layout.doc}\n\n{parameters}\n\npaper    {layout.paper}"
 
 
 def parameter_data(p: Parameter) -> dict[str, Any]:

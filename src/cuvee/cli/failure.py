@@ -7,20 +7,51 @@ Exit codes: 0 done · 1 failed, you can fix it · 2 bad command line or recipe �
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
 from cuvee.cli.render import error_text, stderr
 from cuvee.core import settings
-from cuvee.errors import CuveeError, Diagnostic, RunError, UsageError, Where
+from cuvee.errors import CuveeError, Diagnostic, Interrupted, RunError, UsageError, Where
 
 BUG = 70
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, where nothing closer to the work has taken it."""
+
+
 def run_guarded(command: click.Command) -> int:
-    """Run a command; every failure ends in a documented exit code."""
+    """Run a command; every failure and signal ends in a documented exit code."""
+    with _terminable():
+        return _guarded(command)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM interrupts like SIGINT; the engine takes both while it works."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(number: int, frame: Any) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _guarded(command: click.Command) -> int:
     as_json = "--json" in sys.argv
     try:
         result = command.main(prog_name="cuvee", standalone_mode=False)
@@ -36,8 +67,12 @@ def run_guarded(command: click.Command) -> int:
     except click.ClickException as error:
         _tell(UsageError("CV-U001", error.format_message()), as_json)
         return 2
-    except (KeyboardInterrupt, click.Abort):
-        return 130
+    except (KeyboardInterrupt, click.Abort) as stop:
+        ended = Interrupted("CV-E030", "stopped by a signal; what is finished is kept")
+        terminated = isinstance(stop, _Terminated) or isinstance(stop.__cause__, _Terminated)
+        ended.exit_code = 128 + (signal.SIGTERM if terminated else signal.SIGINT)
+        _tell(ended, as_json)
+        return ended.exit_code
     except BrokenPipeError:
         sys.stderr.close()
         return 0

@@ -57,7 +57,7 @@ def run_plan(plan: Plan, out: Path, options: RunOptions, manner: Manner) -> int:
             resume=manner.resume,
             listener=listener(as_json=manner.as_json, quiet=manner.quiet),
         )
-    except Interrupted:
+    except (Interrupted, KeyboardInterrupt):
         if not manner.as_json:
             stderr(f"resume with: {manner.again}")
         raise

@@ -112,5 +112,4 @@ def test_processor_time(line: str, folder: Path) -> None:
     bare = _processor_time([sys.executable, "-c", "pass"], folder)
     program = "from cuvee.cli import main; main()"
     spent = _processor_time([sys.executable, "-c", program, *line.split()], folder) - bare
-    print(f"{line}: {spent:.3f} s")
-    assert spent < BUDGET * SLACK
+    assert spent < BUDGET * SLACK, f"{line}: {spent:.3f} s"

@@ -20,12 +20,13 @@ def command(subject: str | None, as_json: bool, **given: Any) -> int:
       cuvee explain CV-R004
       cuvee explain ties
     """
-    from cuvee.cli.catalogue import method_data, method_text
+    from cuvee.cli.catalogue import layout_data, layout_text, method_data, method_text
     from cuvee.cli.codes import codes
     from cuvee.cli.render import print_json, stdout, table
     from cuvee.core.names import did_you_mean
     from cuvee.errors import UsageError
     from cuvee.methods import registry
+    from cuvee.recipe.layouts import LAYOUTS
 
     known = codes()
     if subject is None:
@@ -35,7 +36,7 @@ def command(subject: str | None, as_json: bool, **given: Any) -> int:
         return 0
     entry = known.get(subject.upper())
     if entry is not None:
-        content = {"code": subject.upper(), **entry}
+        content = {"schema": "cuvee.code/1", "code": subject.upper(), **entry}
         print_json(content) if as_json else stdout(
             f"{subject.upper()}: {entry['title']}\n\n{entry['text'].strip()}"
         )
@@ -44,5 +45,9 @@ def command(subject: str | None, as_json: bool, **given: Any) -> int:
         method = registry.get(subject)
         print_json(method_data(method)) if as_json else stdout(method_text(method))
         return 0
-    hint = did_you_mean(subject, [*known, *registry.names()])
+    if subject in LAYOUTS:
+        layout = LAYOUTS[subject]
+        print_json(layout_data(layout)) if as_json else stdout(layout_text(layout))
+        return 0
+    hint = did_you_mean(subject, [*known, *registry.names(), *LAYOUTS])
     raise UsageError("CV-U008", f"`{subject}` is neither a code nor a method", hint=hint)

@@ -65,5 +65,5 @@ def command(
     finally:
         plan.close()
     write_file(target, dump_json(content))
-    print_json(content) if as_json else stdout(str(target))
+    print_json({"schema": "cuvee.lock/1", **content}) if as_json else stdout(str(target))
     return 0

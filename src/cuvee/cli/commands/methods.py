@@ -21,7 +21,14 @@ def command(name: str | None, stages: bool, as_json: bool, **given: Any) -> int:
       cuvee methods
       cuvee methods ties
     """
-    from cuvee.cli.catalogue import method_data, method_text, stage_data, stage_text
+    from cuvee.cli.catalogue import (
+        layout_data,
+        layout_text,
+        method_data,
+        method_text,
+        stage_data,
+        stage_text,
+    )
     from cuvee.cli.render import print_json, stdout, table
     from cuvee.methods import registry
     from cuvee.recipe.layouts import LAYOUTS
@@ -32,14 +39,7 @@ def command(name: str | None, stages: bool, as_json: bool, **given: Any) -> int:
             print_json(stage_data(found)) if as_json else stdout(stage_text(found))
         elif name in LAYOUTS:
             layout = LAYOUTS[name]
-            print_json({"name": layout.name, "summary": layout.summary}) if as_json else stdout(
-                f"{layout.name}: {layout.summary}\n\n{layout.doc}\n\n"
-                + table(
-                    ["parameter", "default", "meaning"],
-                    [[n, "required" if d is None else str(d), h] for n, (d, h) in layout.parameters.items()],
-                )
-                + f"\n\npaper    {layout.paper}"
-            )
+            print_json(layout_data(layout)) if as_json else stdout(layout_text(layout))
         else:
             method = registry.get(name)
             print_json(method_data(method)) if as_json else stdout(method_text(method))
@@ -61,7 +61,8 @@ def command(name: str | None, stages: bool, as_json: bool, **given: Any) -> int:
         return 0
     every = [registry.get(m) for m in registry.names()]
     if as_json:
-        print_json({"schema": "cuvee.methods/1", "methods": [method_data(m) for m in every]})
+        every_data = [*map(method_data, every), *map(layout_data, LAYOUTS.values())]
+        print_json({"schema": "cuvee.methods/1", "methods": every_data})
         return 0
     rows = [[m.name, m.base, m.status, m.summary] for m in every]
     rows += [[a.name, "ordinary", "exact", a.summary] for a in LAYOUTS.values()]
