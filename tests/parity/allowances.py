@@ -39,7 +39,12 @@ class Case:
         for name, tensor in self.ours.items():
             other = self.theirs.get(name)
             table = "embed_tokens" in name or "lm_head" in name
-            if table and other is not None and other.shape == tensor.shape and tensor.shape[0] > max(mine.values()):
+            if (
+                table
+                and other is not None
+                and other.shape == tensor.shape
+                and tensor.shape[0] > max(mine.values())
+            ):
                 order = list(range(tensor.shape[0]))
                 for token, row in mine.items():
                     order[yours[token]] = row

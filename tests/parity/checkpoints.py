@@ -132,6 +132,7 @@ def write_stored(root: Path) -> None:
     write_family(root / "half", seed=2, dtype="bfloat16", scale=0.05)
     write_family(root / "coarse", seed=3, coarse=True)
     write_family(root / "deep", replace(Shape(), layers=6), seed=4, experts="ab")
+    write_family(root / "big", seed=9, scale=1.0)
     write_family(root / "tied", replace(Shape(), tied=True), seed=5, experts="ab")
     sparse = values(Shape(), 1)
     for number, letter in enumerate("abc", 1):
@@ -147,3 +148,41 @@ def sparse_step(name: str, tensor: torch.Tensor, expert: int) -> torch.Tensor:
     step = drawn(name, tuple(tensor.shape), 7000 + expert) * np.float32(0.02)
     chosen = drawn(name + "#", tuple(tensor.shape), 7000 + expert) > 0.43
     return torch.from_numpy(np.where(chosen, step, np.float32(0)))
+
+
+def write_bare(root: Path) -> None:
+    """Bare weight files, without a config: a small network in three trainings."""
+    sizes = {"body.0.weight": (12, 7), "body.0.bias": (12,), "body.2.weight": (5, 12), "body.2.bias": (5,)}
+    folder = root / "raw"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(("zero", "one", "two", "three")):
+        start = {n: torch.from_numpy(drawn(n, s, 40)) for n, s in sizes.items()}
+        step = {
+            n: torch.from_numpy(drawn(n, s, 40 + number)) * (0.1 if number else 0) for n, s in sizes.items()
+        }
+        content = {n: start[n] + step[n] for n in sizes}
+        content["steps"] = torch.tensor([3, 4])
+        if name == "two":
+            content["extra.weight"] = torch.from_numpy(drawn("extra", (3, 3), 41))
+        if name == "three":
+            torch.save(content, folder / "three.pt")
+        else:
+            save_file(content, folder / f"{name}.safetensors")
+    shrunk = {n: t[:2] if n == "body.0.weight" else t for n, t in content.items()}
+    save_file({n: t.contiguous() for n, t in shrunk.items()}, folder / "small.safetensors")
+    save_file({**content, "steps": torch.tensor([3, 5])}, folder / "later.safetensors")
+
+
+def write_refused(root: Path) -> None:
+    """Inputs of recipes that must be refused: another architecture, a missing tensor, a tokenizer."""
+    shape = Shape()
+    other = replace(shape, architecture="MistralForCausalLM", model_type="mistral")
+    write(root / "mistral_like", values(shape, 1, 2), other)
+    lacking = values(shape, 1, 2)
+    del lacking["model.layers.1.mlp.up_proj.weight"]
+    write(root / "lacking", lacking, shape)
+    write(root / "spoken", values(shape, 1, 2), shape)
+    words = {f"w{i}": i for i in range(shape.vocabulary)}
+    model = {"type": "BPE", "vocab": words, "merges": [], "unk_token": "w0"}
+    (root / "spoken" / "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": []}))
+    (root / "spoken" / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')

@@ -6,6 +6,7 @@ list, or when something listed there no longer differs as it says. Imports neith
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -21,6 +22,9 @@ def compared(recipe: RecipeFile, inputs: Path, theirs: Path, ours: Path, allowed
         error = root / f"{recipe.name}.error"
         if error.exists():
             case.refusals[side] = error.read_text()
+    if recipe.refused:
+        both_refuse(case)
+        return case
     if case.refusals:
         allowed.refusal(case)
         return case
@@ -38,22 +42,38 @@ def compared(recipe: RecipeFile, inputs: Path, theirs: Path, ours: Path, allowed
     return case
 
 
+def both_refuse(case: Case) -> None:
+    """Both sides must refuse, and ours must say what is wrong (exit code 1 or 2, a message, no traceback)."""
+    for side in ("theirs", "ours"):
+        if side not in case.refusals:
+            case.problems.append(f"{side} merged what should be refused")
+    said = case.refusals.get("ours", "exit code 1\nerror[")
+    if not re.match(r"exit code [12]\n", said) or "error[" not in said or "Traceback" in said:
+        case.problems.append(f"ours: {said[:300]}")
+
+
 def main(inputs: Path, theirs: Path, ours: Path, only: tuple[str, ...]) -> int:
     allowed = Allowances.read(Path(__file__).parent / "differences.toml")
-    cases = [compared(r, inputs, theirs, ours, allowed) for r in recipe_files(only=only)]
+    cases = [compared(r, inputs, theirs, ours, allowed) for r in recipe_files(only)]
     for case in cases:
-        worst = "  ".join(f"{kind} {error:.1e}" for kind, error in sorted(case.worst.items()) if kind in TOLERANCE)
+        worst = "  ".join(
+            f"{kind} {error:.1e}" for kind, error in sorted(case.worst.items()) if kind in TOLERANCE
+        )
         say(f"{case.verdict:9} {case.name:45} {len(case.theirs):4} tensors  {worst}")
         for line in case.problems[:10]:
             say(f"          {line}")
         for line in case.excused:
             say(f"          {line}")
     count = {v: sum(c.verdict == v for c in cases) for v in ("agrees", "intended", "DIFFERS")}
-    say(f"\n{len(cases)} recipes: {count['agrees']} agree, {count['intended']} differ as listed, {count['DIFFERS']} differ")
+    say(
+        f"\n{len(cases)} recipes: {count['agrees']} agree, {count['intended']} differ as listed, {count['DIFFERS']} differ"
+    )
     for kind, limit in TOLERANCE.items():
         errors = [c.worst[kind] for c in cases if kind in c.worst]
         if errors:
-            say(f"worst error of {kind}: {max(errors):.1e} of a tensor's largest entry (tolerance {limit:.0e})")
+            say(
+                f"worst error of {kind}: {max(errors):.1e} of a tensor's largest entry (tolerance {limit:.0e})"
+            )
     return 1 if count["DIFFERS"] else 0
 
 

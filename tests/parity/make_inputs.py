@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from checkpoints import Shape, drawn, values, write, write_family, write_stored
+from checkpoints import Shape, drawn, values, write, write_bare, write_family, write_refused, write_stored
 from safetensors.torch import load_file, save_file
 
 from cuvee.testing.tiny_models import expert_of, tiny
@@ -37,7 +37,8 @@ def main(root: Path) -> None:
     heads(root)
     vocabularies(root)
     adapters(root)
-    raw_files(root)
+    write_bare(root)
+    write_refused(root)
     for family in FAMILIES:
         tiny(family, folder=root / family / "base", layers=DEEP.get(family, 2), seed=11)
         for number, letter in enumerate("ab", 1):
@@ -52,7 +53,6 @@ def dtypes(root: Path) -> None:
     write(root / "dtypes" / "bf16", values(shape, 1, 2), shape, "bfloat16")
     write(root / "dtypes" / "f64", values(shape, 1, 3), shape, "float64")
     write_family(root / "f16", seed=8, dtype="float16", scale=0.05)
-    write_family(root / "big", seed=9, scale=1.0)
     write_family(root / "near", seed=10, scale=1e-4)
 
 
@@ -138,26 +138,6 @@ def adapters(root: Path) -> None:
                     step = drawn(key, tuple(parameter.shape), 60 + number)
                     parameter.add_(torch.from_numpy(step) * 0.1)
         model.save_pretrained(root / "lora" / name)
-
-
-def raw_files(root: Path) -> None:
-    """Bare weight files, without a config: a small network in three trainings."""
-    sizes = {"body.0.weight": (12, 7), "body.0.bias": (12,), "body.2.weight": (5, 12), "body.2.bias": (5,)}
-    folder = root / "raw"
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, name in enumerate(("zero", "one", "two", "three")):
-        start = {n: torch.from_numpy(drawn(n, s, 40)) for n, s in sizes.items()}
-        step = {
-            n: torch.from_numpy(drawn(n, s, 40 + number)) * (0.1 if number else 0) for n, s in sizes.items()
-        }
-        content = {n: start[n] + step[n] for n in sizes}
-        content["steps"] = torch.tensor([3, 4])
-        if name == "two":
-            content["extra.weight"] = torch.from_numpy(drawn("extra", (3, 3), 41))
-        if name == "three":
-            torch.save(content, folder / "three.pt")
-        else:
-            save_file(content, folder / f"{name}.safetensors")
 
 
 def unprefixed(root: Path) -> None:

@@ -23,19 +23,24 @@ class RecipeFile:
     command: str
     theirs: tuple[str, ...]
     ours: tuple[str, ...]
+    refused: bool  # stands in the folder of recipes that both programs must refuse
 
     @property
     def text(self) -> str:
         return self.path.read_text()
 
 
-def recipe_files(folder: Path = HERE / "recipes", only: tuple[str, ...] = ()) -> list[RecipeFile]:
+def recipe_files(
+    only: tuple[str, ...] = (), folders: tuple[str, ...] = ("recipes", "refused")
+) -> list[RecipeFile]:
     """All recipes by name, or those whose name contains one of `only`."""
-    found = [_read(path) for path in sorted(folder.glob("*.yml"))]
+    found = [_read(path) for folder in folders for path in sorted((HERE / folder).glob("*.yml"))]
     return [r for r in found if not only or any(word in r.name for word in only)]
 
 
 def _read(path: Path) -> RecipeFile:
     said = dict(re.findall(r"^# (command|theirs|ours): (.*)$", path.read_text(), re.MULTILINE))
     flags = {key: tuple(shlex.split(said.get(key, ""))) for key in ("theirs", "ours")}
-    return RecipeFile(path.stem, path, said.get("command", "yaml"), flags["theirs"], flags["ours"])
+    refused = path.parent.name == "refused"
+    name = f"refused_{path.stem}" if refused else path.stem
+    return RecipeFile(name, path, said.get("command", "yaml"), flags["theirs"], flags["ours"], refused)

@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from recipe_files import HERE, RecipeFile, recipe_files
+from recipe_files import RecipeFile, recipe_files
 
 from cuvee.cli.app import app
 from cuvee.cli.failure import run_guarded
@@ -30,14 +30,12 @@ def run(recipe: RecipeFile, out: Path) -> str | None:
             code = run_guarded(app)
     finally:
         sys.argv = before
-    return said.getvalue() if code else None
+    return f"exit code {code}\n{said.getvalue()}" if code else None
 
 
 def main(inputs: Path, out: Path, only: tuple[str, ...]) -> None:
     out = out.resolve()
-    recipes = recipe_files(
-        Path(os.environ["RECIPES"]).resolve() if "RECIPES" in os.environ else HERE / "recipes", only
-    )
+    recipes = recipe_files(only)
     os.chdir(inputs)
     for recipe in recipes:
         problem = run(recipe, out / recipe.name)

@@ -18,7 +18,7 @@ import torch
 from click.testing import CliRunner
 from mergekit.config import MergeConfiguration
 from mergekit.scripts import merge_raw_pytorch, multimerge, run_yaml
-from recipe_files import HERE, RecipeFile, recipe_files
+from recipe_files import RecipeFile, recipe_files
 
 COMMANDS = {"yaml": run_yaml.main, "pytorch": merge_raw_pytorch.main, "multi": multimerge.main}
 
@@ -50,9 +50,7 @@ def main(inputs: Path, out: Path, only: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
     MergeConfiguration.referenced_models = in_recipe_order
     out = out.resolve()
-    recipes = recipe_files(
-        Path(os.environ["RECIPES"]).resolve() if "RECIPES" in os.environ else HERE / "recipes", only
-    )
+    recipes = recipe_files(only)
     os.chdir(inputs)
     for recipe in recipes:
         problem = run(recipe, out / recipe.name)

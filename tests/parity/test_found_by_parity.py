@@ -117,3 +117,11 @@ def test_rows_filled_by_a_mean_are_as_exact_as_the_arithmetic(tmp_path: Path) ->
     assert rows.shape[0] == 64
     torch.testing.assert_close(rows[-1], rows[: ONE.vocabulary].mean(0), rtol=1e-6, atol=1e-8)
     assert not torch.equal(rows[-1], rows[-1].bfloat16().float())
+
+
+def test_a_missing_parameter_is_said_once_and_breaks_nothing(tmp_path: Path) -> None:
+    """Without a weight `linear` was told once and then checked with nothing in its place."""
+    write_family(tmp_path / "m", ONE, experts="ab")
+    with pytest.raises(PlanError) as caught:
+        merged(tmp_path, "merge_method: linear\nmodels: [{model: m/a}, {model: m/b}]\n")
+    assert [d.code for d in caught.value.diagnostics] == ["CV-P030", "CV-P030"]  # one for each model

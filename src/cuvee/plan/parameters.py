@@ -39,23 +39,29 @@ class Resolver:
         before = len(self.found)
         ours: dict[str, Any] = {}
         shown: dict[str, Resolved | Mapping[str, Resolved]] = {}
+        lacking = False
         for slot in self.chosen.slots:
             if slot.scope == "shared":
                 one = self._one(slot, target, None)
+                if one is None:
+                    lacking = True
+                    continue
                 shown[slot.name] = one
                 if slot.ours:
                     ours[slot.ours] = slot.translate(one.value)
                 continue
-            each = {feed.input.source: self._one(slot, target, feed) for feed in experts}
+            found = {feed.input.source: self._one(slot, target, feed) for feed in experts}
+            each = {source: value for source, value in found.items() if value is not None}
+            lacking |= len(each) < len(found)
             shown[slot.name] = each
             if slot.ours:
                 ours[slot.ours] = [slot.translate(r.value) for r in each.values()]
-        if len(self.found) > before:
+        if lacking:  # said already, perhaps at an earlier tensor
             return None
         self._check(ours, target, shown)
         return None if len(self.found) > before else Values(ours, shown)
 
-    def _one(self, slot: Slot, target: Target, feed: Feed | None) -> Resolved:
+    def _one(self, slot: Slot, target: Target, feed: Feed | None) -> Resolved | None:
         spot = _spot(target, feed.name if feed else target.name)
         levels: list[Setting | None] = [feed.input.settings.get(slot.name)] if feed else []
         levels += [
@@ -69,6 +75,7 @@ class Resolver:
             return value
         if slot.required:
             self._missing(slot, target, feed)
+            return None
         return Resolved(slot.default, "default")
 
     def _mark(self, levels: list[Setting | None], spot: Spot) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cuvee.core.limits import DEFAULT, Limits
-from cuvee.core.names import printable
+from cuvee.core.names import did_you_mean, edits, printable
 from cuvee.errors import Diagnostic, RecipeError, Where
 from cuvee.recipe.document import Document, parse_documents
 from cuvee.recipe.model import Recipe
@@ -92,8 +92,7 @@ def _joined(documents: list[Document]) -> Recipe:
         else:
             named[name] = document
     if len(final) > 1:
-        where = final[1].where(())
-        found.append(Diagnostic("CV-R016", "only one document may be without a `name`", where))
+        found.append(_unnamed(final))
     if found:
         raise RecipeError.collected(found)
     joiner = _Joiner(named)
@@ -108,6 +107,17 @@ def _joined(documents: list[Document]) -> Recipe:
             where=documents[0].where(()),
         )
     return joiner.recipe(roots[0])
+
+
+def _unnamed(documents: list[Document]) -> Diagnostic:
+    """What is wrong with several documents without a name: perhaps one of them misspells the key."""
+    message = "only one document may be without a `name`"
+    for document in documents:
+        for key in document.data:
+            if edits(key, "name") == 1:
+                where = document.where((key,), key=True)
+                return Diagnostic("CV-R016", message, where, did_you_mean(key, ("name",)))
+    return Diagnostic("CV-R016", message, documents[1].where(()))
 
 
 class _Joiner:

@@ -112,8 +112,6 @@ class SettingsReader:
         return self._scalar(value, spelling, path)
 
     def _scalar(self, value: Any, spelling: Spelling, path: Path) -> Scalar:
-        if value is None and not spelling.required and spelling.default is None:
-            return None
         try:
             return coerce(value, spelling.type)
         except Refused as error:
