@@ -1,6 +1,4 @@
-"""Writes small random models, so that every command and recipe of the guides can be tried without a download.
-
-    python examples/tiny_models.py models && cd models
+"""Writes small random models, to try the guides without a download: `python examples/tiny_models.py models`.
 
 `base` is a Llama of 1,704 parameters; `math` and `code` are fine-tunes of it (its weights plus noise), `chat` is one
 with two more tokens, `deep` has three layers instead of two, `math-lora` is an adapter for `base`. They know nothing.

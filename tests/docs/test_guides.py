@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 from doc_snippets import ROOT, blocks
 
 from cuvee.families import Family, identify, read
+
+
+TREE = """
+version: 1
+experts:
+  soup: {{{soup}, weight: 0.7}}
+  math: {{source: ./math, weight: 0.3}}
+merge: {{method: linear}}
+"""
+STEP = "experts: {math: ./math, code: ./code}, merge: {method: ties, density: 0.3}, output: {dtype: bfloat16}"
 
 
 def shown(guide: str, file: str) -> str:
@@ -62,6 +73,21 @@ def test_the_guides_method_is_found_as_an_installed_plug_in(tmp_path: Path) -> N
     )
     assert "discard" in done.stdout, done.stdout + done.stderr
     assert "trimmed_mean → scale" in done.stdout
+
+
+def test_a_tree_gives_the_bytes_of_its_steps(tmp_path: Path) -> None:
+    import cuvee
+
+    runpy.run_path(str(ROOT / "examples" / "tiny_models.py"))["main"](tmp_path / "models")
+    folder = tmp_path / "models"
+    (folder / "step.yaml").write_text(f"{{version: 1, base: ./base, {STEP}}}")
+    (folder / "after.yaml").write_text(TREE.format(soup="source: ./step"))
+    (folder / "tree.yaml").write_text(TREE.format(soup="recipe: step.yaml"))
+    cuvee.load(folder / "step.yaml").save(folder / "step")
+    for name in ("after", "tree"):
+        cuvee.load(folder / f"{name}.yaml").save(folder / name)
+    weights = [(folder / name / "model.safetensors").read_bytes() for name in ("after", "tree")]
+    assert weights[0] == weights[1]
 
 
 @pytest.fixture

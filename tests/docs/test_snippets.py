@@ -54,6 +54,7 @@ def test_what_a_page_shows_is_what_happens(page: Path, desk: Path, request: pyte
         text = text.replace(f"```{block.language}\n{block.code}```", f"```{block.language}\n{real}```")
     for name in {b.file.removesuffix(".py") for b in blocks(page) if b.file} - before:
         sys.modules.pop(name, None)
+    assert "Traceback" not in "".join(wrong) and "CV-X001" not in "".join(wrong), "\n\n".join(wrong)
     if wrong and request.config.getoption("--update-golden"):
         page.write_text(text, encoding="utf-8")
         return
