@@ -65,9 +65,8 @@ def main(inputs: Path, theirs: Path, ours: Path, only: tuple[str, ...]) -> int:
         for line in case.excused:
             say(f"          {line}")
     count = {v: sum(c.verdict == v for c in cases) for v in ("agrees", "intended", "DIFFERS")}
-    say(
-        f"\n{len(cases)} recipes: {count['agrees']} agree, {count['intended']} differ as listed, {count['DIFFERS']} differ"
-    )
+    listed = f"{count['agrees']} agree, {count['intended']} differ as listed, {count['DIFFERS']} differ"
+    say(f"\n{len(cases)} recipes: {listed}")
     for kind, limit in TOLERANCE.items():
         errors = [c.worst[kind] for c in cases if kind in c.worst]
         if errors:

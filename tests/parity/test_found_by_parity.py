@@ -11,6 +11,7 @@ import torch
 from checkpoints import Shape, values, write, write_family
 from safetensors.torch import load_file, save_file
 
+from cuvee.errors import PlanError
 from cuvee.testing.stages import run_method
 
 ONE = Shape(layers=1)
