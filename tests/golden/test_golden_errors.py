@@ -130,6 +130,8 @@ GALLERY: dict[str, str] = {
     "plan_chain_order": OWN + "merge: [elect, trim]\n",
     "plan_chain_kinds": OWN + "merge: [trim, slerp]\n",
     "plan_combination": OWN + "merge: {method: della, density: 0.1, epsilon: 0.5}\n",
+    "plan_value": MK.replace("ties", "breadcrumbs", 1) + "parameters: {gamma: [0.1, 2]}\n",
+    "plan_weight": MK.replace("ties", "linear", 1) + "  - {model: ./code}\n",
     "plan_sums": OWN.replace("./math", "{arithmetic: 0.5 * code + 0.5 * wide}") + "sources: {wide: ./wide}\nmerge: {method: ties}\n",
     "plan_tokenizer": MK + "tokenizer_source: union\n",
     "plan_chat_template": MK + "chat_template: chatlm\n",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import PurePath
 
@@ -38,7 +39,7 @@ def card_text(plan: Plan, name: str) -> str:
 def methods_of(recipe: Recipe) -> list[CardMethod]:
     """The method of the recipe and of the recipes nested in it, each once."""
     found: dict[str, CardMethod] = {}
-    for spec in (recipe, *(s for s in recipe.sources.values() if isinstance(s, Recipe))):
+    for spec in _tree(recipe):
         if spec.method is not None:
             method = get(spec.method)
             formula = method.doc.strip().split("\n\n")[0]
@@ -48,6 +49,14 @@ def methods_of(recipe: Recipe) -> list[CardMethod]:
         for call in spec.chain:
             found[call.stage] = CardMethod(call.stage, stage(call.stage).doc.strip().splitlines()[0])
     return list(found.values())
+
+
+def _tree(recipe: Recipe) -> Iterator[Recipe]:
+    """A recipe, then the recipes among its sources, and theirs."""
+    yield recipe
+    for spec in recipe.sources.values():
+        if isinstance(spec, Recipe):
+            yield from _tree(spec)
 
 
 class _Files:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cuvee.api.checkpoint import Checkpoint
 from cuvee.core.lazy import torch
+from cuvee.core.names import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +63,7 @@ class Diff:
         from html import escape
 
         rows = "".join(
-            f"<tr><td>{escape(t.name)}</td><td>{t.status}</td><td>{_cell(t.norm_difference)}</td>"
+            f"<tr><td>{escape(printable(t.name))}</td><td>{t.status}</td><td>{_cell(t.norm_difference)}</td>"
             f"<td>{_cell(t.cosine)}</td><td>{_cell(t.max_change)}</td></tr>"
             for t in self.tensors
             if t.status != "equal"

@@ -158,5 +158,5 @@ def _dtype(value: Any, name: str) -> str | None:
         return None
     found = parse_dtype(str(value))
     if found is None or not found.is_float:
-        raise UsageError("CV-U011", f"`{name}` must name a float type, got `{value}`")
+        raise UsageError("CV-U011", f"`{name}` must name a float type, got `{printable(str(value))}`")
     return found.name
