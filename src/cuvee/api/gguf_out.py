@@ -16,13 +16,14 @@ import cuvee
 from cuvee.api.record import libraries
 from cuvee.bundle.manifest_form import Origin, build
 from cuvee.core.digests import bytes_digest, canonical_json
+from cuvee.core.disk import REAL, Disk
 from cuvee.core.dtypes import BY_CODE
 from cuvee.core.lazy import torch
 from cuvee.core.names import did_you_mean, printable
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import Diagnostic, NonFinite, OutputBusy, SourceError, UsageError, Where
 from cuvee.formats.gguf_write import GgufTensor, encode_header, packed
-from cuvee.formats.gguf_write_config import ConfigFacts, config_metadata, general_metadata
+from cuvee.formats.gguf_write_config import config_metadata, facts_of, general_metadata
 from cuvee.formats.gguf_write_names import Heads, Outgoing, encoding_of, outgoing
 from cuvee.formats.gguf_write_tokenizer import tokenizer_metadata
 from cuvee.sinks.layout import Layout, Place, PlannedFile
@@ -66,7 +67,14 @@ class GgufSaved:
 
 
 def convert_to_gguf(
-    source: str, out: Path, dtype: str, *, overwrite: bool, offline: bool, resume: bool = True
+    source: str,
+    out: Path,
+    dtype: str,
+    *,
+    overwrite: bool,
+    offline: bool,
+    resume: bool = True,
+    disk: Disk = REAL,
 ) -> GgufSaved:
     """Write a checkpoint (adapters applied) as the GGUF file `out`, all or nothing; a manifest lies beside it.
 
@@ -88,7 +96,7 @@ def convert_to_gguf(
         layout = _layout(plan, out)
         identity = {"gguf": wanted, "source": opened.identity(), "header": bytes_digest(plan.header)}
         digest = bytes_digest(canonical_json(identity))
-        with SingleFileSink(out).begin(layout, digest, resume=resume, overwrite=overwrite) as session:
+        with SingleFileSink(out, disk).begin(layout, digest, resume=resume, overwrite=overwrite) as session:
             _write(opened, plan, session)
             origin = _origin(opened, digest)
             session.commit({}, lambda records: build(origin, layout, session.digests, records))
@@ -119,7 +127,7 @@ def plan_gguf(source: Source, wanted: str, *, name: str) -> GgufPlan:
             where=Where(source=source.label),
             hint="name the model's folder, with its `config.json`",
         )
-    facts = ConfigFacts(source.config)
+    facts = facts_of(source.config)
     architecture = facts.architecture
     heads = Heads(facts.query_heads, facts.key_heads)
     found = outgoing(architecture, source.tensors, heads, tied=facts.tied)

@@ -21,29 +21,30 @@ _Table = Mapping[str, tuple[str, ...]]  # key of the file → keys that configs 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One `model_type`: its GGUF architecture, further numbers, and `check` for what cannot be said."""
+    """One `model_type`: its GGUF architecture, further numbers, and `check` for what cannot be said.
+
+    `defaults` are those of the config's class, for keys that a config leaves out.
+    """
 
     architecture: str
     activations: tuple[str, ...] = _SILU
     eps: tuple[str, str] = ("attention.layer_norm_rms_epsilon", "rms_norm_eps")
     more: _Table = field(default_factory=dict)
     check: Callable[[ConfigFacts], None] = field(default=lambda facts: None)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigFacts:
-    """A config, asked by key: `whole` and `real` refuse values of another kind."""
+    """A config, asked by key: `whole` and `real` refuse values of another kind. Made by `facts_of`."""
 
     config: Mapping[str, Any]
-
-    @property
-    def model_type(self) -> str:
-        return str(self.config.get("model_type"))
+    row: _Row
 
     @property
     def architecture(self) -> str:
-        """The value of `general.architecture`; SourceError CV-S092 when there is none for this model type."""
-        return _row(self).architecture
+        """The value of `general.architecture`."""
+        return self.row.architecture
 
     @property
     def query_heads(self) -> int:
@@ -55,14 +56,12 @@ class ConfigFacts:
 
     @property
     def head_size(self) -> int:
-        default = 256 if self.model_type.startswith("gemma") else None
-        if default is None and self.query_heads:
-            default = self.whole("hidden_size") // self.query_heads
-        return self.whole("head_dim", default)
+        heads = self.query_heads
+        return self.whole("head_dim", self.whole("hidden_size") // heads if heads else None)
 
     @property
     def tied(self) -> bool:
-        return bool(self.config.get("tie_word_embeddings", self.model_type.startswith("gemma")))
+        return bool(self.config.get("tie_word_embeddings", False))
 
     def whole(self, key: str, default: int | None = None) -> int:
         """A whole number, not negative."""
@@ -79,16 +78,29 @@ class ConfigFacts:
         return float(value)
 
 
+def facts_of(config: Mapping[str, Any]) -> ConfigFacts:
+    """The config with the defaults of its class; SourceError CV-S092 when its type cannot be written."""
+    kind = str(config.get("model_type"))
+    row = _ROWS.get(kind)
+    if row is None:
+        raise SourceError(
+            "CV-S092",
+            f"models of the type {quoted(kind)} cannot be written to GGUF",
+            where=Where(file="config.json"),
+            hint=f"types that can be: {', '.join(sorted(TYPES))}",
+        )
+    return ConfigFacts({**_DEFAULTS, **row.defaults, **config}, row)
+
+
 def config_metadata(facts: ConfigFacts, *, rows: int) -> tuple[dict[str, Any], Rope]:
     """Key-values under the architecture's prefix, and the rotary embedding with its tables.
 
     `rows` is the number of rows of the embedding, which is the vocabulary's size whatever the config says.
 
     Raises:
-        SourceError: CV-S092 the model type is not one that can be written, CV-S093 the config says something that
-            the file could not.
+        SourceError: CV-S093 the config says something that the file could not.
     """
-    row = _row(facts)
+    row = facts.row
     activation = facts.config.get("hidden_activation") or facts.config.get("hidden_act") or row.activations[0]
     if activation not in row.activations:
         raise _refused(
@@ -143,18 +155,6 @@ def size_label(parameters: int) -> str:
 def _flag_or_whole(facts: ConfigFacts, name: str) -> bool | int:
     value = facts.config.get(name)
     return value if isinstance(value, bool) else facts.whole(name)
-
-
-def _row(facts: ConfigFacts) -> _Row:
-    row = _ROWS.get(facts.model_type)
-    if row is None:
-        raise SourceError(
-            "CV-S092",
-            f"models of the type {quoted(facts.model_type)} cannot be written to GGUF",
-            where=Where(file="config.json"),
-            hint=f"types that can be: {', '.join(sorted(_ROWS))}",
-        )
-    return row
 
 
 def _refused(message: str) -> SourceError:
@@ -262,21 +262,32 @@ _SCALES = {
 }
 _STABLE = {"use_parallel_residual": ("use_parallel_residual",)}
 _PLAIN_EPS = ("attention.layer_norm_epsilon", "layer_norm_eps")
+_DEFAULTS = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6}
+_MIDDLE, _LONG = {"max_position_embeddings": 32768}, {"max_position_embeddings": 131072}
+_THETA, _TIED = {"rope_theta": 1e6}, {"tie_word_embeddings": True}
+_GEMMA = {"max_position_embeddings": 8192, "head_dim": 256, **_TIED}
+_WIDE = {"sliding_window": 4096}
+_GEMMA2 = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, **_WIDE}
+_STABLE_DEFAULTS = {"max_position_embeddings": 4096, "layer_norm_eps": 1e-5, "partial_rotary_factor": 0.25}
 
 _ROWS: Mapping[str, _Row] = {
     "llama": _Row("llama"),
-    "mistral": _Row("llama"),
-    "mixtral": _Row("llama", more=_MIXTRAL),
-    "smollm3": _Row("smollm3", check=_smollm3),
+    "mistral": _Row("llama", defaults=_LONG),
+    "mixtral": _Row("llama", more=_MIXTRAL, defaults=_LONG | _THETA | {"rms_norm_eps": 1e-5}),
+    "smollm3": _Row("smollm3", check=_smollm3, defaults=_MIDDLE | _TIED | {"rope_theta": 2e6}),
     "granite": _Row("granite", more=_SCALES),
-    "qwen2": _Row("qwen2", check=_windowless),
-    "qwen2_moe": _Row("qwen2moe", more=_EXPERTS, check=_qwen2_moe),
-    "qwen3": _Row("qwen3", check=_windowless),
-    "qwen3_moe": _Row("qwen3moe", more=_EXPERTS, check=_qwen3_moe),
-    "gemma": _Row("gemma", _GELU, check=_gemma),
-    "gemma2": _Row("gemma2", _GELU, more=_WINDOW | _CAPS, check=_gemma2),
-    "gemma3_text": _Row("gemma3", _GELU, more=_WINDOW, check=_gemma3),
-    "phi3": _Row("phi3", more=_WINDOW),
-    "stablelm": _Row("stablelm", eps=_PLAIN_EPS, more=_STABLE),
-    "olmo2": _Row("olmo2"),
+    "qwen2": _Row("qwen2", check=_windowless, defaults=_MIDDLE),
+    "qwen2_moe": _Row("qwen2moe", more=_EXPERTS, check=_qwen2_moe, defaults=_MIDDLE),
+    "qwen3": _Row("qwen3", check=_windowless, defaults=_MIDDLE | {"head_dim": 128}),
+    "qwen3_moe": _Row("qwen3moe", more=_EXPERTS, check=_qwen3_moe, defaults=_MIDDLE),
+    "gemma": _Row("gemma", _GELU, check=_gemma, defaults=_GEMMA),
+    "gemma2": _Row("gemma2", _GELU, more=_WINDOW | _CAPS, check=_gemma2, defaults=_GEMMA | _GEMMA2),
+    "gemma3_text": _Row(
+        "gemma3", _GELU, more=_WINDOW, check=_gemma3, defaults=_GEMMA | _LONG | _THETA | _WIDE
+    ),
+    "phi3": _Row("phi3", more=_WINDOW, defaults={"max_position_embeddings": 4096, "rms_norm_eps": 1e-5}),
+    "stablelm": _Row("stablelm", eps=_PLAIN_EPS, more=_STABLE, defaults=_STABLE_DEFAULTS),
+    "olmo2": _Row("olmo2", defaults={"rms_norm_eps": 1e-5}),
 }
+
+TYPES = frozenset(_ROWS)  # of configs that can be written

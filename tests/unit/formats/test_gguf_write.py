@@ -23,7 +23,7 @@ from cuvee.formats.gguf_arch import ARCHITECTURES
 from cuvee.formats.gguf_config import hf_config
 from cuvee.formats.gguf_write import BY_NAME as ENCODINGS
 from cuvee.formats.gguf_write import GgufTensor, encode_header, packed, quantised
-from cuvee.formats.gguf_write_config import ConfigFacts, config_metadata, general_metadata, size_label
+from cuvee.formats.gguf_write_config import TYPES, config_metadata, facts_of, general_metadata, size_label
 from cuvee.formats.gguf_write_names import Heads, Outgoing, encoding_of, outgoing
 from cuvee.formats.gguf_write_rope import llama3_factors, rope_of
 
@@ -80,8 +80,8 @@ def test_values_that_no_header_can_hold(value: Any) -> None:
         encode_header({"key": value}, [])
 
 
-LIMITS = {"min_value": -8e6, "max_value": 8e6, "allow_nan": False, "allow_subnormal": False}
-FLOATS = st.floats(width=32, **LIMITS)
+SIZES = st.floats(width=32, min_value=float(np.float32(1e-30)), max_value=8e6)
+FLOATS = st.one_of(st.just(0.0), st.just(-0.0), SIZES, SIZES.map(lambda value: -value))
 
 
 @settings(max_examples=200, deadline=None)
@@ -297,7 +297,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
     ids=["llama", "gemma2", "phi3-longrope", "qwen3", "llama3-rope", "yarn", "linear"],
 )
 def test_configs_come_back_from_a_file(config: dict[str, Any], tmp_path: Path) -> None:
-    facts = ConfigFacts(config)
+    facts = facts_of(config)
     values, rope = config_metadata(facts, rows=16)
     metadata = general_metadata("x", facts.architecture, 1, "F32") | values
     tensors = [GgufTensor(name, (len(table),), "F32") for name, table in rope.tables.items()]
@@ -345,7 +345,7 @@ def test_the_factors_of_llama_3_are_those_of_transformers() -> None:
         (LLAMA | {"hidden_act": "relu"}, "CV-S093", "activation is `relu`"),
         (LLAMA | {"hidden_size": "x"}, "CV-S093", "`hidden_size` is `x`"),
         (LLAMA | {"num_hidden_layers": None}, "CV-S093", "`num_hidden_layers` is `None`"),
-        (LLAMA | {"rms_norm_eps": None}, "CV-S093", "`rms_norm_eps`"),
+        (LLAMA | {"rms_norm_eps": "x"}, "CV-S093", "`rms_norm_eps`"),
         (LLAMA | {"rope_theta": 0}, "CV-S093", "expected a positive number"),
         (LLAMA | {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "CV-S093", "kind `dynamic`"),
         (LLAMA | {"rope_scaling": YARN | {"beta_fast": 16}}, "CV-S093", "`beta_fast`"),
@@ -363,7 +363,7 @@ def test_configs_that_a_file_cannot_say(config: dict[str, Any], code: str, part:
     if config["model_type"].startswith("gemma3"):
         config = config | {"hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 8}
     with pytest.raises(SourceError) as caught:
-        facts = ConfigFacts(config)
+        facts = facts_of(config)
         assert facts.architecture
         config_metadata(facts, rows=16)
     assert caught.value.diagnostics[0].code == code
@@ -382,3 +382,33 @@ def test_configs_that_a_file_cannot_say(config: dict[str, Any], code: str, part:
 )
 def test_size_labels_are_those_of_the_package(count: int, label: str) -> None:
     assert size_label(count) == label == gguf.size_label(count, 0, 0, 0)
+
+
+@pytest.mark.transformers
+@pytest.mark.parametrize("kind", sorted(TYPES))
+def test_defaults_are_those_of_the_config_classes(kind: str) -> None:
+    """A config that leaves out everything it may is written as one that says everything."""
+    from transformers import AutoConfig
+
+    said = AutoConfig.for_model(kind).to_dict()
+    said |= {"norm_topk_prob": True} if kind == "qwen3_moe" else {}
+    needed = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+    )
+    experts = ("num_experts", "num_local_experts", "num_experts_per_tok", "moe_intermediate_size")
+    others = ("shared_expert_intermediate_size", "use_parallel_residual", "norm_topk_prob")
+    kept = {key: said[key] for key in ("model_type", *needed, *experts, *others) if key in said}
+    kept |= {
+        key: value
+        for key, value in said.items()
+        if key.endswith(("multiplier", "scaling")) and key != "rope_scaling"
+    }
+    if kind == "llama":  # this class alone computes it, and says the value for its own defaults
+        kept["head_dim"] = said["head_dim"]
+    first, second = (config_metadata(facts_of(config), rows=8) for config in (said, kept))
+    assert first == second
+    assert facts_of(said).tied == facts_of(kept).tied
