@@ -16,7 +16,6 @@ from doc_snippets import ROOT, blocks
 
 from cuvee.families import Family, identify, read
 
-
 TREE = """
 version: 1
 experts:
