@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cuvee.api.execute import RECIPE_NAMES
+from cuvee.bundle.json_files import load_object
 from cuvee.bundle.manifest_form import parse
 from cuvee.core.digests import TensorHasher
 from cuvee.core.names import printable
@@ -16,9 +17,10 @@ from cuvee.engine.events import Listener, ignore
 from cuvee.engine.options import RunOptions
 from cuvee.engine.run import run
 from cuvee.errors import Diagnostic, UsageError, Where
-from cuvee.plan.build import build
+from cuvee.plan.build import PlanOptions, build
 from cuvee.plan.views import Opener
 from cuvee.recipe.load import load_recipe
+from cuvee.recipe.override import adjusted
 from cuvee.sinks.sink import MakeManifest, Session
 from cuvee.sinks.target import MANIFEST
 
@@ -34,8 +36,8 @@ def again(
     if not found:
         raise UsageError("CV-U009", f"`{output}` holds no recipe", hint="outputs of `cuvee merge` do")
     manifest = parse((output / MANIFEST).read_bytes(), str(output / MANIFEST))
-    recipe = load_recipe(found[0])
-    plan = build(recipe, Opener(anchor, offline, elsewhere=True))
+    recipe = adjusted(load_recipe(found[0]), _changes(output))
+    plan = build(recipe, Opener(anchor, offline, elsewhere=True), PlanOptions(allow_mixed=True))
     try:
         session = Digests()
         run(plan, session, options, listener)
@@ -47,6 +49,14 @@ def again(
         for name in names
         if name not in manifest.tensors or manifest.tensors[name].blake3 != session.digests.get(name)
     ]
+
+
+def _changes(output: Path) -> Mapping[str, Any]:
+    """What the command line changed of the recipe when the output was made."""
+    lock = output / "cuvee.lock"
+    content = load_object(lock.read_bytes(), str(lock)) if lock.exists() else {}
+    changes = content.get("changes", {})
+    return changes if isinstance(changes, Mapping) else {}
 
 
 def _difference(name: str, recorded: bool, made: bool) -> Diagnostic:

@@ -16,8 +16,13 @@ VERSION = 1
 
 
 def lock_of(plan: Plan) -> dict[str, Any]:
-    """Identity of every source by its name in the recipe; no absolute paths."""
-    return {"version": VERSION, "sources": {k: o.source.identity() for k, o in plan.sources.items()}}
+    """Identity of every source by its name in the recipe, and what the command line changed; no absolute paths."""
+    changes = {"changes": dict(plan.recipe.changes)} if plan.recipe.changes else {}
+    return {
+        "version": VERSION,
+        "sources": {k: o.source.identity() for k, o in plan.sources.items()},
+        **changes,
+    }
 
 
 def with_sha256(plan: Plan) -> dict[str, Any]:

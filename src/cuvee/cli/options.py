@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from cuvee.core import settings
-from cuvee.core.dtypes import parse_dtype
 from cuvee.core.names import did_you_mean
 from cuvee.errors import Diagnostic, UsageError
 
 if TYPE_CHECKING:
     from cuvee.plan.build import PlanOptions
-    from cuvee.recipe.model import Recipe
 
 F = TypeVar("F", bound=Callable[..., Any])
 EXISTING = click.Path(path_type=Path)
@@ -113,35 +110,6 @@ def shard_bytes(text: str) -> int:
     if found < 1:
         raise UsageError("CV-U003", "`--shard-size` must be at least one byte")
     return found
-
-
-def adjusted(recipe: Recipe, given: dict[str, Any]) -> Recipe:
-    """The recipe with what the command line changes."""
-    from cuvee.recipe.override import overridden
-
-    output = recipe.output
-    if given.get("shard_size"):
-        output = replace(output, shard_bytes=shard_bytes(str(given["shard_size"])))
-    if given.get("out_dtype"):
-        found = parse_dtype(str(given["out_dtype"]))
-        if found is None or not found.is_float:
-            raise UsageError("CV-U011", f"`--dtype` must name a float type, got `{given['out_dtype']}`")
-        output = replace(output, dtype=found.name)
-    names = (
-        "union"
-        if given.get("tensor_union")
-        else "intersection"
-        if given.get("tensor_intersection")
-        else recipe.names
-    )
-    changed = replace(
-        recipe,
-        output=output,
-        names=names,
-        truncate_vocabulary=recipe.truncate_vocabulary or bool(given.get("unsafe_truncate_embeddings")),
-        seed=recipe.seed if given.get("seed") is None else int(given["seed"]),
-    )
-    return overridden(changed, list(given.get("changes") or ()))
 
 
 def strictly(diagnostics: tuple[Diagnostic, ...], strict: bool) -> int:

@@ -15,6 +15,7 @@ from cuvee.errors import PlanError, UsageError, VerifyError, Where
 from cuvee.plan.build import PlanOptions
 from cuvee.plan.plan import Plan
 from cuvee.recipe.load import load_recipe, parse_recipe
+from cuvee.recipe.override import adjusted
 
 SCHEMA = "cuvee.plan/1"
 
@@ -44,8 +45,6 @@ def save_plan(plan: Plan, blend: Blend, path: Path, changes: dict[str, Any]) -> 
 
 
 def _from_plan(path: Path, offline: bool) -> Blend:
-    from cuvee.cli.options import adjusted
-
     try:
         content = load_object(path.read_bytes(), str(path), replace(DEFAULT, json_bytes=1 << 30))
     except OSError as error:

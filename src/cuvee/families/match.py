@@ -109,7 +109,7 @@ def _signed(names: Shapes) -> str | None:
         signature = facts(family).get("signature")
         if signature is None:
             continue
-        has, lacks = signature["has"], signature["lacks"]
+        has, lacks = signature["has"], signature.get("lacks", [])
         if all(_any(p, shapes) for p in has) and not any(_any(p, shapes) for p in lacks):
             best = max(best or (0, ""), (len(has) + len(lacks), family))
     return None if best is None else best[1]

@@ -9,7 +9,7 @@ from typing import Any
 from cuvee.core.names import printable
 from cuvee.errors import Diagnostic, RecipeError
 from cuvee.methods.contract import Dialect
-from cuvee.methods.registry import get, parameters_for
+from cuvee.methods.registry import get, parameters_for, stage
 from cuvee.recipe.model import (
     Curve,
     Input,
@@ -24,7 +24,7 @@ from cuvee.recipe.model import (
     TokenRule,
 )
 
-MODELINE = "# yaml-language-server: $schema=https://cuvee.dev/schema/recipe-1.json\n"
+MODELINE = "# yaml-language-server: $schema=./recipe.schema.json   (write it with: cuvee schema > recipe.schema.json)\n"
 
 
 def native_text(recipe: Recipe) -> tuple[str, list[Diagnostic]]:
@@ -33,7 +33,14 @@ def native_text(recipe: Recipe) -> tuple[str, list[Diagnostic]]:
     RecipeError (CV-R017) for a recipe of several modules, which has no form in Cuvée's language.
     """
     notes: list[Diagnostic] = []
-    return MODELINE + _dump(_Exporter(recipe, notes).content()), notes
+    exporter = _Exporter(recipe, notes)
+    renamed = [alias for alias, name in exporter.names.items() if alias != name and name != "base"]
+    if renamed and any(stage(step.stage).random for step in exporter.method.steps):
+        message = (
+            "random masks depend on the experts' names, which are shorter in this translation, so it draws other masks"
+        )
+        notes.append(Diagnostic("CV-R032", message, severity="note"))
+    return MODELINE + _dump(exporter.content()), notes
 
 
 def _dump(content: Mapping[str, Any]) -> str:

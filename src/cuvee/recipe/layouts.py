@@ -105,7 +105,8 @@ def _donor(outer: str, inner: str, share: float, layer: int) -> Slice:
 
 
 def _experts(recipe: Recipe) -> list[str]:
-    return [name for name in recipe.sources if name != recipe.base]
+    (part,) = recipe.modules["*"].slices
+    return [one.source for one in part.inputs if one.source != recipe.base]
 
 
 LAYOUTS: dict[str, Arrangement] = {

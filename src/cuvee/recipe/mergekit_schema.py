@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from cuvee.core.dtypes import parse_dtype
+from cuvee.recipe.coerce import Refused, coerce
 from cuvee.recipe.validation import Strict, refuse
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -21,12 +22,39 @@ def _reference(value: Any) -> Any:
     raise refuse("must be the path or name of a model, or the long form `{model: {path, revision}, lora}`")
 
 
+def _read(value: Any, kind: Literal["float", "int", "bool"]) -> Any:
+    """A scalar as MergeKit reads it: `"64"` is a number, `yes` is true; what is neither is left to be refused."""
+    try:
+        return value if value is None or isinstance(value, bool) else coerce(value, kind)
+    except Refused:
+        return value
+
+
+def _number(value: Any) -> Any:
+    return _read(value, "float")
+
+
+def _whole(value: Any) -> Any:
+    return _read(value, "int")
+
+
+def _truth(value: Any) -> Any:
+    return _read(value, "bool")
+
+
 def _layer_range(value: Any) -> Any:
+    if isinstance(value, list):
+        value = [_whole(v) for v in value]
     if not (isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value)):
         raise refuse("must be two whole numbers `[first, end]`, the end not included")
     if not 0 <= value[0] <= value[1]:
         raise refuse(f"must go upwards from 0 or more, got {value}")
     return value
+
+
+def _padding(value: Any) -> Any:
+    found = _whole(value)
+    return None if found == 0 and not isinstance(found, bool) else found
 
 
 def _dtype(value: Any) -> Any:
@@ -89,7 +117,7 @@ class OutputSlice(Strict):
 
     sources: list[InputSlice] = Field(min_length=1)
     base_model: ModelRef | None = None
-    residual_weight: float | None = None
+    residual_weight: Annotated[float | None, BeforeValidator(_number)] = None
     parameters: Parameters | None = None
 
 
@@ -113,7 +141,7 @@ class ModelToken(Strict):
     kind: Literal["model_token"]
     model: ModelRef
     token: str | None = None
-    token_id: int | None = None
+    token_id: Annotated[int | None, BeforeValidator(_whole)] = None
 
     @model_validator(mode="after")
     def _one_of(self) -> ModelToken:
@@ -132,7 +160,7 @@ class TokenEmbedding(Strict):
     """An entry of `tokenizer.tokens`."""
 
     source: Any = None
-    force: bool = False
+    force: Annotated[bool, BeforeValidator(_truth)] = False
 
 
 class Tokenizer(Strict):
@@ -140,7 +168,7 @@ class Tokenizer(Strict):
 
     source: ModelRef = "union"
     tokens: dict[str, TokenEmbedding] | None = None
-    pad_to_multiple_of: Annotated[int, Field(ge=1)] | None = None
+    pad_to_multiple_of: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_padding)] = None
 
 
 class MergeKitRecipe(Strict):

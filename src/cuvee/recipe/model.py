@@ -162,3 +162,4 @@ class Recipe:
     text: str = ""
     file: str | None = None
     notes: tuple[Diagnostic, ...] = ()
+    changes: Mapping[str, Any] = field(default_factory=dict)  # what the command line changed, as JSON data

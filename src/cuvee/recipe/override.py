@@ -1,9 +1,12 @@
-"""`--set key=value`: shared parameters of a recipe changed from the command line."""
+"""What the command line may change of a recipe: `--set key=value`, output type, shard size, seed, missing tensors."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+from cuvee.core.dtypes import parse_dtype
 from cuvee.core.names import did_you_mean, printable
 from cuvee.errors import RecipeError, UsageError
 from cuvee.methods.parameters import Parameter
@@ -11,6 +14,61 @@ from cuvee.methods.registry import get, parameters_for
 from cuvee.recipe.coerce import Refused, coerce
 from cuvee.recipe.document import parse_documents
 from cuvee.recipe.model import Curve, ModuleRecipe, Recipe, Rule, Scalar, Settings
+
+CHANGES = (
+    "shard_size",
+    "out_dtype",
+    "tensor_union",
+    "tensor_intersection",
+    "unsafe_truncate_embeddings",
+    "seed",
+    "changes",
+)
+
+
+def adjusted(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
+    """The recipe with what the command line changes; `given` has values under the names in `CHANGES`.
+
+    The changes stay with the recipe (`Recipe.changes`), so that its output can say how it was made.
+    """
+    said = {name: given[name] for name in CHANGES if given.get(name) not in (None, False, (), [])}
+    output = recipe.output
+    if "shard_size" in said:
+        output = replace(output, shard_bytes=_shard_bytes(said["shard_size"]))
+    if "out_dtype" in said:
+        found = parse_dtype(str(said["out_dtype"]))
+        if found is None or not found.is_float:
+            raise UsageError("CV-U011", f"`--dtype` must name a float type, got `{said['out_dtype']}`")
+        output = replace(output, dtype=found.name)
+    names = (
+        "union"
+        if "tensor_union" in said
+        else "intersection"
+        if "tensor_intersection" in said
+        else recipe.names
+    )
+    changed = replace(
+        recipe,
+        output=output,
+        names=names,
+        truncate_vocabulary=recipe.truncate_vocabulary or "unsafe_truncate_embeddings" in said,
+        seed=int(said.get("seed", recipe.seed)),
+        changes={**recipe.changes, **{k: list(v) if isinstance(v, tuple) else v for k, v in said.items()}},
+    )
+    return overridden(changed, list(said.get("changes", ())))
+
+
+def _shard_bytes(value: int | str) -> int:
+    from cuvee.recipe.schema import is_size, size_of  # its models are not built unless a size is given
+
+    found = size_of(value) if is_size(value) else 0
+    if found < 1:
+        raise UsageError(
+            "CV-U003",
+            f"`{value}` is not a size",
+            hint="write a number with a unit, such as `5GB` or `128MiB`",
+        )
+    return found
 
 
 def overridden(recipe: Recipe, changes: list[str]) -> Recipe:

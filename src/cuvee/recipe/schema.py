@@ -134,6 +134,11 @@ class NativeRecipe(Strict):
         return self
 
 
+def is_size(value: Any) -> bool:
+    """Whether a value is a size as recipes write it."""
+    return type(value) is int or (isinstance(value, str) and _SIZE.fullmatch(value) is not None)
+
+
 def size_of(value: int | str) -> int:
     """`5GB` → 5 000 000 000 bytes."""
     if isinstance(value, int):

@@ -57,7 +57,8 @@ def nasty(here: Path, make_llama: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name / "config.json").write_text(json.dumps(config))
     (folder / "b" / "README.md").write_text(f"---\nlicense: {json.dumps(NASTY)}\n---\n")
     first = json.dumps("./models/a" + NASTY.replace("/", ""))
-    own = f"version: 1\nexperts:\n  {json.dumps(NASTY)}: {first}\n  b: ./models/b\nmerge: {{method: linear, weight: 1}}\n"
+    own = f"version: 1\nexperts:\n  {json.dumps(NASTY)}: {first}\n  b: ./models/b\n"
+    own += "merge: {method: linear, weight: 1}\n"
     (here / "own.yaml").write_text(own)
     mk = f"merge_method: linear\nmodels:\n  - {{model: {first}, parameters: {{weight: 1}}}}\n"
     (here / "mk.yaml").write_text(mk + "  - {model: ./models/b, parameters: {weight: 1}}\n")
@@ -99,7 +100,7 @@ LINES = [
     ["import", "mergekit", "mk.yaml"],
     ["methods", NASTY],
     ["explain", NASTY],
-    ["quick", "linear", "./models/a" + NASTY.replace("/", ""), "./models/b", "-p", "weight=1", "-o", "out", "--dry-run"],
+    ["quick", "linear", "./models/a" + NASTY.replace("/", ""), "-p", "weight=1", "-o", "out", "--dry-run"],
     ["quick", NASTY, "./models/b", "-p", f"{NASTY}=1", "-o", "out"],
     ["merge", "own.yaml", "-o", "out", "--set", f"{NASTY}=1"],
     ["merge", "own.yaml", "-o", "out", "--no-rule", NASTY],

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cuvee.cli.options import EXISTING, adjusted, is_offline, output_options, plan_choices, plan_options
+from cuvee.cli.options import EXISTING, is_offline, output_options, plan_choices, plan_options
 
 
 @click.command("check")
@@ -66,6 +66,7 @@ def findings(path: Path, syntax_only: bool, given: dict[str, Any]) -> tuple[list
     """Diagnostics of one recipe and the exit code they mean."""
     from cuvee.cli.saved import blend_of
     from cuvee.errors import CuveeError
+    from cuvee.recipe.override import adjusted
 
     try:
         options = plan_choices(given["rules_off"], given["allow_crimes"])

@@ -12,13 +12,13 @@ import click
 
 from cuvee.cli.options import (
     EXISTING,
-    adjusted,
     is_offline,
     output_options,
     plan_choices,
     plan_options,
     run_options,
 )
+from cuvee.core.names import printable
 
 
 @click.command("merge")
@@ -50,6 +50,7 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
     from cuvee.cli.running import Manner, merge_into
     from cuvee.cli.saved import blend_of, check_lock
     from cuvee.engine.options import RunOptions
+    from cuvee.recipe.override import adjusted
 
     blend = blend_of(
         recipe, is_offline(given["offline"]), plan_choices(given["rules_off"], given["allow_crimes"])
@@ -77,9 +78,22 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
 
 
 def device_of(name: str) -> str:
-    """`auto` → the accelerator if there is one."""
-    if name != "auto":
+    """`auto` → the accelerator if there is one; UsageError for a device that this machine or torch lacks."""
+    if name == "cpu":
         return name
     from cuvee.core.lazy import torch
+    from cuvee.errors import UsageError
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        return accelerator
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UsageError(
+            "CV-U021",
+            f"the device `{printable(name)}` cannot be used: {printable(reason)}",
+            hint="`--device auto` takes an accelerator where there is one",
+        ) from None
+    return name

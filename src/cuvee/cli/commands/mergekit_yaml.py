@@ -95,6 +95,7 @@ def command(ctx: click.Context, /, config_file: Path, out_path: Path, **given: A
     from cuvee.errors import UsageError
     from cuvee.plan.build import PlanOptions
     from cuvee.recipe.load import load_recipe
+    from cuvee.recipe.override import adjusted
 
     if not given["safe_serialization"]:
         raise UsageError(
@@ -104,18 +105,14 @@ def command(ctx: click.Context, /, config_file: Path, out_path: Path, **given: A
         for flag, reason in _WITHOUT_EFFECT.items():
             if ctx.get_parameter_source(flag) is click.core.ParameterSource.COMMANDLINE:
                 stderr(f"note: `--{flag.replace('_', '-')}` has no effect: {reason}")
-    recipe = load_recipe(config_file)
-    recipe = replace(
-        recipe,
-        seed=given["random_seed"] or 0,
-        truncate_vocabulary=given["unsafe_truncate_embeddings"],
-        output=replace(
-            recipe.output,
-            shard_bytes=given["out_shard_size"],
-            card=given["write_model_card"],
-            tokenizer=given["copy_tokenizer"],
-        ),
-    )
+    changes = {
+        "seed": given["random_seed"],
+        "unsafe_truncate_embeddings": given["unsafe_truncate_embeddings"],
+        "shard_size": given["out_shard_size"],
+    }
+    recipe = adjusted(load_recipe(config_file), changes)
+    output = replace(recipe.output, card=given["write_model_card"], tokenizer=given["copy_tokenizer"])
+    recipe = replace(recipe, output=output)
     wanted = "cuda" if given["cuda"] or given["gpu_rich"] else given["device"] or "cpu"
     from cuvee.cli.commands.merge import device_of
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cuvee.cli.options import EXISTING, adjusted, is_offline, output_options, plan_choices, plan_options
+from cuvee.cli.options import EXISTING, is_offline, output_options, plan_choices, plan_options
 
 
 @click.command("plan")
@@ -38,6 +38,7 @@ def command(recipe: Path, pattern: str | None, graph: bool, dot: bool, out: Path
       cuvee plan recipe.yaml --tensor 'model.layers.7.*'
     """
     from cuvee.cli.saved import blend_of, save_plan
+    from cuvee.recipe.override import adjusted
 
     blend = blend_of(
         recipe, is_offline(given["offline"]), plan_choices(given["rules_off"], given["allow_crimes"])

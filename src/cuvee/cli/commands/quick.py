@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cuvee.cli.options import adjusted, is_offline, output_options, plan_choices, plan_options, run_options
+from cuvee.cli.options import is_offline, output_options, plan_choices, plan_options, run_options
 
 
 @click.command("quick")
@@ -54,6 +54,7 @@ def command(
     from cuvee.cli.running import Manner, merge_into
     from cuvee.engine.options import RunOptions
     from cuvee.recipe.load import parse_recipe
+    from cuvee.recipe.override import adjusted
     from cuvee.recipe.quick import quick_text
 
     text = quick_text(method, list(models), base, list(parameters))
