@@ -137,11 +137,17 @@ def test_values_are_those_of_the_package(dtype: str, tmp_path: Path, make_llama:
 
 
 def test_rows_that_are_not_whole_blocks_are_halves(tmp_path: Path, make_llama: Any) -> None:
-    given = make_llama(tmp_path / "model", 3, width=8)
+    given = make_llama(tmp_path / "model", 3, width=12)
     saved = convert_to_gguf(
         str(tmp_path / "model"), tmp_path / "a.gguf", "q8_0", overwrite=False, offline=True
     )
     assert [note.code for note in saved.notes if "blocks of 32" in note.message] == ["CV-S097"]
+    whole = (tmp_path / "a.gguf").read_bytes()
+    ordered = sorted(gguf.GGUFReader(tmp_path / "a.gguf").tensors, key=lambda tensor: tensor.data_offset)
+    ends = [int(tensor.data_offset + tensor.n_bytes) for tensor in ordered]
+    starts = [*(int(tensor.data_offset) for tensor in ordered[1:]), len(whole)]
+    assert any(end < start for end, start in zip(ends, starts, strict=True))
+    assert not any(any(whole[end:start]) for end, start in zip(ends, starts, strict=True))
     back = cuvee.open(tmp_path / "a.gguf")
     for name, tensor in given.items():
         assert torch.equal(back.tensor(name).float(), tensor if tensor.ndim < 2 else tensor.half().float())

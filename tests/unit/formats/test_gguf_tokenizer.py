@@ -119,6 +119,26 @@ def test_byte_level_tokenizers_come_back_the_same(name: str) -> None:
     assert tokenizer_remark(values) is None
 
 
+def test_llama_3_keeps_whole_pieces_and_qwen_composes() -> None:
+    content = json.loads(byte_level("llama-bpe"))
+    row = content["model"]["vocab"]
+    row["zq"] = row.pop("Ā")  # no merge makes it
+    content["model"]["merges"] = [pair for pair in content["model"]["merges"] if "Ā" not in "".join(pair)]
+    files = {"tokenizer.json": content}
+    again = back(tokenizer_metadata(reader(files), {}, 500).values)
+    assert again.encode("zq").tokens == ["zq"]
+    assert Tokenizer.from_str(json.dumps(content)).encode("zq").tokens == ["zq"]
+    content["model"]["ignore_merges"] = False
+    values = tokenizer_metadata(reader(files), {}, 500).values
+    assert values["tokenizer.ggml.pre"] == "dbrx"
+    assert back(values).encode("zq").tokens == ["z", "q"]
+    qwen = tokenizer_metadata(reader({"tokenizer.json": byte_level("qwen2")}), {}, 500).values
+    apart = "e\N{COMBINING ACUTE ACCENT}"
+    assert back(qwen).encode(apart).ids == back(qwen).encode("é").ids
+    plain = back(qwen | {"tokenizer.ggml.pre": "stablelm2"})
+    assert plain.encode(apart).ids != plain.encode("é").ids
+
+
 def test_kinds_of_tokens_are_those_of_the_package() -> None:
     content = json.loads(byte_level("gpt-2"))
     rows = content["model"]["vocab"]

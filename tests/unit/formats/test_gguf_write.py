@@ -312,6 +312,7 @@ def test_configs_come_back_from_a_file(config: dict[str, Any], tmp_path: Path) -
     body += bytes(sum(tensor.padded for tensor in tensors[len(rope.tables) :]))
     path = tmp_path / "a.gguf"
     path.write_bytes(encode_header(metadata, tensors) + body)
+    assert all(len(table) == facts.head_size // 2 for table in rope.tables.values())
     back = hf_config(open_file(path).metadata)
     assert {key: back.get(key) for key in config} == config
 
