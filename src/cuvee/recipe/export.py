@@ -33,14 +33,7 @@ def native_text(recipe: Recipe) -> tuple[str, list[Diagnostic]]:
     RecipeError (CV-R017) for a recipe of several modules, which has no form in Cuvée's language.
     """
     notes: list[Diagnostic] = []
-    exporter = _Exporter(recipe, notes)
-    renamed = [alias for alias, name in exporter.names.items() if alias != name and name != "base"]
-    if renamed and any(stage(step.stage).random for step in exporter.method.steps):
-        message = (
-            "random masks depend on the experts' names, which are shorter in this translation, so it draws other masks"
-        )
-        notes.append(Diagnostic("CV-R032", message, severity="note"))
-    return MODELINE + _dump(exporter.content()), notes
+    return MODELINE + _dump(_Exporter(recipe, notes).content()), notes
 
 
 def _dump(content: Mapping[str, Any]) -> str:
@@ -68,16 +61,18 @@ class _Exporter:
         self.names = self._aliases()
 
     def _aliases(self) -> dict[str, str]:
-        """A short name for each source: the last part of its path where that is unique, `base` for the base."""
+        """A name for each source: the last part of its path where that is unique, `base` for a base set apart.
+
+        Experts of random methods keep the names they have, since masks depend on them.
+        """
         words = {alias: alias.rstrip("/").split("/")[-1].split("@")[0] for alias in self.recipe.sources}
+        random = any(stage(step.stage).random for step in self.method.steps)
         out: dict[str, str] = {}
-        ordinary = self.method.base == "ordinary" and (
-            self.dialect is None or self.dialect.base != "required"
-        )
         for number, (alias, word) in enumerate(words.items(), 1):
             unique = list(words.values()).count(word) == 1 and word not in ("base", "")
-            out[alias] = word if unique else f"model_{number}"
-        if self.recipe.base is not None and not ordinary:
+            out[alias] = alias if random and alias != "base" else word if unique else f"model_{number}"
+        asked = self.dialect.base if self.dialect else self.method.base
+        if self.recipe.base is not None and asked != "ordinary" and not self.base_first():
             out[self.recipe.base] = "base"
         return out
 
@@ -87,13 +82,13 @@ class _Exporter:
         out: dict[str, Any] = {"version": 1}
         base = recipe.base if recipe.base is not None and self.names[recipe.base] == "base" else None
         first = self.base_first()
-        if base is not None and not first:
-            out["base"] = self.source(recipe.sources[base])
+        if recipe.base is not None:  # also where it is one of the experts: config and tokenizer come from it
+            out["base"] = self.source(recipe.sources[recipe.base])
         whole = len(module.slices) == 1 and all(i.layers is None for i in module.slices[0].inputs)
         out["experts"] = {
             self.names[alias]: self.expert(alias, module.slices[0] if whole else None)
             for alias in self.ordered(module, first)
-            if first or alias != base
+            if alias != base
         }
         out["merge"] = {"method": self.method.name, **self.with_defaults(self.settings(recipe.settings))}
         if not whole:
@@ -136,7 +131,8 @@ class _Exporter:
 
     def layers(self, part: Slice) -> dict[str, Any]:
         base = part.base or self.recipe.base
-        donors = {self.names[i.source]: list(i.layers or ()) for i in part.inputs if self.listed(i, base)}
+        inputs = sorted(part.inputs, key=lambda i: i.source != base) if self.base_first() else part.inputs
+        donors = {self.names[i.source]: list(i.layers or ()) for i in inputs if self.listed(i, base)}
         out: dict[str, Any] = {"from": donors}
         if part.base is not None:
             out["base"] = self.names[part.base]
