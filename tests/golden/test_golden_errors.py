@@ -3,6 +3,8 @@
 Every code of recipes, plans and usage that a recipe can reach is in the gallery; a test says which are not and why.
 """
 
+# ruff: noqa: E501 (recipes are written as people write them)
+
 from __future__ import annotations
 
 import re
