@@ -15,6 +15,7 @@ from cuvee.plan.nodes import Apply, Gather, Node, walk
 
 LINE = 1024  # elements; flat blocks start at its multiples
 LEAST = 64 * LINE
+MOST = 256 * LINE  # elements: larger blocks leave the cache, and take memory, for nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Cut:
     step: int
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        for start in range(0, self.total, self.step) or (0,):
+        for start in range(0, self.total, self.step):
             yield start, min(start + self.step, self.total)
 
     @property
@@ -52,5 +53,5 @@ def cut(node: Node, budget: int, fixed: int | None = None) -> Cut:
         if gather.axis != 0:
             return Cut(total, max(total, 1))
         grain = math.lcm(grain, math.prod(gather.shape[1:])) if "row" not in accesses else grain
-    wanted = fixed or max(LEAST, budget // (4 * (len(nodes) + 4)))
+    wanted = fixed or min(MOST, max(LEAST, budget // (4 * (len(nodes) + 4))))
     return Cut(total, max(grain, wanted // grain * grain))

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class Stopped(Exception):
+    """Somebody asked for an end; what was begun is dropped."""
+
+
 @dataclass(slots=True)
 class Frame:
     """Values already known for one run of elements of one output tensor."""
@@ -49,21 +53,28 @@ class Evaluator:
         groups: Mapping[str, list[Apply]],
         options: RunOptions,
         guard: Guard,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self.sources = sources
         self.groups = groups
         self.options = options
         self.guard = guard
+        self.stopped = stopped
         self._lock = threading.Lock()
         self._group_locks: dict[str, threading.RLock] = {}
         self._group_summaries: dict[str, Summary] = {}
         self._summaries: dict[int, tuple[Apply, Summary]] = {}
 
     def blocks(self, node: Node) -> Iterator[tuple[int, int, Tensor]]:
-        """Runs of elements in order with their values (flat); summaries are gathered first where needed."""
+        """Runs of elements in order with their values (flat); summaries are gathered first where needed.
+
+        A tensor without elements has no runs. Raises Stopped between two blocks of any pass.
+        """
         ranges = cut(node, self.options.memory // max(1, self.options.threads), self.options.block)
         frame = Frame(0, ranges.total)
         for start, stop in ranges:
+            if self.stopped():
+                raise Stopped
             if not ranges.whole:
                 frame = Frame(start, stop)
             yield start, stop, self.value(node, frame)
@@ -205,6 +216,8 @@ class NodeStream:
         for number, node in enumerate(self.nodes):
             step, access = stage(node.stage), access_of(node)
             for frame in self._frames(node):
+                if self.evaluator.stopped():  # a pass may cover the whole model
+                    raise Stopped
                 shaped = [self.evaluator._shaped(node, c, access, step, frame) for c in node.inputs]
                 yield Block(shaped, frame.start, node.shape, number)
 

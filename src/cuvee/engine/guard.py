@@ -33,7 +33,7 @@ class Guard:
         """Stop (or tell once) when a block of a source holds NaN or infinity."""
         if self.policy == "allow" or not tensor.is_floating_point() or _finite(tensor):
             return
-        bad = ~torch.isfinite(tensor.float())
+        bad = _bad(tensor)
         index = start + int(bad.nonzero()[0])
         label = self.labels.get(node.source, node.source)
         message = (
@@ -46,7 +46,7 @@ class Guard:
         """Stop (or tell once) when the cast to the output's type made finite values infinite, or a merge broke."""
         if self.policy == "allow" or not after.is_floating_point() or _finite(after):
             return
-        bad = ~torch.isfinite(after.float())
+        bad = _bad(after)
         index = start + int(bad.nonzero()[0])
         overflow = int((bad & torch.isfinite(before)).sum())
         reason = (
@@ -72,6 +72,12 @@ class Guard:
 
 
 def _finite(tensor: Tensor) -> bool:
-    if tensor.dtype.itemsize == 1:  # float8 has no reductions of its own
-        tensor = tensor.float()
-    return bool(torch.isfinite(tensor).all())
+    return bool(torch.isfinite(_reducible(tensor)).all())
+
+
+def _bad(tensor: Tensor) -> Tensor:
+    return ~torch.isfinite(_reducible(tensor))
+
+
+def _reducible(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype.itemsize == 1 else tensor  # float8 has no reductions of its own
