@@ -14,7 +14,7 @@ from cuvee.core.tensors import TensorMeta
 from cuvee.errors import Diagnostic
 from cuvee.families import Family
 from cuvee.plan.arrangement import Arrangement, Feed, Target, arrange
-from cuvee.plan.chain import Call, expression
+from cuvee.plan.chain import Call, expression, thresholds_apart
 from cuvee.plan.companions import Companions, Facts, companions
 from cuvee.plan.feeds import Fed, arithmetic, feed
 from cuvee.plan.methods import Chosen, chain_settings, choose
@@ -37,12 +37,10 @@ class PlanOptions:
 
 
 def build(recipe: Recipe, opener: Opener, options: PlanOptions | None = None, prefix: str = "") -> Plan:
-    """The plan of a recipe; PlanError with everything that is wrong."""
+    """The plan of a recipe; PlanError with everything that is wrong. `prefix`: its place in a tree of recipes."""
     chosen_options = options or PlanOptions()
     if opener.build is None:
-        opener.build = lambda inner, same: build(
-            inner, same, chosen_options, f"{prefix}{inner.file or 'inner'}/"
-        )
+        opener.build = lambda inner, same, place: build(inner, same, chosen_options, place)
     return _Builder(recipe, opener, chosen_options, prefix).plan()
 
 
@@ -57,7 +55,7 @@ class _Builder:
 
     def plan(self) -> Plan:
         chosen = choose(self.recipe)
-        views = self.opener.views(self.recipe, self.found)
+        views = self.opener.views(self.recipe, self.found, self.prefix)
         raise_if(self.found)
         self.found += [note for view in views.values() for note in view.notes]
         same_family(views, self.options.allow_mixed, self.found)
@@ -188,6 +186,8 @@ class _Builder:
         extras: Companions = companions(self.recipe, views, donor, donor.family, align, facts)
         raise_if(self.found)
         layout = plan_layout(metas, max_shard_bytes=self.recipe.output.shard_bytes)
+        nested = tuple(view.plan for view in views.values() if view.plan is not None)
+        self.found += thresholds_apart(tensors, {name for plan in nested for name in plan.groups()})
         notes = (*self.recipe.notes, *_distinct(self.found), *align.notes, *extras.notes)
         return Plan(
             recipe=self.recipe,
@@ -200,11 +200,13 @@ class _Builder:
             side_files=extras.files,
             notes=notes,
             method_label=self.recipe.method or chosen.method.summary,
+            nested=nested,
         )
 
     def _opened(self, views: Mapping[str, View]) -> dict[str, Opened]:
         families: dict[str, Family] = {v.key: v.family for v in views.values() if v.key}
-        return {key: Opened(key, source, families.get(key)) for key, source in self.opener.opened.items()}
+        paths = self.opener.paths
+        return {k: Opened(k, s, families.get(k), paths.get(k, ())) for k, s in self.opener.opened.items()}
 
     def _unique(self, tensors: Iterable[OutputTensor]) -> None:
         seen: set[str] = set()

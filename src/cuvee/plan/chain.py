@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cuvee.errors import Diagnostic
 from cuvee.methods.registry import stage
 from cuvee.plan.methods import Chosen
-from cuvee.plan.nodes import Apply, Difference, Node, Sum
+from cuvee.plan.nodes import Apply, Difference, Node, Sum, walk
+from cuvee.plan.plan import OutputTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +63,27 @@ def _apply(
         group = f"{call.prefix}{number}:{name}:{label}:{len(inputs)}:{content}"
     seed = call.seed if stage(name).random else 0
     return Apply(name, inputs, values, call.tensor, label, group, seed)
+
+
+def thresholds_apart(tensors: Iterable[OutputTensor], nested: Container[str]) -> Iterator[Diagnostic]:
+    """A note for each stage whose model-wide figure is taken over several sets of tensors, since values differ.
+
+    `nested`: the groups of recipes among the sources, which say it themselves.
+    """
+    seen: dict[str, dict[tuple[str, int], dict[tuple[tuple[str, Any], ...], None]]] = {}
+    for tensor in tensors:
+        for node in walk(tensor.node):
+            if isinstance(node, Apply) and node.group is not None and node.group not in nested:
+                own = seen.setdefault(node.stage, {}).setdefault((node.label, len(node.inputs)), {})
+                own[node.values] = None
+    for name, applications in seen.items():
+        sets = max(applications.values(), key=len)
+        if len(sets) < 2:
+            continue
+        values = [dict(one) for one in sets]
+        differing = ", ".join(f"`{k}`" for k in values[0] if len({repr(v[k]) for v in values}) > 1)
+        message = (
+            f"`{name}` looks at the whole model, but {differing} differs between tensors: those with equal values "
+            f"are taken together, {len(sets)} sets apart"
+        )
+        yield Diagnostic("CV-P043", message, severity="note")

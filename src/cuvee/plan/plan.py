@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
@@ -48,11 +49,12 @@ class OutputTensor:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A physical source of the plan under its key."""
+    """A physical source of the plan under its key, and the local paths that the recipe named it by."""
 
     key: str
     source: Source
     family: Family | None
+    paths: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Plan:
     side_files: Mapping[str, bytes]
     notes: tuple[Diagnostic, ...]
     method_label: str
+    nested: tuple[Plan, ...] = ()  # of the recipes among the sources
 
     @property
     def digest(self) -> str:
@@ -96,11 +99,17 @@ class Plan:
         }
 
     def groups(self) -> dict[str, list[tuple[OutputTensor, Apply]]]:
-        """Stage applications that share a summary over several tensors, by group, in the order of tensor names."""
+        """Stage applications that share a summary over several tensors, by group, in the order of tensor names.
+
+        A nested recipe's groups span all of its output, whatever the outer one takes of it, and however often.
+        """
         found: dict[str, list[tuple[OutputTensor, Apply]]] = {}
+        for plan in self.nested:
+            found.update(plan.groups())
+        inside = frozenset(found)
         for tensor in sorted(self.tensors, key=lambda t: t.meta.name):
             for node in walk(tensor.node):
-                if isinstance(node, Apply) and node.group is not None:
+                if isinstance(node, Apply) and node.group is not None and node.group not in inside:
                     found.setdefault(node.group, []).append((tensor, node))
         return found
 

@@ -20,7 +20,7 @@ from cuvee.families import Family, identify
 from cuvee.plan.nodes import Convert, Node, Read, Sum
 from cuvee.recipe.model import Arithmetic, InMemory, Recipe, Reference, SourceSpec
 from cuvee.sources.open import open_source
-from cuvee.sources.reference import exists
+from cuvee.sources.reference import exists, parse_reference
 from cuvee.sources.source import Source, kept_dtype
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class View:
     file: Callable[[str], bytes | None]
     key: str | None  # of the physical source, if it is one
     notes: tuple[Diagnostic, ...] = ()
+    plan: Plan | None = None  # of a nested recipe
 
     def read(self, name: str) -> bytes | None:
         """A side file, or None (the reader's half of `bundle.vocabulary.FileReader`)."""
@@ -67,12 +68,16 @@ class Opener:
     offline: bool = False
     limits: Limits = DEFAULT
     elsewhere: bool = False  # paths are relative to `anchor`, wherever the recipe's file is
-    build: Callable[[Recipe, Opener], Plan] | None = None
+    build: Callable[[Recipe, Opener, str], Plan] | None = None  # of a nested recipe, at its place in the tree
     opened: dict[str, Source] = field(default_factory=dict)
+    paths: dict[str, tuple[Path, ...]] = field(default_factory=dict)  # where each opened source lies
     _by_text: dict[tuple[str, str], str] = field(default_factory=dict)
 
-    def views(self, recipe: Recipe, found: list[Diagnostic]) -> dict[str, View]:
-        """A view for each source of the recipe, arithmetic ones last; problems are collected."""
+    def views(self, recipe: Recipe, found: list[Diagnostic], place: str = "") -> dict[str, View]:
+        """A view for each source of the recipe, arithmetic ones last; problems are collected.
+
+        `place` is where the recipe stands in the tree of recipes: the aliases on the way to it.
+        """
         out: dict[str, View] = {}
         late = {}
         for alias, spec in recipe.sources.items():
@@ -80,7 +85,7 @@ class Opener:
                 late[alias] = spec
                 continue
             try:
-                out[alias] = self._view(alias, spec, self._anchor(recipe, spec))
+                out[alias] = self._view(alias, spec, self._anchor(recipe, spec), place)
             except CuveeError as error:
                 where = getattr(spec, "where", None)
                 found.extend(_placed(error, where))
@@ -104,10 +109,10 @@ class Opener:
             return order[0]
         return order[1] if exists(order[1], _first_part(spec.text)) else order[0]
 
-    def _view(self, alias: str, spec: SourceSpec, anchor: Path) -> View:
+    def _view(self, alias: str, spec: SourceSpec, anchor: Path, place: str) -> View:
         if isinstance(spec, Recipe):
             assert self.build is not None
-            return _recipe_view(alias, self.build(spec, self))
+            return _recipe_view(alias, self.build(spec, self, f"{place}{alias.replace('/', '//')}/"))
         key, source = self._open(alias, spec, anchor)
         return _source_view(alias, key, source)
 
@@ -120,8 +125,16 @@ class Opener:
         source = open_source(written, anchor=anchor, limits=self.limits, offline=self.offline)
         key = alias if alias not in self.opened else f"{alias} ({len(self.opened)})"
         self.opened[key] = source
+        self.paths[key] = _paths(written, anchor) if isinstance(spec, Reference) else ()
         self._by_text[same] = key
         return key, source
+
+
+def _paths(written: Any, anchor: Path) -> tuple[Path, ...]:
+    """The local folders and files that a reference names: the checkpoint's own, and its adapters'."""
+    reference = parse_reference(written, anchor)
+    every = (reference, *reference.adapters)
+    return tuple(anchor / one.name for one in every if one.kind == "path")
 
 
 def _first_part(text: str) -> str:
@@ -189,6 +202,7 @@ def _recipe_view(alias: str, plan: Plan) -> View:
         file=plan.side_files.get,
         key=None,
         notes=plan.notes,
+        plan=plan,
     )
 
 
