@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cuvee
 from cuvee.api.card import card_text
+from cuvee.api.inputs import refuse_changed, refuse_inputs, resume_key, stamps
 from cuvee.api.lock import lock_text
-from cuvee.api.record import manifest_of
+from cuvee.api.record import libraries, manifest_of
 from cuvee.bundle.json_files import dump_json
-from cuvee.core.names import printable
 from cuvee.engine.events import Finished, Listener, ignore
 from cuvee.engine.options import RunOptions
 from cuvee.engine.run import run
-from cuvee.errors import Interrupted, OutputBusy
+from cuvee.errors import Interrupted
 from cuvee.plan.plan import Plan
 from cuvee.sinks.folder import FolderSink
 from cuvee.sinks.layout import plan_layout
@@ -56,30 +57,18 @@ def save(
     if single:
         metas = [tensor.meta for tensor in plan.tensors]
         plan = replace(plan, layout=plan_layout(metas, max_shard_bytes=None, stem=out.stem))
-    with sink.begin(plan.layout, plan.digest, resume=resume, overwrite=overwrite) as session:
+    inputs = stamps(plan)
+    arithmetic = {"cuvee": cuvee.__version__, "device": chosen.device, **libraries()}
+    key = resume_key(plan, inputs, arithmetic)
+    with sink.begin(plan.layout, key, resume=resume, overwrite=overwrite) as session:
         try:
             finished = run(plan, session, chosen, listener)
         except Interrupted as error:
             raise error.at(file=str(out)) from None
+        refuse_changed(plan, inputs)
         files = {} if single else side_files(plan, out.name)
         session.commit(files, lambda records: manifest_of(plan, session.digests, records))
     return Saved(out, finished)
-
-
-def refuse_inputs(plan: Plan, out: Path) -> None:
-    """OutputBusy when the output would replace a checkpoint it is made from."""
-    target = out.resolve()
-    for key, opened in plan.sources.items():
-        for name in opened.source.tensors:
-            extent = opened.source.extent(name)
-            file = extent.path.resolve() if extent is not None else None
-            if file is not None and (file == target or file.parent == target):
-                raise OutputBusy(
-                    "CV-E031",
-                    f"`{printable(str(out))}` is a source of this merge (`{printable(key)}`)",
-                    hint="choose another output; inputs are never written to",
-                )
-            break
 
 
 def load(plan: Plan, options: RunOptions | None = None, listener: Listener = ignore) -> dict[str, Tensor]:

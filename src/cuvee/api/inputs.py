@@ -1,0 +1,112 @@
+"""The files a plan reads: whether an output would replace one of them, and what they are right now.
+
+A plan's digest is portable, so it knows headers, not contents: two fine-tunes of one base look alike to it. What an
+interrupted run left may only be resumed from the very same files, which is what a stamp is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blake3 import blake3
+
+from cuvee.core.digests import canonical_json
+from cuvee.core.names import printable
+from cuvee.errors import OutputBusy, RunError, Where
+from cuvee.sources.reference import WEIGHT_SUFFIXES
+
+if TYPE_CHECKING:
+    from cuvee.plan.plan import Opened, Plan
+    from cuvee.sources.source import Source
+
+_SAMPLES = 64  # pieces of a file that its stamp looks at
+_PIECE = 4096
+_BLOCK = 1 << 20  # elements hashed at once of a source that lies in memory
+
+Stamps = Mapping[str, Any]
+
+
+def refuse_inputs(plan: Plan, out: Path) -> None:
+    """OutputBusy when the output is, or holds, a file that it is made from."""
+    target = out.resolve()
+    for key, opened in plan.sources.items():
+        for path in (*opened.paths, *_weight_files(opened)):
+            # A model in the hub's cache is a folder of links: both the link's place and what it leads to count.
+            places = (path.resolve(), path.parent.resolve() / path.name)
+            if any(place == target or target in place.parents for place in places):
+                raise OutputBusy(
+                    "CV-E031",
+                    f"`{printable(str(out))}` is a source of this merge, or holds one (`{printable(key)}`)",
+                    hint="choose another output; inputs are never written to",
+                )
+
+
+def stamps(plan: Plan) -> Stamps:
+    """What every input is right now: files by path, size, time, inode and samples; what is in memory by its values."""
+    found: dict[str, Any] = {}
+    for key, opened in plan.sources.items():
+        files = list(_weight_files(opened))
+        for path in files:
+            found[str(path.resolve())] = _stamp(path)
+        if not files and opened.source.identity().get("revision") is None:
+            found[f"{key}:"] = _values(opened.source)
+    return found
+
+
+def refuse_changed(plan: Plan, before: Stamps) -> None:
+    """RunError when a file is not what it was when the run began: the output would be of two inputs at once."""
+    for opened in plan.sources.values():
+        for path in _weight_files(opened):
+            if before.get(str(path.resolve())) != _stamp(path):
+                raise RunError(
+                    "CV-E072",
+                    f"`{printable(str(path))}` changed while it was merged",
+                    where=Where(file=printable(str(path))),
+                    hint="merge again with `--no-resume` when nothing writes to it any more",
+                )
+
+
+def resume_key(plan: Plan, before: Stamps, arithmetic: Mapping[str, Any]) -> str:
+    """What an interrupted run must share with this one to be resumed: plan, inputs, and what decides bits."""
+    return blake3(canonical_json([plan.digest, dict(before), dict(arithmetic)])).hexdigest()
+
+
+def _weight_files(opened: Opened) -> Iterator[Path]:
+    """Files on disk that hold tensors of the source, each once."""
+    seen: dict[Path, None] = {}
+    for path in opened.paths:
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        seen.update({p: None for p in inside if p.name.endswith(WEIGHT_SUFFIXES) and p.is_file()})
+    extents = (opened.source.extent(name) for name in opened.source.tensors)
+    seen.update({extent.path: None for extent in extents if extent is not None})
+    yield from {path.resolve(): path for path in seen}.values()
+
+
+def _stamp(path: Path) -> list[Any]:
+    """Size, time of the last change, inode, and a digest of pieces spread evenly over the file."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            status = path.stat()
+            hasher = blake3()
+            last = max(status.st_size - _PIECE, 0)
+            for number in range(_SAMPLES):
+                file.seek(last * number // (_SAMPLES - 1))
+                hasher.update(file.read(_PIECE))
+    except OSError:
+        return []  # gone: unlike any stamp
+    return [status.st_size, status.st_mtime_ns, status.st_ino, hasher.hexdigest()]
+
+
+def _values(source: Source) -> str:
+    """The digest of everything a source holds; for what is in memory and has no file to ask."""
+    from cuvee.core.lazy import torch
+
+    hasher = blake3()
+    for name, meta in source.tensors.items():
+        hasher.update(name.encode())
+        for start in range(0, meta.numel, _BLOCK):
+            piece = source.read(name, start, min(start + _BLOCK, meta.numel))
+            hasher.update(piece.contiguous().view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
