@@ -17,6 +17,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARAL
 import torch
 from click.testing import CliRunner
 from mergekit.config import MergeConfiguration
+from mergekit.io.tasks import LoaderCache
 from mergekit.scripts import merge_raw_pytorch, multimerge, run_yaml
 from recipe_files import RecipeFile, recipe_files
 
@@ -35,6 +36,7 @@ def in_recipe_order(self: MergeConfiguration) -> list[Any]:
 
 def run(recipe: RecipeFile, out: Path) -> str | None:
     """The message of what went wrong, or None."""
+    LoaderCache.loaders.clear()  # it keeps adapters merged for an earlier recipe, in whatever type that asked for
     arguments = [str(recipe.path.resolve()), *([] if recipe.command == "multi" else [str(out)])]
     if recipe.command == "multi":
         arguments += ["--out-path", str(out), "-I", f"{out}.parts"]
