@@ -56,9 +56,8 @@ METHODS: dict[str, tuple[int, bool, dict[str, Any], dict[str, Any]]] = {
     "model_stock": (3, True, {}, {}),
     "nearswap": (1, True, {"t": 0.0005}, {}),
 }
-NATIVE = {
-    "ties_model": "cuvee: 1\nmethod: ties\nbase: {base}\nmodels: [{models}]\nparameters: {{density: 0.3, weight: 0.4}}\n",
-}
+# The same in Cuvée's own language: thresholds over the whole model.
+NATIVE = {"ties_model": {"method": "ties", "density": 0.3, "weight": 0.4}}
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,10 @@ def recipe(folder: Path, method: str) -> tuple[Path, list[Path]]:
     models = METHODS.get(method, (3, True))[0]
     names = EXPERTS[:models]
     if method in NATIVE:
-        path.write_text(NATIVE[method].format(base="./base", models=", ".join(f"./{n}" for n in names)))
+        experts = {n: f"./{n}" for n in names}
+        path.write_text(
+            json.dumps({"version": 1, "base": "./base", "experts": experts, "merge": NATIVE[method]})
+        )
         return path, [folder / n / "model.safetensors" for n in ("base", *names)]
     _, base, shared, own = METHODS[method]
     data: dict[str, Any] = {"merge_method": method, "parameters": shared}

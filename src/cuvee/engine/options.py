@@ -23,6 +23,7 @@ class RunOptions:
     device: str = "cpu"
     non_finite: Literal["stop", "warn", "allow"] = "stop"
     block: int | None = None  # elements; tests and tuning only
+    kernels: bool = True  # compiled kernels where they can be had; CUVEE_KERNELS=off has the last word
 
     @classmethod
     def from_settings(cls, **given: object) -> RunOptions:

@@ -1,0 +1,167 @@
+"""The bytes of a tensor's inputs, block by block in reused, aligned memory; and where results are put.
+
+Reads are positional, never mapped. What is small enough is read once and kept for all passes over it. Any trouble
+with a file is `Unfusable`: the generic path meets it again and says what is wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from cuvee.core.tensors import Extent
+from cuvee.engine.fused.builder import Unfusable
+from cuvee.engine.kernels.operations import REGISTER
+from cuvee.plan.nodes import Read
+
+Key = tuple[str, str]  # source key, tensor name
+ALIGNED = 4096
+PIECE = 4 << 20  # bytes asked for at once
+
+
+@dataclass(slots=True)
+class Arena:
+    """Memory of one worker: one buffer that only grows, handed out from its start."""
+
+    buffer: mmap.mmap | None = None
+    view: memoryview = field(default_factory=lambda: memoryview(b""))
+    address: int = 0
+    used: int = 0
+
+    def reserve(self, nbytes: int) -> None:
+        """Start anew with room for at least this much."""
+        self.used = 0
+        if self.buffer is None or len(self.view) < nbytes:
+            self.buffer = mmap.mmap(-1, max(padded(nbytes), ALIGNED))
+            self.view = memoryview(self.buffer)
+            self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.buffer))
+
+    def take(self, nbytes: int) -> tuple[int, memoryview]:
+        """The next `nbytes`: address and view."""
+        begin = self.used
+        self.used += padded(nbytes)
+        if self.used > len(self.view):
+            raise MemoryError("the arena is smaller than what is taken from it")
+        return self.address + begin, self.view[begin : begin + nbytes]
+
+    def at(self, address: int, nbytes: int) -> memoryview:
+        """The view of what was taken at an address."""
+        begin = address - self.address
+        return self.view[begin : begin + nbytes]
+
+
+def padded(nbytes: int) -> int:
+    """Rounded up to whole pages."""
+    return -(-nbytes // ALIGNED) * ALIGNED
+
+
+@contextmanager
+def opened(extents: Mapping[Key, Extent]) -> Iterator[dict[Key, int]]:
+    """File descriptors of all inputs; Unfusable when one cannot be opened."""
+    files: dict[Any, int] = {}
+    try:
+        for extent in extents.values():
+            if extent.path not in files:
+                files[extent.path] = os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        yield {key: files[extent.path] for key, extent in extents.items()}
+    except OSError as error:
+        raise Unfusable(str(error)) from error
+    finally:
+        for number in files.values():
+            os.close(number)
+
+
+class Feed:
+    """The inputs of one output tensor. `resident`: all of them are read once, whole."""
+
+    def __init__(
+        self,
+        extents: Mapping[Key, Extent],
+        files: Mapping[Key, int],
+        total: int,
+        *,
+        resident: bool,
+        step: int,
+    ) -> None:
+        self.extents = extents
+        self.files = files
+        self.total = total
+        self.resident = resident
+        self.step = max(1, min(step, total))
+        self._held: dict[Key, int] = {}
+
+    def room(self, out_size: int) -> int:
+        """Bytes of arena that a pass over the inputs needs, besides registers."""
+        count = self.total if self.resident else self.step
+        inputs = sum(padded(count * self._size(key)) for key in self.extents)
+        return inputs + padded(self.step * out_size)
+
+    def load(self, arena: Arena) -> None:
+        """Read everything, where the feed is resident."""
+        if self.resident:
+            for key, extent in self.extents.items():
+                address, view = arena.take(extent.nbytes)
+                self._fill(key, view, 0)
+                self._held[key] = address
+
+    def blocks(self, reads: Sequence[Read], arena: Arena, step: int) -> Iterator[tuple[int, int, Any]]:
+        """(first element, elements, addresses of the inputs) for runs of at most `step` elements."""
+        keys = [(read.source, read.meta.name) for read in reads]
+        addresses = (ctypes.c_void_p * len(keys))()
+        slots = [] if self.resident else [arena.take(step * self._size(key)) for key in keys]
+        for first in range(0, self.total, step):
+            count = min(step, self.total - first)
+            for place, key in enumerate(keys):
+                size = self._size(key)
+                if self.resident:
+                    addresses[place] = self._held[key] + first * size
+                else:
+                    addresses[place], view = slots[place]
+                    self._ahead(key, first * size, count * size)
+                    self._fill(key, view[: count * size], first * size)
+            yield first, count, addresses
+
+    def _size(self, key: Key) -> int:
+        return self.extents[key].nbytes // max(self.total, 1)
+
+    def _fill(self, key: Key, view: memoryview, offset: int) -> None:
+        extent = self.extents[key]
+        done = 0
+        while done < len(view):
+            got = os.preadv(self.files[key], [view[done : done + PIECE]], extent.offset + offset + done)
+            if got == 0:
+                raise Unfusable("the file ends early")
+            done += got
+
+    def _ahead(self, key: Key, offset: int, nbytes: int) -> None:
+        """Ask for the piece after the next one when a new piece is entered."""
+        if offset == 0 or offset // PIECE != (offset - nbytes) // PIECE:
+            extent = self.extents[key]
+            begin = (offset // PIECE + 1) * PIECE if offset else 0
+            advise(self.files[key], extent.offset + begin, min(2 * PIECE, extent.nbytes - begin))
+
+
+def advise(number: int, offset: int, nbytes: int) -> None:
+    """Tell the system that these bytes will be wanted, where it listens."""
+    if nbytes > 0 and hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(number, offset, nbytes, os.POSIX_FADV_WILLNEED)
+
+
+@dataclass(slots=True)
+class Worker:
+    """The memory of one thread: blocks of inputs and output, and registers."""
+
+    blocks: Arena = field(default_factory=Arena)
+    registers: Arena = field(default_factory=Arena)
+
+    def registers_at(self, count: int) -> int:
+        """The address of this many registers."""
+        self.registers.reserve(count * REGISTER)
+        return self.registers.address

@@ -1,0 +1,239 @@
+"""The fast path of a run: which tensors it takes, their figures, and their bytes on the way to the session.
+
+Whatever is out of the ordinary (a NaN, an unreadable file, an expression that is not recognised) is left to the
+generic path, which computes the tensor from its start and says what is wrong. Must not import torch.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from cuvee.core.tensors import Extent
+from cuvee.engine.blocks import LINE
+from cuvee.engine.events import Event, Progress
+from cuvee.engine.fused.builder import Unfusable, program_of
+from cuvee.engine.fused.feed import Feed, Key, Worker, opened
+from cuvee.engine.fused.figures import gathering, wanted
+from cuvee.engine.fused.passes import Part, Tally, gather, pending, run, sweep
+from cuvee.engine.fused.recognise import MASKS, computable, copied, extents_of, storable
+from cuvee.engine.kernels import Kernels, kernels
+from cuvee.engine.options import RunOptions
+from cuvee.errors import CuveeError
+from cuvee.plan.nodes import Apply, Node, Read, walk
+from cuvee.plan.plan import OutputTensor, Plan
+from cuvee.sinks.sink import Session
+
+_STEP = 128 * LINE  # elements; a block of every input then fits the second-level cache
+_LEAST = 16 * LINE
+
+Members = list[tuple[OutputTensor, Apply]]
+Work = tuple[OutputTensor, list[Part]]
+Known = dict[int, dict[str, Any]]
+Map = Callable[[Callable[[Any], None], Iterable[Any]], None]
+
+
+class Fused:
+    """The tensors of a plan that the compiled kernels can make."""
+
+    def __init__(self, plan: Plan, options: RunOptions, machine: Kernels) -> None:
+        self._plan = plan
+        self._options = options
+        self._kernels = machine
+        self._sources = {key: opened.source for key, opened in plan.sources.items()}
+        self._workers = threading.local()
+        self._shared: Known = {}  # figures that span several tensors, by node
+        self._groups = {name: members for name, members in plan.groups().items() if wanted(members[0][1])}
+        self._lost = {name for name, members in self._groups.items() if not self._possible(members)}
+
+    def takes(self, tensor: OutputTensor) -> bool:
+        """Whether the tensor is recognised; that its values are finite is found out later."""
+        nodes = list(walk(tensor.node))
+        if any(isinstance(node, Apply) and node.group in self._lost for node in nodes):
+            return False
+        return (copied(tensor) or storable(tensor)) and extents_of(tensor.node, self._sources) is not None
+
+    def prepare(self, waiting: Iterable[OutputTensor], mapped: Map) -> None:
+        """Find the figures that span several tensors, as far as tensors in waiting need them.
+
+        `mapped` calls a function for each item, in any number of threads, and returns when all are done.
+        """
+        needed = {n.group for t in waiting for n in walk(t.node) if isinstance(n, Apply) and n.group}
+        groups = {name: members for name, members in self._groups.items() if name in needed - self._lost}
+        while groups:
+            try:
+                found = self._round(list(groups.values()), mapped)
+            except (Unfusable, CuveeError):
+                found = False
+            if not found:  # what is left waits for something that cannot be had here
+                self._lost |= set(groups)
+                return
+            groups = {name: members for name, members in groups.items() if not self._complete(members)}
+
+    def tensor(
+        self,
+        tensor: OutputTensor,
+        session: Session,
+        tell: Callable[[Event], None],
+        stopped: Callable[[], bool],
+    ) -> bool:
+        """Make and write one tensor; False when the generic path has to (what was written is written again)."""
+        if not self.takes(tensor):
+            return False
+        name, told = tensor.meta.name, 0
+
+        def write(first: int, count: int, data: memoryview) -> None:
+            nonlocal told
+            if stopped():
+                raise _Stopped
+            session.write(name, first * tensor.meta.dtype.size, data)
+            told += len(data)
+            tell(Progress(name, len(data)))
+
+        try:
+            self._compute(tensor, write)
+        except _Stopped:
+            return True
+        except Unfusable:
+            if told:
+                tell(Progress(name, -told))
+            return False
+        except CuveeError as error:
+            raise error.at(tensor=name) from None
+        session.finish(name)
+        return True
+
+    def _compute(self, tensor: OutputTensor, write: Callable[[int, int, memoryview], None]) -> None:
+        extents = self._extents(tensor.node)
+        size = tensor.meta.dtype.size
+        if copied(tensor):
+            with self._feed(extents, tensor, resident=False) as feed:
+                self._copy(tensor, feed, write)
+            return
+        known: Known = {id(n): dict(self._shared.get(id(n), {})) for n in walk(tensor.node)}
+        several = bool(pending(tensor.node, known))
+        with self._feed(extents, tensor, resident=several) as feed:
+            worker = self._worker()
+            worker.blocks.reserve(feed.room(size))
+            feed.load(worker.blocks)
+            while found := pending(tensor.node, known):
+                self._figures(feed, found, known)
+            program = program_of(tensor.node, tensor.meta.dtype, known)
+            run(feed, worker, self._kernels, program, feed.step, write, size)
+
+    def _figures(self, feed: Feed, found: list[tuple[Apply, str]], known: Known) -> None:
+        """The figures that can be found now, all in common passes."""
+
+        def go(tallies: list[tuple[int, Tally]]) -> None:
+            parts = [Part(found[number][0], 0, tally) for number, tally in tallies]
+            sweep(feed, self._worker(), self._kernels, parts, known)
+
+        try:
+            values = gather([gathering(figure, [node], self._kernels) for node, figure in found], go)
+        except CuveeError as error:
+            raise Unfusable("the generic path says it") from error
+        for (node, figure), (value,) in zip(found, values, strict=True):
+            known[id(node)][figure] = value
+
+    def _round(self, groups: list[Members], mapped: Map) -> bool:
+        """One figure for every group that is ready for one; False when none is."""
+        ready: list[tuple[Members, str]] = []
+        for members in groups:
+            steps = [pending(node, self._shared) for _, node in members]
+            if all(len(s) == 1 and s[0][0] is node for s, (_, node) in zip(steps, members, strict=True)):
+                ready.append((members, steps[0][0][1]))
+
+        def go(tallies: list[tuple[int, Tally]]) -> None:
+            work: dict[int, Work] = {}
+            for number, tally in tallies:
+                for place, (tensor, node) in enumerate(ready[number][0]):
+                    work.setdefault(id(tensor), (tensor, []))[1].append(Part(node, place, tally))
+            self._sweep_all(work.values(), mapped)
+
+        figures = [gathering(figure, [n for _, n in members], self._kernels) for members, figure in ready]
+        for (members, figure), values in zip(ready, gather(figures, go), strict=True):
+            for (_, node), value in zip(members, values, strict=True):
+                self._shared.setdefault(id(node), {})[figure] = value
+        return bool(ready)
+
+    def _complete(self, members: Members) -> bool:
+        return all(set(wanted(node)) <= set(self._shared.get(id(node), {})) for _, node in members)
+
+    def _sweep_all(self, work: Iterable[Work], mapped: Map) -> None:
+        """One pass over many tensors; the first trouble is raised when all are done (an error would end the run)."""
+        lost: list[Exception] = []
+
+        def one(item: Work) -> None:
+            try:
+                self._sweep_tensor(item)
+            except (Unfusable, CuveeError) as error:
+                lost.append(error)
+
+        mapped(one, work)
+        if lost:
+            raise lost[0]
+
+    def _sweep_tensor(self, work: Work) -> None:
+        tensor, parts = work
+        extents: dict[Key, Extent] = {}
+        for part in parts:
+            extents |= self._extents(part.node)
+        with self._feed(extents, tensor, resident=False) as feed:
+            worker = self._worker()
+            worker.blocks.reserve(feed.room(0))
+            sweep(feed, worker, self._kernels, parts, self._shared)
+
+    def _copy(self, tensor: OutputTensor, feed: Feed, write: Callable[[int, int, memoryview], None]) -> None:
+        """Bytes as they are, looked through for NaN and infinity."""
+        worker, size, step = self._worker(), tensor.meta.dtype.size, feed.step
+        worker.blocks.reserve(feed.room(size))
+        mask = MASKS[tensor.meta.dtype.name]
+        reads = [node for node in walk(tensor.node) if isinstance(node, Read)]
+        for first, count, addresses in feed.blocks(reads, worker.blocks, step):
+            if mask is not None and self._kernels.not_finite(addresses[0], count, size, mask):
+                raise Unfusable("a value is not finite")
+            blocks = [worker.blocks.at(address, count * size) for address in addresses]
+            if any(block != blocks[0] for block in blocks[1:]):
+                raise Unfusable("inputs differ that must agree")
+            write(first, count, blocks[0])
+
+    @contextmanager
+    def _feed(self, extents: Mapping[Key, Extent], tensor: OutputTensor, *, resident: bool) -> Iterator[Feed]:
+        budget = self._options.memory // max(1, self._options.threads)
+        wanted_step = self._options.block or min(_STEP, max(_LEAST, budget // (4 * (len(extents) + 2))))
+        step = max(LINE, wanted_step // LINE * LINE)
+        fits = sum(extent.nbytes for extent in extents.values()) <= budget
+        with opened(extents) as files:
+            yield Feed(extents, files, tensor.meta.numel, resident=resident and fits, step=step)
+
+    def _extents(self, node: Node) -> dict[Key, Extent]:
+        found = extents_of(node, self._sources)
+        if found is None:
+            raise Unfusable("an input does not lie plainly in a file")
+        return found
+
+    def _possible(self, members: Members) -> bool:
+        """Whether the inputs of every stage of a group can be computed and read."""
+        return all(
+            tensor.meta.numel > 0 and computable(node) and extents_of(node, self._sources) is not None
+            for tensor, node in members
+        )
+
+    def _worker(self) -> Worker:
+        """The memory of the current thread."""
+        if not hasattr(self._workers, "memory"):
+            self._workers.memory = Worker()
+        memory: Worker = self._workers.memory
+        return memory
+
+
+class _Stopped(Exception):
+    """The run is to end; the tensor is left unfinished."""
+
+
+def fuse(plan: Plan, options: RunOptions) -> Fused | None:
+    """The fast path for a plan; None where kernels are off, cannot be had, or arithmetic is not on the CPU."""
+    machine = kernels() if options.kernels and options.device == "cpu" else None
+    return None if machine is None else Fused(plan, options, machine)

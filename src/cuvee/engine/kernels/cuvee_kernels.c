@@ -1,0 +1,270 @@
+/* A small machine that runs the arithmetic of a merge on tiles of 1024 float32 elements, which stay in cache.
+ *
+ * A program is a list of operations on registers; a register is one tile. Each operation is one torch operation of
+ * the generic path, with the same roundings: + - * / and comparisons in float32, multiply then add (never fused),
+ * one rounding to nearest even where a value is stored. Build with -O3 -ffp-contract=off, never with fast-math.
+ * Tiles begin at multiples of 1024 elements of the tensor, so that results do not depend on blocks or threads.
+ * Knows no files, no methods, no Python.
+ */
+#include <stdint.h>
+#include <string.h>
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
+
+#define TILE 1024
+#ifdef __clang__
+#define FREE_LOOP _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define FREE_LOOP _Pragma("GCC ivdep") /* a register may be read and written at the same element */
+#endif
+#define EACH FREE_LOOP for (int i = 0; i < TILE; i++)
+#define SOME FREE_LOOP for (int i = 0; i < m; i++)
+
+typedef uint16_t u16;
+typedef uint32_t u32;
+typedef uint64_t u64;
+
+typedef struct {
+    int32_t code, to, a, b, c, d; /* registers; for loads `a` is an input */
+    float x;
+    u32 bits;
+    u64 key;
+    int64_t count; /* TRIM: ties still to be kept */
+    void *data;
+} Op;
+
+enum {
+    LOAD_BF16, LOAD_F16, LOAD_F32, STORE_BF16, STORE_F16, STORE_F32, ROUND_BF16, ROUND_F16,
+    FILL, ADD, SUB, MUL, SCALE, SHRINK, MULTIPLY_ADD, ABS, SIGN, ELECT, CLAMP,
+    TRIM, KEEP, AGREE, LARGEST, QUOTIENT, HIGH, LOW, TIED, SUM, DOT, CODES
+};
+enum { BAD_INPUT = 1, BAD_OUTPUT = 2, BAD_CODE = 4 };
+
+static inline u32 bits_of(float f) { u32 b; memcpy(&b, &f, 4); return b; }
+static inline float float_of(u32 b) { float f; memcpy(&f, &b, 4); return f; }
+static inline float from_bf16(u16 x) { return float_of((u32)x << 16); }
+static inline u16 to_bf16(float f) {
+    u32 b = bits_of(f), r = (b + 0x7fffu + ((b >> 16) & 1u)) >> 16;
+    return (b & 0x7fffffffu) > 0x7f800000u ? (u16)0x7fc0 : (u16)r;
+}
+static inline float sign_of(float f) { return (float)((f > 0.0f) - (f < 0.0f)); }
+
+static void widen_f16(float *to, const u16 *from, int m) {
+    int i = 0;
+#ifdef __F16C__
+    for (; i + 8 <= m; i += 8) _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + i))));
+#endif
+    for (; i < m; i++) { _Float16 h; memcpy(&h, from + i, 2); to[i] = (float)h; }
+}
+static void narrow_f16(u16 *to, const float *from, int m) {
+    int i = 0;
+#ifdef __F16C__
+    for (; i + 8 <= m; i += 8) _mm_storeu_si128((__m128i *)(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), 0));
+#endif
+    for (; i < m; i++) { _Float16 h = (_Float16)from[i]; memcpy(to + i, &h, 2); }
+}
+
+static u32 bad16(const u16 *x, int m, u16 exponent) {
+    u16 found = 0;
+    SOME found |= (u16)((x[i] & exponent) == exponent);
+    return found;
+}
+static u32 bad32(const float *x, int m) {
+    u32 found = 0;
+    SOME found |= (u32)((bits_of(x[i]) & 0x7f800000u) == 0x7f800000u);
+    return found;
+}
+
+/* Philox4x32-10: element e takes word (e >> 8) & 3 of counter (e >> 10) * 256 + (e & 255). */
+static void philox(u32 *words, u64 tile, u64 key) {
+    u32 *a = words, *b = words + 256, *c = words + 512, *d = words + 768, k0 = (u32)key, k1 = (u32)(key >> 32);
+    for (int j = 0; j < 256; j++) { u64 n = tile * 256 + (u64)j; a[j] = (u32)n; b[j] = (u32)(n >> 32); c[j] = d[j] = 0; }
+    for (int round = 0; round < 10; round++) {
+        FREE_LOOP for (int j = 0; j < 256; j++) {
+            u64 p = (u64)0xD2511F53u * a[j], q = (u64)0xCD9E8D57u * c[j];
+            a[j] = (u32)(q >> 32) ^ b[j] ^ k0; c[j] = (u32)(p >> 32) ^ d[j] ^ k1;
+            b[j] = (u32)q; d[j] = (u32)p;
+        }
+        k0 += 0x9E3779B9u; k1 += 0xBB67AE85u;
+    }
+}
+
+/* The kept magnitudes: all whose bits exceed op->bits, and the first op->count of those equal to it. */
+static void trim(Op *op, float *to, const float *by, const float *value, int m) {
+    u32 cut = op->bits, invert = (u32)op->c, least = op->count > 0 ? cut : cut + 1;
+    int32_t ties = 0;
+    SOME {
+        u32 key = bits_of(by[i]) & 0x7fffffffu;
+        ties += key == cut;
+        to[i] = ((key >= least) ^ invert) ? value[i] : 0.0f;
+    }
+    if (op->count > 0 && ties > op->count) { /* they run out within this tile */
+        int64_t left = op->count;
+        for (int i = 0; i < m; i++) {
+            u32 key = bits_of(by[i]) & 0x7fffffffu;
+            u32 kept = key > cut || (key == cut && left-- > 0);
+            to[i] = (kept ^ invert) ? value[i] : 0.0f;
+        }
+    }
+    op->count = op->count > ties ? op->count - ties : 0;
+}
+
+/* Halves are added until one is left: the fixed tree of `summaries`. */
+static double tree(double *v) {
+    for (int half = TILE / 2; half > 0; half /= 2) { FREE_LOOP for (int i = 0; i < half; i++) v[i] += v[i + half]; }
+    return v[0];
+}
+
+static void high(const Op *op, const float *a, int m) {
+    u32 *even = op->data, *odd = even + 32768;
+    int i = 0;
+    for (; i + 1 < m; i += 2) { even[(bits_of(a[i]) >> 16) & 0x7fffu]++; odd[(bits_of(a[i + 1]) >> 16) & 0x7fffu]++; }
+    if (i < m) even[(bits_of(a[i]) >> 16) & 0x7fffu]++;
+}
+static void low(const Op *op, const float *a, int m) {
+    u32 *table = op->data, prefix = op->bits;
+    u16 hit[TILE];
+    SOME hit[i] = (u16)(((bits_of(a[i]) >> 16) & 0x7fffu) == prefix);
+    for (int i = 0; i < m; i += 4) { /* four flags at a time: most are none */
+        u64 four = 0;
+        memcpy(&four, hit + i, m - i < 4 ? (size_t)(m - i) * 2 : 8);
+        if (four)
+            for (int j = i; j < i + 4 && j < m; j++) if (hit[j]) table[bits_of(a[j]) & 0xffffu]++;
+    }
+}
+
+#define REG(n) (regs + (n) * TILE)
+
+/* Run a program on `n` elements that begin at element `first` of the tensor (a multiple of 1024). */
+int cuvee_run(Op *ops, int32_t count, const void **in, void *out, int64_t first, int64_t n, float *regs) {
+    u32 bad_in = 0, bad_out = 0;
+    for (int64_t s = 0; s < n; s += TILE) {
+        int m = n - s < TILE ? (int)(n - s) : TILE;
+        int64_t line = (first + s) / TILE;
+        for (Op *op = ops; op < ops + count; op++) {
+            float *to = REG(op->to), x = op->x;
+            const float *a = REG(op->a), *b = REG(op->b);
+            switch (op->code) {
+            case LOAD_BF16: {
+                const u16 *p = (const u16 *)in[op->a] + s;
+                SOME to[i] = from_bf16(p[i]);
+                bad_in |= bad16(p, m, 0x7f80);
+                break;
+            }
+            case LOAD_F16: {
+                const u16 *p = (const u16 *)in[op->a] + s;
+                widen_f16(to, p, m);
+                bad_in |= bad16(p, m, 0x7c00);
+                break;
+            }
+            case LOAD_F32:
+                memcpy(to, (const float *)in[op->a] + s, (size_t)m * 4);
+                bad_in |= bad32(to, m);
+                break;
+            case STORE_BF16: {
+                u16 *p = (u16 *)out + s;
+                SOME p[i] = to_bf16(a[i]);
+                bad_out |= bad16(p, m, 0x7f80);
+                break;
+            }
+            case STORE_F16: {
+                u16 *p = (u16 *)out + s;
+                narrow_f16(p, a, m);
+                bad_out |= bad16(p, m, 0x7c00);
+                break;
+            }
+            case STORE_F32:
+                memcpy((float *)out + s, a, (size_t)m * 4);
+                bad_out |= bad32(a, m);
+                break;
+            case ROUND_BF16: EACH to[i] = from_bf16(to_bf16(a[i])); break;
+            case ROUND_F16: { u16 h[TILE]; narrow_f16(h, a, TILE); widen_f16(to, h, TILE); break; }
+            case FILL: EACH to[i] = x; break;
+            case ADD: EACH to[i] = a[i] + b[i]; break;
+            case SUB: EACH to[i] = a[i] - b[i]; break;
+            case MUL: EACH to[i] = a[i] * b[i]; break;
+            case SCALE: EACH to[i] = a[i] * x; break;
+            case SHRINK: EACH to[i] = a[i] / x; break;
+            case MULTIPLY_ADD: EACH { float product = b[i] * x; to[i] = a[i] + product; } break;
+            case ABS: EACH to[i] = float_of(bits_of(a[i]) & 0x7fffffffu); break;
+            case SIGN: EACH to[i] = sign_of(a[i]); break;
+            case ELECT: EACH to[i] = a[i] == 0.0f ? x : sign_of(a[i]); break;
+            case CLAMP: EACH { float v = a[i] < -x ? -x : a[i]; to[i] = v > x ? x : v; } break;
+            case TRIM: trim(op, to, a, b, m); break;
+            case KEEP: {
+                u32 words[TILE];
+                philox(words, (u64)line, op->key);
+                u32 below = op->bits;
+                EACH to[i] = words[i] < below ? a[i] : 0.0f;
+                break;
+            }
+            case AGREE: { /* to: total, d: share, a: whose sign, b: elected, c: value */
+                const float *value = REG(op->c);
+                float *share = REG(op->d);
+                EACH {
+                    int agrees = sign_of(a[i]) == b[i];
+                    to[i] += agrees ? value[i] : 0.0f;
+                    share[i] += (agrees ? 1.0f : 0.0f) * x;
+                }
+                break;
+            }
+            case LARGEST: {
+                const float *value = REG(op->c);
+                EACH {
+                    float entry = sign_of(a[i]) == b[i] ? float_of(bits_of(value[i]) & 0x7fffffffu) : 0.0f;
+                    to[i] = entry > to[i] || entry != entry ? entry : to[i];
+                }
+                break;
+            }
+            case QUOTIENT: EACH to[i] = a[i] / (b[i] == 0.0f ? 1.0f : b[i]); break;
+            case HIGH: high(op, a, m); break;
+            case LOW: low(op, a, m); break;
+            case TIED: {
+                u32 cut = op->bits;
+                int64_t ties = 0;
+                SOME ties += (bits_of(a[i]) & 0x7fffffffu) == cut;
+                *(int64_t *)op->data += ties;
+                break;
+            }
+            case SUM: {
+                double v[TILE];
+                EACH v[i] = i < m ? (double)a[i] : 0.0;
+                ((double *)op->data)[line] = tree(v);
+                break;
+            }
+            case DOT: {
+                double v[TILE];
+                EACH v[i] = i < m ? (double)a[i] * (double)b[i] : 0.0;
+                ((double *)op->data)[line] = tree(v);
+                break;
+            }
+            default: return BAD_CODE;
+            }
+            if (m < TILE && op->code <= LOAD_F32) memset(to + m, 0, (size_t)(TILE - m) * 4);
+        }
+    }
+    return (bad_in ? BAD_INPUT : 0) | (bad_out ? BAD_OUTPUT : 0);
+}
+
+/* The bin where position `goal` of the sorted values lies; found = {bin, less, equal}; -1 when there is none. */
+int cuvee_find(const u64 *table, int64_t bins, int64_t goal, int64_t *found) {
+    int64_t less = 0;
+    for (int64_t bin = 0; bin < bins; bin++) {
+        if (goal < less + (int64_t)table[bin]) { found[0] = bin; found[1] = less; found[2] = (int64_t)table[bin]; return 0; }
+        less += (int64_t)table[bin];
+    }
+    return -1;
+}
+
+void cuvee_add(u64 *to, const u32 *from, int64_t n) { for (int64_t i = 0; i < n; i++) to[i] += from[i]; }
+
+/* Whether a run of `n` elements of a stored type holds NaN or infinity: `mask` are the bits that are then all set. */
+int cuvee_not_finite(const void *data, int64_t n, int32_t size, u64 mask) {
+    u64 found = 0;
+    if (size == 1) { const uint8_t *p = data; for (int64_t i = 0; i < n; i++) found |= (p[i] & mask) == mask; }
+    else if (size == 2) { const u16 *p = data; u16 e = (u16)mask, f = 0; for (int64_t i = 0; i < n; i++) f |= (u16)((p[i] & e) == e); found = f; }
+    else if (size == 4) { const u32 *p = data; u32 e = (u32)mask, f = 0; for (int64_t i = 0; i < n; i++) f |= (p[i] & e) == e; found = f; }
+    else { const u64 *p = data; for (int64_t i = 0; i < n; i++) found |= (p[i] & mask) == mask; }
+    return found != 0;
+}

@@ -1,0 +1,129 @@
+"""Finding the compiled kernels: a prebuilt library of the package, one built earlier, or one built now.
+
+Owns when they may be used: never unless they reproduced the golden vectors of the torch reference in this process.
+Must not import torch or NumPy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cuvee.core import settings
+from cuvee.engine.kernels.build import built, prebuilt
+from cuvee.engine.kernels.operations import Op
+
+_OFF = {"off", "0", "no", "false"}
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Whether kernels are in use, and why (not); `path` is the library."""
+
+    usable: bool
+    reason: str
+    path: Path | None = None
+
+
+class Kernels:
+    """The functions of a loaded library; calls give other threads way."""
+
+    def __init__(self, path: Path) -> None:
+        library = ctypes.CDLL(str(path))
+        pointer, whole, wide = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
+        self._run = _function(
+            library.cuvee_run, whole, [pointer, whole, pointer, pointer, wide, wide, pointer]
+        )
+        self._find = _function(library.cuvee_find, whole, [pointer, wide, wide, pointer])
+        self._add = _function(library.cuvee_add, None, [pointer, pointer, wide])
+        self._bad = _function(library.cuvee_not_finite, whole, [pointer, wide, whole, ctypes.c_uint64])
+
+    def run(
+        self, ops: Any, count: int, inputs: Any, out: int, first: int, elements: int, registers: int
+    ) -> int:
+        """Run a program on elements [first, first + elements); addresses are integers.
+
+        Bits of the result: 1 where an input, 2 where an output is NaN or infinite.
+        """
+        flags = int(self._run(ops, count, inputs, out, first, elements, registers))
+        if flags & 4:
+            raise ValueError("a program holds an operation that the library does not know")
+        return flags
+
+    def find(self, table: Any, goal: int) -> tuple[int, int, int] | None:
+        """(bin, values in lower bins, values in it) of the bin that holds position `goal`; None past the end."""
+        found = (ctypes.c_int64 * 3)()
+        if self._find(table, len(table), goal, found):
+            return None
+        return found[0], found[1], found[2]
+
+    def add(self, to: Any, part: Any, bins: int) -> None:
+        """Add 32-bit counts to 64-bit ones."""
+        self._add(to, part, bins)
+
+    def not_finite(self, address: int, elements: int, size: int, mask: int) -> bool:
+        """Whether any element has all bits of `mask` set."""
+        return bool(self._bad(address, elements, size, mask))
+
+
+def kernels() -> Kernels | None:
+    """The kernels, loaded and tested once for each process; None where they are off or cannot be had."""
+    if (settings.get("CUVEE_KERNELS") or "").lower() in _OFF:
+        return None
+    with _LOCK:
+        return _load()[0]
+
+
+def state() -> State:
+    """What `cuvee doctor` says of them."""
+    if (settings.get("CUVEE_KERNELS") or "").lower() in _OFF:
+        return State(False, "switched off by CUVEE_KERNELS")
+    with _LOCK:
+        return _load()[1]
+
+
+@functools.cache
+def _load() -> tuple[Kernels | None, State]:
+    if sys.byteorder != "little":
+        return None, State(False, "this machine is big-endian")
+    tried = State(False, "no C compiler was found and the package holds no library for this machine")
+    for finder in (prebuilt, built):
+        try:
+            path = finder()
+            if path is None:
+                continue
+            loaded = Kernels(path)
+        except (OSError, AttributeError) as error:
+            tried = State(False, f"the library cannot be loaded: {error}")
+            continue
+        if wrong := _wrong(loaded):
+            message = (
+                f"the kernels in {path} differ from the reference ({', '.join(wrong)}); they are not used"
+            )
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
+            tried = State(False, message, path)
+            continue
+        return loaded, State(True, "tested against the reference", path)
+    return None, tried
+
+
+def _wrong(loaded: Kernels) -> Sequence[str]:
+    from cuvee.engine.kernels.selftest import failures
+
+    return failures(loaded)
+
+
+def _function(function: Any, result: Any, arguments: list[Any]) -> Any:
+    function.restype, function.argtypes = result, arguments
+    return function
+
+
+__all__ = ["Kernels", "Op", "State", "kernels", "state"]

@@ -1,0 +1,61 @@
+"""The operations of the compiled machine, as `cuvee_kernels.c` numbers them. Knows no programs."""
+
+from __future__ import annotations
+
+import ctypes
+from enum import IntEnum
+
+TILE = 1024  # elements of a register
+REGISTER = 4 * TILE  # bytes of one
+
+
+class Code(IntEnum):
+    """What an operation does; `to`, `a` … are registers, except that a load's `a` is an input."""
+
+    LOAD_BF16 = 0
+    LOAD_F16 = 1
+    LOAD_F32 = 2
+    STORE_BF16 = 3
+    STORE_F16 = 4
+    STORE_F32 = 5
+    ROUND_BF16 = 6
+    ROUND_F16 = 7
+    FILL = 8  # x
+    ADD = 9
+    SUB = 10
+    MUL = 11
+    SCALE = 12  # a · x
+    SHRINK = 13  # a / x
+    MULTIPLY_ADD = 14  # a + b · x, both rounded
+    ABS = 15
+    SIGN = 16
+    ELECT = 17  # sign of a, x where it is 0
+    CLAMP = 18  # a within −x … x
+    TRIM = 19  # b where |a| is among the kept (c = 0) or not among them (c = 1)
+    KEEP = 20  # a where a random word is below `bits`
+    AGREE = 21  # to += c and d += x where sign a = b
+    LARGEST = 22  # to = max(to, |c|) where sign a = b
+    QUOTIENT = 23  # a / b, a where b is 0
+    HIGH = 24  # count the upper 16 bits of |a|
+    LOW = 25  # count the lower 16 bits of those whose upper ones are `bits`
+    TIED = 26  # count those of |a| whose bits are `bits` (64-bit)
+    SUM = 27  # float64 sum of each line
+    DOT = 28  # float64 product of each line
+
+
+class Op(ctypes.Structure):
+    """One operation, as C sees it."""
+
+    _fields_ = (
+        ("code", ctypes.c_int32),
+        ("to", ctypes.c_int32),
+        ("a", ctypes.c_int32),
+        ("b", ctypes.c_int32),
+        ("c", ctypes.c_int32),
+        ("d", ctypes.c_int32),
+        ("x", ctypes.c_float),
+        ("bits", ctypes.c_uint32),
+        ("key", ctypes.c_uint64),
+        ("count", ctypes.c_int64),
+        ("data", ctypes.c_void_p),
+    )

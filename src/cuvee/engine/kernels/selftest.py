@@ -1,0 +1,72 @@
+"""The golden vectors: what the torch reference made of edge values, which a library must reproduce to the bit.
+
+`vectors.json` is written by `tests/equivalence/record_vectors.py`: inputs (zeros of both signs, denormals, halfway
+cases, the largest numbers, NaN and infinity), small programs, and a digest of what torch computed. No torch here.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import functools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blake3 import blake3
+
+from cuvee.engine.kernels.operations import REGISTER, Op
+
+if TYPE_CHECKING:
+    from cuvee.engine.kernels.library import Kernels
+
+VECTORS = Path(__file__).parent / "vectors.json"
+_FIELDS = ("code", "to", "a", "b", "c", "d", "x", "bits", "key", "count")
+_REGISTERS = 8
+
+
+def failures(library: Kernels) -> list[str]:
+    """Names of the vectors that the library gets wrong; a missing or damaged file is one, too."""
+    try:
+        vectors = _vectors()
+        return [
+            case["name"] for case in vectors["cases"] if run_case(library, case, vectors) != case["digest"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [f"the vectors cannot be read: {error}"]
+
+
+def run_case(library: Kernels, case: dict[str, Any], vectors: dict[str, Any]) -> str:
+    """The digest of a case's flags, output, tables and counts."""
+    data = (ctypes.c_char * max(case["data"], 1))()
+    ops = (Op * len(case["ops"]))()
+    for op, values in zip(ops, case["ops"], strict=True):
+        for name, value in zip(_FIELDS, values, strict=True):
+            setattr(op, name, value)
+        op.data = ctypes.addressof(data)
+    inputs = [base64.b64decode(vectors["inputs"][name]) for name in case["inputs"]]
+    held = [ctypes.create_string_buffer(raw, len(raw)) for raw in inputs]
+    addresses = (ctypes.c_void_p * max(len(held), 1))(*(ctypes.addressof(h) for h in held))
+    out = (ctypes.c_char * (vectors["elements"] * case["size"] + 1))()
+    area = (ctypes.c_char * (_REGISTERS * REGISTER))()
+    flags = library.run(
+        ops,
+        len(ops),
+        addresses,
+        ctypes.addressof(out),
+        case["first"],
+        vectors["elements"],
+        ctypes.addressof(area),
+    )
+    return digest(flags, bytes(out)[:-1], bytes(data)[: case["data"]], [op.count for op in ops])
+
+
+def digest(flags: int, out: bytes, data: bytes, counts: list[int]) -> str:
+    """One short text for all that a case leaves behind."""
+    return blake3(repr((flags, counts)).encode() + out + data).hexdigest(length=16)
+
+
+@functools.cache
+def _vectors() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(VECTORS.read_text(encoding="ascii"))
+    return found

@@ -1,0 +1,247 @@
+"""Writes the golden vectors of the compiled kernels: edge values, and what torch makes of them, operation by operation.
+
+python tests/equivalence/record_vectors.py
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import struct
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cuvee.core.random import Stream, keep
+from cuvee.engine.kernels.operations import TILE, Code
+from cuvee.engine.kernels.selftest import VECTORS, digest
+from cuvee.methods.contract import Block
+from cuvee.methods.summaries import Cut, _line_sums
+
+ELEMENTS = TILE + 3  # a whole tile and an odd rest
+EDGES = [0.0, -0.0, 1.0, -1.0, 2.0**-149, -(2.0**-149), 2.0**-126, 2.0**-133, 6e-8, 5.96e-8, 6.1e-5, -6.09e-5]
+EDGES += [
+    65504.0,
+    65519.0,
+    -65503.9,
+    1e-3,
+    1.00390625,
+    1.01171875,
+    1.0048828125,
+    1.00146484375,
+    3.3e38,
+    -3.3e38,
+]
+EDGES += [2049.0, 2051.0, 0.1, -0.1, 1 / 3, 7.5, 1e-40, -1e-40, 3e-39, 1e20, -1e20]
+X = 0.3
+
+
+def vector(seed: int, dtype: torch.dtype) -> Tensor:
+    """Edges, some of them often, and noise of many sizes; finite in its type."""
+    draw = torch.Generator().manual_seed(seed)
+    noise = torch.randn(ELEMENTS, generator=draw) * 10.0 ** torch.randint(-6, 3, (ELEMENTS,), generator=draw)
+    edges = torch.tensor(EDGES)[torch.randint(0, len(EDGES), (ELEMENTS,), generator=draw)]
+    found = torch.where(torch.rand(ELEMENTS, generator=draw) < 0.4, edges, noise).to(dtype)
+    return torch.where(torch.isfinite(found), found, 1.0).to(dtype)
+
+
+def wild(dtype: torch.dtype, value: float) -> Tensor:
+    """Ones, and one value that is not finite near the end."""
+    found = torch.ones(ELEMENTS, dtype=dtype)
+    found[ELEMENTS - 2] = value
+    return found
+
+
+INPUTS = {"x": vector(0, torch.float32), "y": vector(1, torch.float32), "z": vector(2, torch.float32)}
+INPUTS |= {"h": vector(3, torch.bfloat16), "g": vector(4, torch.float16)}
+INPUTS["few"] = (torch.arange(ELEMENTS) % 7 - 3).float()  # many ties
+for letter, dtype in (("x", torch.float32), ("h", torch.bfloat16), ("g", torch.float16)):
+    INPUTS |= {f"{letter}_nan": wild(dtype, math.nan), f"{letter}_inf": wild(dtype, -math.inf)}
+LOADS = {torch.float32: Code.LOAD_F32, torch.bfloat16: Code.LOAD_BF16, torch.float16: Code.LOAD_F16}
+STORES = {torch.float32: Code.STORE_F32, torch.bfloat16: Code.STORE_BF16, torch.float16: Code.STORE_F16}
+
+
+def raw(tensor: Tensor) -> bytes:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def op(code: Code, to: int = 0, a: int = 0, b: int = 0, c: int = 0, d: int = 0, **more: Any) -> list[Any]:
+    x = struct.unpack("f", struct.pack("f", more.get("x", 0.0)))[0]
+    return [int(code), to, a, b, c, d, x, more.get("bits", 0), more.get("key", 0), more.get("count", 0)]
+
+
+def case(
+    name: str,
+    inputs: str,
+    ops: list[list[Any]],
+    result: Tensor | None,
+    *,
+    first: int = 0,
+    flags: int | None = None,
+    data: bytes = b"",
+    counts: dict[int, int] | None = None,
+) -> dict[str, Any]:
+    """Inputs go to registers 0, 1, …; `result` is what register 5 holds then, stored in its type."""
+    names = inputs.split()
+    program = [op(LOADS[INPUTS[n].dtype], place, place) for place, n in enumerate(names)] + ops
+    out = b""
+    if result is not None:
+        if bool(result.float().isnan().any()) and flags is None:
+            raise ValueError(f"{name}: the result holds NaN")
+        program.append(op(STORES[result.dtype], 0, 5))
+        out = raw(result)
+        flags = flags if flags is not None else 0 if bool(result.float().isfinite().all()) else 2
+    after = [p[9] for p in program]
+    for place, count in (counts or {}).items():
+        after[len(names) + place] = count
+    size = 0 if result is None else result.element_size()
+    made = {"name": name, "inputs": names, "ops": program, "first": first, "size": size, "data": len(data)}
+    return {**made, "digest": digest(flags or 0, out, data, after)}
+
+
+def arithmetic() -> list[dict[str, Any]]:
+    x, y, z, few = INPUTS["x"], INPUTS["y"], INPUTS["z"], INPUTS["few"]
+    safe = torch.where(y == 0, 1.0, y)
+    total, share = few + torch.where(x.sign() == few, z, 0.0), few + (x.sign() == few) * X
+    largest = torch.maximum(few, torch.where(x.sign() == few, z, 0.0).abs())
+    three = [op(Code.ADD, 5, 3, 4)]
+    found = [
+        case("add", "x y", [op(Code.ADD, 5, 0, 1)], x + y),
+        case("subtract", "x y", [op(Code.SUB, 5, 0, 1)], x - y),
+        case("multiply", "x y", [op(Code.MUL, 5, 0, 1)], x * y),
+        case("quotient", "x y", [op(Code.QUOTIENT, 5, 0, 1)], x / safe),
+        case("absolute", "x", [op(Code.ABS, 5, 0)], x.abs()),
+        case("sign", "x", [op(Code.SIGN, 5, 0)], x.sign()),
+        case("elect", "x", [op(Code.ELECT, 5, 0, x=-1.0)], torch.where(x == 0, -1.0, x.sign())),
+        case(
+            "clamp", "x", [op(Code.CLAMP, 5, 0, x=X)], torch.minimum(torch.maximum(x, -single(X)), single(X))
+        ),
+        case(
+            "agree, total", "x few z few few", [*agree(Code.AGREE, 3, 4), op(Code.SCALE, 5, 3, x=1.0)], total
+        ),
+        case(
+            "agree, share", "x few z few few", [*agree(Code.AGREE, 3, 4), op(Code.SCALE, 5, 4, x=1.0)], share
+        ),
+        case(
+            "largest", "x few z few few", [*agree(Code.LARGEST, 3, 4), op(Code.SCALE, 5, 3, x=1.0)], largest
+        ),
+        case("three", "x y z few few", three, few + few),
+        case("in place", "x y", [op(Code.SUB, 0, 0, 1), op(Code.ABS, 5, 0)], (x - y).abs()),
+    ]
+    for scalar in (X, -7.25, 0.0, 1e-30, 1e20):
+        found += [
+            case(f"scale {scalar}", "x", [op(Code.SCALE, 5, 0, x=scalar)], x * scalar),
+            case(
+                f"multiply and add {scalar}",
+                "y x",
+                [op(Code.MULTIPLY_ADD, 5, 0, 1, x=scalar)],
+                y + x * scalar,
+            ),
+        ]
+        if scalar:
+            found.append(case(f"shrink {scalar}", "x", [op(Code.SHRINK, 5, 0, x=scalar)], x / scalar))
+    return found
+
+
+def agree(code: Code, to: int, share: int) -> list[list[Any]]:
+    return [op(code, to, 0, 1, 2, share, x=X)]
+
+
+def single(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float32)
+
+
+def types() -> list[dict[str, Any]]:
+    found = []
+    for letter in "xhg":
+        values = INPUTS[letter]
+        for dtype in STORES:
+            ops = [op(Code.SCALE, 5, 0, x=1.0)]
+            found.append(case(f"{values.dtype} to {dtype}", letter, ops, values.to(dtype)))
+        found += [
+            case(f"{bad} in {values.dtype}", f"{letter}_{bad}", [], None, flags=1) for bad in ("nan", "inf")
+        ]
+    for dtype, code in ((torch.bfloat16, Code.ROUND_BF16), (torch.float16, Code.ROUND_F16)):
+        found.append(case(f"round to {dtype}", "x", [op(code, 5, 0)], INPUTS["x"].to(dtype).float()))
+    return found
+
+
+def selection() -> list[dict[str, Any]]:
+    few, x, z = INPUTS["few"], INPUTS["x"], INPUTS["z"]
+    found = []
+    for name, bits in (("two", 0x40000000), ("none", 0x3FC00000), ("zero", 0)):
+        keys = few.abs().view(torch.int32)
+        ties = (keys == bits).nonzero().reshape(-1).tolist()
+        for left in (0, 1, len(ties) // 2, len(ties), 1 << 40):
+            end = (0, ties[left]) if left < len(ties) else None
+            # Without ties to keep only what is above stays, which is what an end before the first tie says.
+            mask = Cut(1, ELEMENTS, bits, end).mask(few.abs(), Block([few], 0, (ELEMENTS,)))
+            rest = max(left - len(ties), 0)
+            ops = [op(Code.TRIM, 5, 0, 1, bits=bits, count=left)]
+            found.append(
+                case(f"trim {name} {left}", "few x", ops, torch.where(mask, x, 0.0), counts={0: rest})
+            )
+        inverted = [op(Code.TRIM, 5, 0, 1, 1, bits=bits, count=1)]
+        mask = Cut(1, ELEMENTS, bits, (0, ties[1]) if ties else None).mask(few.abs(), Block([few], 0, (1,)))
+        kept = torch.where(~mask, x, 0.0)
+        found.append(case(f"trim {name} inverted", "few x", inverted, kept, counts={0: 0 if ties else 1}))
+        found.append(
+            case(
+                f"ties {name}",
+                "few",
+                [op(Code.TIED, 0, 0, bits=bits)],
+                None,
+                data=raw(torch.tensor([len(ties)])),
+            )
+        )
+    keys = z.abs().view(torch.int32)
+    table = torch.zeros(65536, dtype=torch.int32)
+    table[:32768] = torch.bincount((keys >> 16)[::2][: ELEMENTS // 2], minlength=32768)
+    table[:32768] += torch.bincount((keys >> 16)[ELEMENTS - 1 :: 2], minlength=32768)
+    table[32768:] = torch.bincount((keys >> 16)[1::2], minlength=32768)
+    found.append(case("upper bits", "z", [op(Code.HIGH, 0, 0)], None, data=raw(table)))
+    prefix = int((keys >> 16).mode().values)
+    below = torch.bincount(keys[(keys >> 16) == prefix] & 0xFFFF, minlength=65536).to(torch.int32)
+    found.append(case("lower bits", "z", [op(Code.LOW, 0, 0, bits=prefix)], None, data=raw(below)))
+    return found
+
+
+def randomness() -> list[dict[str, Any]]:
+    found = []
+    x = INPUTS["x"]
+    for key, first, share in (
+        (1, 0, 0.3),
+        (2**64 - 3, 5 * TILE, 0.5),
+        (0x0123456789ABCDEF, 2**43, 0.9),
+        (7, 0, 0.0),
+    ):
+        mask = keep(Stream(key).words(first, first + ELEMENTS), share)
+        ops = [op(Code.KEEP, 5, 0, key=key, bits=round(share * 2**32))]
+        found.append(case(f"keep {key} {first}", "x", ops, torch.where(mask, x, 0.0), first=first))
+    return found
+
+
+def sums() -> list[dict[str, Any]]:
+    x, y = INPUTS["few"] * 0.1, INPUTS["z"]
+    total = _line_sums(y, by_row=False)
+    product = _line_sums(x.double() * y.double(), by_row=False)
+    scaled = op(Code.SCALE, 2, 0, x=0.1)
+    return [
+        case("sum", "z", [op(Code.SUM, 0, 0)], None, data=raw(total)),
+        case("dot", "few z", [scaled, op(Code.DOT, 0, 2, 1)], None, data=raw(product)),
+    ]
+
+
+def recorded() -> dict[str, Any]:
+    """All vectors, as they are stored."""
+    cases = [*types(), *arithmetic(), *selection(), *randomness(), *sums()]
+    inputs = {name: base64.b64encode(raw(tensor)).decode() for name, tensor in INPUTS.items()}
+    return {"elements": ELEMENTS, "inputs": inputs, "cases": cases}
+
+
+if __name__ == "__main__":
+    VECTORS.write_text(
+        json.dumps(recorded(), indent=None, separators=(",", ":")).replace("},{", "},\n{") + "\n"
+    )

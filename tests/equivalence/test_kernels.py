@@ -1,0 +1,338 @@
+"""Compiled kernels against the generic path: the whole output file, byte for byte; and what happens without them."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from record_vectors import recorded
+from safetensors.torch import save_file
+
+import cuvee
+from cuvee.engine.events import Event, Finding, Progress
+from cuvee.engine.fused import fuse
+from cuvee.engine.kernels import build, library, selftest
+from cuvee.engine.options import RunOptions
+from cuvee.errors import NonFinite
+from cuvee.methods.registry import get, names
+
+pytestmark = pytest.mark.skipif(library.kernels() is None, reason=f"no kernels: {library.state().reason}")
+
+FLOATS = ("bfloat16", "float16", "float32")
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # an example of whole files takes too long to shrink
+SHAPES = ((1,), (), (1023,), (1025,), (37, 61), (3, 5, 7), (2, 1024), (70, 80))
+WEIGHTS = st.one_of(st.sampled_from([0.0, 1.0, -1.0, 0.5, 1 / 3, 1e30, 1e-30, -7.25, 3.0]), st.floats(-2, 2))
+DENSITIES = st.one_of(st.sampled_from([0.0, 1e-9, 0.2, 0.5, 1.0, 1 - 2.0**-40]), st.floats(0, 1))
+
+
+def values(method: str, draw: Any, experts: int) -> dict[str, Any]:
+    """Parameters of a method, as many of them as matter to what is fused."""
+    each = lambda strategy: draw(st.lists(strategy, min_size=experts, max_size=experts))  # noqa: E731
+    weighted = {"weight": each(WEIGHTS)}
+    density = {"density": each(DENSITIES)}
+    flag = draw(st.booleans())
+    elect = {
+        "vote": draw(st.sampled_from(["weighted", "unweighted", "count"])),
+        "merge": draw(st.sampled_from(["mean", "sum", "max"])),
+        "divisor": draw(st.sampled_from(["weight", "count"])),
+        "zero_sign": draw(st.sampled_from(["plus", "majority"])),
+    }
+    trim = {
+        "rescale": draw(st.sampled_from(["none", "l1"])),
+        "count": draw(st.sampled_from(["exact", "official"])),
+    }
+    drop = {"rescale": draw(st.sampled_from(["inverse_p", "l1", "none"]))}
+    scaled = {"lam": draw(WEIGHTS)}
+    scope = {"scope": draw(st.sampled_from(["model", "tensor"]))}
+    band = {"gamma": each(DENSITIES), "rescale": draw(st.sampled_from(["none", "l1"]))}
+    known: dict[str, dict[str, Any]] = {
+        "linear": {**weighted, "normalize": flag},
+        "passthrough": {"scale": [draw(st.one_of(st.none(), WEIGHTS))]},
+        "task_arithmetic": {**weighted, **scaled, "normalize": flag},
+        "task_negation": {**weighted, **scaled},
+        "ties": {**weighted, **density, **elect, **trim, **scaled, **scope},
+        "dare_linear": {**weighted, **density, **drop, **scaled},
+        "dare_ties": {**weighted, **density, **drop, **elect, **scaled, "trim_after": draw(DENSITIES)},
+        "breadcrumbs": {**weighted, **density, **band, **scaled},
+        "breadcrumbs_ties": {**weighted, **density, **band, **elect},
+        "slerp": {"t": draw(st.floats(-1, 2)), "threshold": draw(st.sampled_from([0.5, 0.9995]))},
+        "nuslerp": weighted,
+        "multislerp": {"weight": each(st.floats(0.1, 2)), "normalize": flag},
+        "karcher": {"weight": each(st.floats(0.1, 2))},
+        "model_stock": {"average": draw(st.sampled_from(["cosines", "angles"])), "clamp": flag},
+        "nearswap": {"t": draw(st.sampled_from([0.0, 1e-8, 1e-3, 0.3]))},
+    }
+    return known[method]
+
+
+METHODS = {
+    "linear": (1, 5),
+    "passthrough": (1, 1),
+    "task_arithmetic": (1, 4),
+    "task_negation": (1, 2),
+    "ties": (1, 4),
+    "dare_linear": (1, 3),
+    "dare_ties": (1, 3),
+    "breadcrumbs": (1, 3),
+    "breadcrumbs_ties": (1, 3),
+    "slerp": (2, 2),
+    "nuslerp": (2, 2),
+    "multislerp": (2, 4),
+    "karcher": (1, 4),
+    "model_stock": (2, 4),
+    "nearswap": (1, 1),
+}
+
+
+def model(
+    path: Path, seed: int, dtypes: list[str], base: dict[str, torch.Tensor] | None
+) -> dict[str, torch.Tensor]:
+    """Tensors of odd shapes, coarse so that magnitudes tie, some equal to the base's, some zero."""
+    draw = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for number, shape in enumerate(SHAPES):
+        dtype = getattr(torch, dtypes[number % len(dtypes)])
+        noise = torch.randn(shape, generator=draw)
+        if number % 3 == 0:
+            noise = (noise * 4).round() / 4
+        value = noise if base is None else base[f"t{number}"].float() + 0.25 * noise
+        if base is not None and number == 4:
+            value = base[f"t{number}"].float()
+        tensors[f"t{number}"] = value.to(dtype)
+    tensors["steps"] = torch.tensor([1, 2, 3])
+    save_file(tensors, path)
+    return tensors
+
+
+class Counting:
+    """How many tensors the fast path made."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.made = self.left = 0
+        original = fuse.Fused.tensor
+
+        def counted(fused: Any, *arguments: Any) -> bool:
+            done = original(fused, *arguments)
+            self.made, self.left = self.made + done, self.left + (not done)
+            return done
+
+        monkeypatch.setattr(fuse.Fused, "tensor", counted)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield tmp_path_factory.mktemp("kernels")
+
+
+def outcome(blend: cuvee.Blend, out: Path, options: RunOptions) -> bytes | str:
+    """The file's bytes, or what was said instead."""
+    try:
+        blend.save(out, run=options, overwrite=True, resume=False)
+    except cuvee.CuveeError as error:
+        return str(error)
+    return out.read_bytes()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(
+    max_examples=12, deadline=None, phases=PHASES, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_bytes_equal_the_generic_path(method: str, folder: Path, data: Any) -> None:
+    draw = data.draw
+    experts = draw(st.integers(*METHODS[method]))
+    inputs = draw(st.lists(st.sampled_from(FLOATS), min_size=1, max_size=3))
+    seed = draw(st.integers(0, 3))
+    base = model(folder / "base.safetensors", seed, inputs, None)
+    paths = [folder / f"e{i}.safetensors" for i in range(experts)]
+    for number, path in enumerate(paths):
+        mixed = draw(st.lists(st.sampled_from(FLOATS), min_size=1, max_size=3))
+        model(path, 10 * seed + number + 1, mixed, base)
+    types = {"dtype": draw(st.sampled_from([None, None, "bfloat16", "float16"]))}
+    types["out_dtype"] = draw(st.sampled_from([None, *FLOATS]))
+    with_base = get(method).base != "ordinary"
+    blend = cuvee.merge(
+        paths,
+        base=folder / "base.safetensors" if with_base else None,
+        method=method,
+        seed=seed,
+        **types,
+        **values(method, draw, experts),
+    )
+    try:
+        blend.build().close()
+    except cuvee.CuveeError:  # weights that cancel and the like
+        return
+    options = RunOptions(
+        threads=draw(st.integers(1, 2)),
+        block=draw(st.sampled_from([None, 1024, 3072])),
+        memory=draw(st.sampled_from([1 << 12, 128 << 20])),
+        non_finite=draw(st.sampled_from(["stop", "allow"])),
+    )
+    expected = outcome(
+        blend, folder / "out.safetensors", RunOptions(kernels=False, non_finite=options.non_finite)
+    )
+    assert outcome(blend, folder / "out.safetensors", options) == expected
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_tensor_of_a_fused_method_is_fused(
+    method: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Counting(monkeypatch)
+    base = model(folder / "base.safetensors", 0, ["bfloat16"], None)
+    paths = [folder / f"e{i}.safetensors" for i in range(METHODS[method][0])]
+    for number, path in enumerate(paths):
+        model(path, number + 1, ["bfloat16"], base)
+    needed = {"slerp": {"t": 0.3}, "nearswap": {"t": 0.1}}.get(method, {})
+    with_base = get(method).base != "ordinary"
+    cuvee.merge(paths, base=folder / "base.safetensors" if with_base else None, method=method, **needed).save(
+        folder / "out.safetensors", overwrite=True, resume=False
+    )
+    assert (made.made, made.left) == (len(SHAPES) + 1, 0)
+
+
+def test_a_value_that_is_not_finite_is_told_in_the_same_words(folder: Path) -> None:
+    tensors = {"a": torch.ones(5000), "b": torch.zeros(3)}
+    tensors["a"][4321] = math.nan
+    save_file(tensors, folder / "nan.safetensors")
+    save_file({k: torch.ones_like(v) for k, v in tensors.items()}, folder / "ones.safetensors")
+    for method in ("linear", "ties", "slerp"):
+        needed = {"t": 0.5} if method == "slerp" else {}
+        base = {} if method != "ties" else {"base": folder / "ones.safetensors"}
+        first = [] if base else [folder / "ones.safetensors"]
+        blend = cuvee.merge([*first, folder / "nan.safetensors"], method=method, **base, **needed)
+        told = {}
+        for on in (True, False):
+            with pytest.raises(NonFinite) as caught:
+                blend.save(
+                    folder / "out.safetensors",
+                    run=RunOptions(kernels=on, block=1024),
+                    overwrite=True,
+                    resume=False,
+                )
+            told[on] = str(caught.value)
+        assert told[True] == told[False]
+        assert "4321" in told[True]
+
+
+def test_integers_that_differ_are_refused_in_the_same_words(folder: Path) -> None:
+    for name, step in (("p", 1), ("q", 2)):
+        save_file({"steps": torch.tensor([0, step]), "w": torch.ones(3)}, folder / f"{name}.safetensors")
+    models = [{"model": f"./{name}.safetensors", "parameters": {"weight": 1.0}} for name in "pq"]
+    (folder / "integers.yaml").write_text(json.dumps({"merge_method": "linear", "models": models}))
+    blend = cuvee.load(folder / "integers.yaml")
+    said = [outcome(blend, folder / "out.safetensors", RunOptions(kernels=on)) for on in (True, False)]
+    assert said[0] == said[1]
+    assert "CV-E020" in str(said[0])
+
+
+def test_an_allowed_nan_is_merged_and_progress_still_adds_up(folder: Path) -> None:
+    tensor = torch.ones(5000)
+    tensor[4321] = math.inf
+    save_file({"a": tensor}, folder / "inf.safetensors")
+    blend = cuvee.merge([folder / "inf.safetensors"], method="linear", weight=0.5, normalize=False)
+    seen: list[Event] = []
+    options = RunOptions(block=1024, non_finite="warn")
+    blend.save(folder / "out.safetensors", run=options, overwrite=True, resume=False, listener=seen.append)
+    assert sum(event.bytes for event in seen if isinstance(event, Progress)) == 20000
+    assert any(isinstance(event, Finding) for event in seen)
+
+
+def test_the_vectors_are_what_torch_computes_today() -> None:
+    assert json.loads(selftest.VECTORS.read_text()) == json.loads(json.dumps(recorded()))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ("a[i] - b[i]", "b[i] - a[i]"),
+        ("0x7fffu + ((b >> 16) & 1u)", "0x8000u"),
+        ("least = op->count > 0", "least = op->count >= 0"),
+        ("0xBB67AE85u", "0xBB67AE84u"),
+    ],
+)
+def test_a_library_that_computes_otherwise_is_not_used(
+    broken: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = build.SOURCE.read_text()
+    assert broken[0] in source
+    (tmp_path / "kernels.c").write_text(source.replace(*broken))
+    monkeypatch.setattr(build, "SOURCE", tmp_path / "kernels.c")
+    monkeypatch.setenv("CUVEE_CACHE", str(tmp_path / "cache"))
+    library._load.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="differ from the reference"):
+            assert library.kernels() is None
+        assert not library.state().usable
+    finally:
+        monkeypatch.undo()
+        library._load.cache_clear()
+
+
+def test_without_a_compiler_merges_go_on_silently(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUVEE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    library._load.cache_clear()
+    try:
+        model(folder / "alone.safetensors", 0, ["bfloat16"], None)
+        cuvee.merge([folder / "alone.safetensors"], method="linear").save(
+            folder / "out.safetensors", overwrite=True, resume=False
+        )
+        assert "no C compiler" in library.state().reason
+    finally:
+        monkeypatch.undo()
+        library._load.cache_clear()
+
+
+def test_the_switch_turns_kernels_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUVEE_KERNELS", "off")
+    assert library.kernels() is None
+    assert library.state().reason == "switched off by CUVEE_KERNELS"
+
+
+def test_a_library_that_others_may_write_to_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUVEE_CACHE", str(tmp_path / "cache"))
+    path = build.built()
+    assert path is not None
+    path.chmod(0o777)
+    assert build.built() is None
+
+
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "ties", "dare_ties", "breadcrumbs"])
+def test_the_command_does_not_import_torch(method: str, tmp_path: Path) -> None:
+    base = model(tmp_path / "base.safetensors", 0, ["bfloat16"], None)
+    model(tmp_path / "one.safetensors", 1, ["bfloat16"], base)
+    recipe: dict[str, Any] = {"merge_method": method, "base_model": "./base.safetensors", "parameters": {}}
+    recipe["models"] = [{"model": "./one.safetensors", "parameters": {"weight": 0.5, "density": 0.3}}]
+    if method == "linear":
+        del recipe["base_model"], recipe["models"][0]["parameters"]["density"]
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('torch' in sys.modules))\n"
+        "from cuvee.cli import main\n"
+        "main()"
+    )
+    arguments = ["merge", "recipe.yaml", "-o", "out.safetensors", "--quiet", "--offline"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split()[-1] == "False"
+
+
+def test_the_methods_that_are_fused_are_the_ones_listed() -> None:
+    assert set(METHODS) <= set(names())
