@@ -9,18 +9,20 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.lazy import torch
-from cuvee.engine.evaluate import Evaluator
+from cuvee.core.names import printable
+from cuvee.engine.evaluate import Evaluator, Stopped
 from cuvee.engine.events import Event, Finished, Listener, Progress, Started, ignore, peak_memory
+from cuvee.engine.fused.fuse import fuse
 from cuvee.engine.guard import Guard
 from cuvee.engine.options import RunOptions
 from cuvee.errors import CuveeError, Interrupted, RunError, Where
-from cuvee.plan.nodes import Apply, walk
+from cuvee.plan.nodes import Apply, Read, walk
 from cuvee.plan.plan import OutputTensor, Plan
 from cuvee.sinks.sink import Session
 
@@ -41,8 +43,22 @@ def run(plan: Plan, session: Session, options: RunOptions, listener: Listener = 
     left = sum(t.meta.nbytes for t in waiting)
     tell(Started(len(plan.tensors), total, total - left))
     evaluator = _evaluator(plan, options, tell)
-    with _one_thread_each(), _stop_flag() as stopped:
-        _work(waiting, evaluator, session, options, tell, stopped)
+    fused = fuse(plan, options)
+    with _OneThreadEach() as torch_mode, _stop_flag() as stopped:
+        evaluator.stopped = lambda: stopped.set
+
+        def one(tensor: OutputTensor) -> None:
+            if stopped.set:
+                return
+            if fused and fused.tensor(tensor, session, tell, lambda: stopped.set):
+                return
+            torch_mode.enter()
+            with torch.no_grad():  # the mode belongs to a thread
+                _tensor(tensor, evaluator, session, tell)
+
+        if fused:
+            fused.prepare(waiting, lambda function, items: _each(function, items, options, stopped))
+        _each(one, waiting, options, stopped)
     done = Finished(time.monotonic() - began, _bytes_read(plan, waiting), left, peak_memory())
     tell(done)
     return done
@@ -55,21 +71,10 @@ def _evaluator(plan: Plan, options: RunOptions, tell: Callable[[Event], None]) -
     return Evaluator(sources, groups, options, Guard(options, labels, tell))
 
 
-def _work(
-    waiting: list[OutputTensor],
-    evaluator: Evaluator,
-    session: Session,
-    options: RunOptions,
-    tell: Callable[[Event], None],
-    stopped: _Stop,
-) -> None:
-    def one(tensor: OutputTensor) -> None:
-        if not stopped.set:
-            with torch.no_grad():  # the mode belongs to a thread
-                _tensor(tensor, evaluator, session, tell, stopped)
-
+def _each(function: Callable[[Any], None], items: Iterable[Any], options: RunOptions, stopped: _Stop) -> None:
+    """Call the function for every item, in the threads of the options; the first error stops the others."""
     with ThreadPoolExecutor(options.threads, thread_name_prefix="cuvee") as pool:
-        futures = [pool.submit(one, tensor) for tensor in waiting]
+        futures = [pool.submit(function, item) for item in items]
         try:
             _, pending = wait(futures, return_when=FIRST_EXCEPTION)
         except KeyboardInterrupt:
@@ -94,33 +99,41 @@ def _tensor(
     evaluator: Evaluator,
     session: Session,
     tell: Callable[[Event], None],
-    stopped: _Stop,
 ) -> None:
     """Compute and write one output tensor, block by block."""
     name, dtype = tensor.meta.name, tensor.meta.dtype
     try:
         for start, stop, value in evaluator.blocks(tensor.node):
-            if stopped.set:
-                return
             result = value.to(dtype.torch)
-            if tensor.action == "merged":
+            if tensor.action != "copied":
                 evaluator.guard.check_output(value, result, name, start)
-            if stop > start:
-                session.write(name, start * dtype.size, as_bytes(result))
-                tell(Progress(name, (stop - start) * dtype.size))
+            session.write(name, start * dtype.size, as_bytes(result))
+            tell(Progress(name, (stop - start) * dtype.size))
         session.finish(name)
+    except Stopped:
+        return
     except CuveeError as error:
         raise error.at(tensor=name) from None
     except (RuntimeError, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
         raise RunError(
             "CV-E022",
-            f"merging `{name}` (shape {list(tensor.meta.shape)}) failed: {error}",
+            f"merging `{printable(name)}` ({_inputs(tensor)}) failed: {error}",
             where=Where(tensor=name),
         ) from error
     finally:
         for node in walk(tensor.node):
             if isinstance(node, Apply):
                 evaluator.forget(node)
+
+
+def _inputs(tensor: OutputTensor) -> str:
+    """What went into a tensor, for an error: its stages, and the type and shape of each input."""
+    nodes = list(walk(tensor.node))
+    stages = " → ".join(dict.fromkeys(node.stage for node in nodes if isinstance(node, Apply)))
+    reads = [node for node in nodes if isinstance(node, Read)]
+    shown = ", ".join(f"`{printable(r.source, 40)}` {r.meta.dtype} {list(r.meta.shape)}" for r in reads[:8])
+    more = f" and {len(reads) - 8} more" if len(reads) > 8 else ""
+    return f"{stages or 'a copy'} of {shown}{more}"
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
@@ -175,14 +188,25 @@ def _stop_flag() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+class _OneThreadEach:
+    """Torch computes with one thread from the first `enter` to the end of the block; without one it is not imported."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._before: int | None = None
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._before is None:
+                self._before = torch.get_num_threads()
+                torch.set_num_threads(1)
+
+    def __enter__(self) -> _OneThreadEach:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            torch.set_num_threads(self._before)
 
 
 def _serialised(listener: Listener) -> Callable[[Event], None]:
