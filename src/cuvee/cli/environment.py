@@ -11,6 +11,7 @@ from typing import Any
 
 import cuvee
 from cuvee.core.cache import folder
+from cuvee.engine.kernels import state
 from cuvee.plan.explain import size
 
 
@@ -29,6 +30,7 @@ def report(needed: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, Any]
             "memory": size(pages),
             "free disk here": size(disk.free),
             "cache": str(folder()),
+            "kernels": state().reason,
         },
     }
 
