@@ -190,6 +190,7 @@ ELSEWHERE = {
     "CV-R060": "see own_method", "CV-R062": "two plug-ins of one name", "CV-R063": "a broken plug-in",
     "CV-P006": "a note about unknown architectures", "CV-P020": "a model of two layer stacks", "CV-P025": "a warning",
     "CV-P027": "modules that overlap", "CV-P037": "a note", "CV-P041": "a warning", "CV-P042": "a warning",
+    "CV-P043": "a note",
     "CV-P050": "a saved plan", "CV-R030": "a warning", "CV-R031": "a note", "CV-P040": "models without embeddings",
 }  # fmt: skip
 

@@ -69,7 +69,8 @@ def test_values_of_the_wrong_type_where_names_stand(text: str, code: str, messag
 
 
 def test_mistakes_of_structure_do_not_hide_mistakes_of_values() -> None:
-    text = "version: 1\nexperts: {a: {source: ./a, wieght: 1}}\nmerge: {method: linear, weight: lots}\ndtype: int4\nx: 1\n"
+    text = "version: 1\nexperts: {a: {source: ./a, wieght: 1}}\ndtype: int4\nx: 1\n"
+    text += "merge: {method: linear, weight: lots}\n"
     codes = sorted(d.code for d in findings(text))
     assert codes == ["CV-R004", "CV-R004", "CV-R006", "CV-R010"]
 
