@@ -43,7 +43,7 @@ def merge(
         method: a method's name, or a chain of stages `["trim", ("elect", {"vote": "unweighted"})]`.
         seed: of random stages.
         dtype: type that inputs are read as and arithmetic is done in; float32 when not given.
-        out_dtype: type of the result; that of the inputs when not given.
+        out_dtype: type of the result; `dtype`, else that of the inputs when not given.
         offline: never touch the network.
         parameters: of the method. A scalar, one value for each model, or a mapping from name patterns to values
             (`{"*.mlp.*": 0.3, "default": 0.5}`); `lam` stands for `lambda`.

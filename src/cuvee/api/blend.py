@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cuvee.core.names import printable
 from cuvee.errors import UsageError
 from cuvee.plan.build import PlanOptions, build
 from cuvee.plan.explain import explain_html, explain_text
@@ -97,14 +98,15 @@ class Blend:
     def into(self, module: Module, run: RunOptions | None = None) -> Module:
         """Merge in memory and load the result into a live module, every key or an error; returns the module."""
         tensors = self.load(run)
-        result = module.load_state_dict(tensors, strict=False)
-        tied = {n for n, p in module.named_parameters(remove_duplicate=False)} - dict(
-            module.named_parameters()
-        ).keys()
-        missing = [name for name in result.missing_keys if name not in tied]
-        if missing or result.unexpected_keys:
-            wrong = ", ".join(f"`{n}`" for n in [*missing, *result.unexpected_keys][:4])
-            raise UsageError("CV-U012", f"the module and the merge do not have the same tensors: {wrong}")
+        own = module.state_dict()
+        once = dict(module.named_parameters()).keys()
+        tied = {n for n, _ in module.named_parameters(remove_duplicate=False)} - once
+        wrong = [n for n in own if n not in tensors and n not in tied]
+        wrong += [n for n, t in tensors.items() if n not in own or own[n].shape != t.shape]
+        if wrong:  # said before the module is touched
+            shown = ", ".join(f"`{printable(n)}`" for n in wrong[:4])
+            raise UsageError("CV-U012", f"the module and the merge do not have the same tensors: {shown}")
+        module.load_state_dict(tensors, strict=False)
         return module
 
     def with_(self, **changes: Any) -> Blend:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -74,10 +75,17 @@ class Diff:
 
 def compare(a: Any, b: Any, *, anchor: Path | None = None, values: bool = True) -> Diff:
     """Compare two checkpoints; with `values=False` only names, shapes and dtypes, without reading a weight."""
-    first = Checkpoint.opened(a, anchor=anchor)
-    second = Checkpoint.opened(b, anchor=anchor)
-    names = list(dict.fromkeys([*first.source.tensors, *second.source.tensors]))
-    return Diff(first.source.label, second.source.label, tuple(_one(n, first, second, values) for n in names))
+    with ExitStack() as opened:
+        first, second = (_opened(each, anchor, opened) for each in (a, b))
+        names = list(dict.fromkeys([*first.source.tensors, *second.source.tensors]))
+        found = tuple(_one(n, first, second, values) for n in names)
+    return Diff(first.source.label, second.source.label, found)
+
+
+def _opened(what: Any, anchor: Path | None, stack: ExitStack) -> Checkpoint:
+    """The checkpoint; it is closed with the stack unless it came open."""
+    found = Checkpoint.opened(what, anchor=anchor)
+    return found if found is what else stack.enter_context(found)
 
 
 def _one(name: str, a: Checkpoint, b: Checkpoint, values: bool) -> TensorDiff:

@@ -49,6 +49,8 @@ def recipe_from(
     experts = dict(models) if isinstance(models, Mapping) else _named(models)
     if not experts:
         raise UsageError("CV-U010", "`merge` needs at least one model")
+    if BASE in experts:
+        raise UsageError("CV-U010", "an expert cannot be called `base`; give the base as `base=`")
     sources: dict[str, SourceSpec] = {} if base is None else {BASE: spec_of(base)}
     sources.update({name: spec_of(value) for name, value in experts.items()})
     found: list[Diagnostic] = []
@@ -96,8 +98,9 @@ def _named(models: Sequence[Any]) -> dict[str, Any]:
     """Names for unnamed models: the last part of a path where that is unique, else `expert_1`, `expert_2`, …"""
     if isinstance(models, str):
         raise UsageError("CV-U010", "`models` must be a list, or a mapping of names to models")
-    words = [Path(m).name if isinstance(m, (str, Path)) else getattr(m, "name", "") for m in models]
-    unique = [w if w and words.count(w) == 1 and w != BASE else "" for w in words]
+    words = [Path(m).name if isinstance(m, (str, Path)) else "" for m in models]
+    made = {f"expert_{i}" for i in range(1, len(models) + 1)}
+    unique = [w if words.count(w) == 1 and w not in {"", BASE, *made} else "" for w in words]
     return {w or f"expert_{i}": m for i, (w, m) in enumerate(zip(unique, models, strict=True), 1)}
 
 

@@ -164,6 +164,12 @@ class _Arranger:
                 return None  # could not be opened; said already
             count = self.index[one.source].count.get(module, 0)
             layers = one.layers or (0, count)
+            if one.layers and not 0 <= layers[0] <= layers[1]:
+                message = (
+                    f"`layer_range` [{layers[0]}, {layers[1]}] must be two layers, the first before the end"
+                )
+                self.found.append(Diagnostic("CV-P023", message, one.where))
+                return None
             if layers[1] > count:
                 message = (
                     f"`layer_range` [{layers[0]}, {layers[1]}] reaches beyond the {count} layers of "

@@ -68,6 +68,8 @@ class _Builder:
         raise_if(self.found)
         settings = chain_settings(self.recipe.chain) if self.recipe.chain else self.recipe.settings
         resolver = Resolver(self.recipe, chosen, settings, self.found)
+        if self.recipe.dialect == "cuvee":
+            self.found += resolver.strangers()
         self._check_slices(chosen, arrangement)
         tensors = [
             t for target in arrangement.targets if (t := self._tensor(target, chosen, resolver, align))

@@ -113,7 +113,10 @@ def _config(
                 out.notes.append(Diagnostic("CV-P042", message, severity="warning"))
     if realigner.rows is not None:
         config = with_vocabulary(config, family, realigner.rows)
-    return updated_config(config, {}, main_dtype(facts.tensors), tied=False if facts.untied else None)
+    nested = config.get("text_config")
+    inner = facts.untied and isinstance(nested, Mapping) and "tie_word_embeddings" in nested
+    edits = {"text_config.tie_word_embeddings": False} if inner else {}
+    return updated_config(config, edits, main_dtype(facts.tensors), tied=False if facts.untied else None)
 
 
 def main_dtype(tensors: Sequence[TensorMeta]) -> str:

@@ -28,7 +28,7 @@ class Fed:
     metas: tuple[TensorMeta, ...]
     kept: tuple[DType, ...]  # types the models would have the tensor written in
     base: int | None  # position of the base among the feeds, when the method sets it apart
-    untied: bool  # some model had the tensor only through tying
+    untied: bool  # some model had the tensor only because its config ties it
     alone: bool
 
     @property
@@ -62,11 +62,11 @@ def feed(
     """The inputs of a target; None when it is left out or (with a diagnostic) cannot be fed."""
     present: list[tuple[Feed, str]] = []
     untied = False
-    for one in target.feeds:
-        name = one.name if one.name in one.view.tensors else one.view.tied(one.name)
+    for each in target.feeds:
+        name = each.name if each.name in each.view.tensors else each.view.tied(each.name)
         if name is not None:
-            present.append((one, name))
-            untied |= name != one.name
+            present.append((each, name))
+            untied |= name != each.name and not each.view.always_tied(each.name)
     absent = [one for one in target.feeds if one not in [p for p, _ in present]]
     alone = False
     if absent:
@@ -82,11 +82,16 @@ def feed(
     base = recipe.base if target.slice.base is None else target.slice.base
     feeds = [one for one, _ in present]
     axis = target.place.vocabulary_axis
-    if axis is not None and not target.copied:
+    if axis is not None:
         wide = arithmetic(recipe, metas)
         nodes = align.inputs([f.input.source for f in feeds], nodes, axis, base, wide)
-    if not _same_shape(target, feeds, nodes, found):
-        return None
+    if len({node.shape for node in nodes}) > 1:
+        if not _copied_where_shapes_differ(target, metas, recipe):
+            _shapes_differ(target, feeds, nodes, found)
+            return None
+        alone, one = True, _first_of(feeds, base)
+        feeds, nodes, metas, kept = [feeds[one]], [nodes[one]], [metas[one]], (kept[one],)
+        _warn_copied(target, feeds[0], found)
     position = next((i for i, f in enumerate(feeds) if f.input.source == base), None)
     if chosen.base_first and position is not None:
         order = [position, *(i for i in range(len(feeds)) if i != position)]
@@ -148,12 +153,29 @@ def _note(target: Target, what: str, found: list[Diagnostic]) -> None:
     found.append(Diagnostic("CV-P037", f"`{printable(target.name)}` {what}", severity="note"))
 
 
-def _same_shape(target: Target, feeds: list[Feed], nodes: list[Node], found: list[Diagnostic]) -> bool:
+def _copied_where_shapes_differ(target: Target, metas: Sequence[TensorMeta], recipe: Recipe) -> bool:
+    """Whether shapes may differ: task heads, and buffers of whole numbers, are then copied (not in MergeKit's)."""
+    head = target.feeds[0].view.family.head(target.name)
+    return recipe.dialect == "cuvee" and (head or not any(meta.dtype.is_float for meta in metas))
+
+
+def _first_of(feeds: Sequence[Feed], base: str | None) -> int:
+    """The position of the base, else of the first model."""
+    return next((i for i, f in enumerate(feeds) if f.input.source == base), 0)
+
+
+def _warn_copied(target: Target, one: Feed, found: list[Diagnostic]) -> None:
+    message = (
+        f"`{printable(target.name)}` has different shapes in the models, so it is not merged but copied from "
+        f"`{printable(one.input.source)}`"
+    )
+    found.append(Diagnostic("CV-P038", message, target.slice.where, severity="warning"))
+
+
+def _shapes_differ(target: Target, feeds: list[Feed], nodes: list[Node], found: list[Diagnostic]) -> None:
     shapes: Mapping[str, tuple[int, ...]] = {
         f.input.source: n.shape for f, n in zip(feeds, nodes, strict=True)
     }
-    if len(set(shapes.values())) <= 1:
-        return True
     shown = ", ".join(f"`{printable(name)}` {list(shape)}" for name, shape in shapes.items())
     axis = target.place.vocabulary_axis
     hint = None
@@ -163,4 +185,3 @@ def _same_shape(target: Target, feeds: list[Feed], nodes: list[Node], found: lis
             hint = mismatch_hint({name: shape[axis] for name, shape in shapes.items()})
     message = f"`{printable(target.name)}` has different shapes: {shown}"
     found.append(Diagnostic("CV-P038", message, target.slice.where, hint))
-    return False

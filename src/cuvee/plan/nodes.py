@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 from cuvee.bundle.vocabulary.rows import RowTable
 from cuvee.core.dtypes import DType
 from cuvee.core.tensors import TensorMeta
+from cuvee.methods.registry import stage
 
 Shape = tuple[int, ...]
 
@@ -188,5 +189,5 @@ def describe(node: Node) -> Any:
         "values": {k: list(v) if isinstance(v, tuple) else v for k, v in node.values},
         **({"label": node.label} if node.label else {}),
         **({"group": node.group} if node.group else {}),
-        **({"seed": node.seed} if node.seed else {}),
+        **({"seed": node.seed, "tensor": node.tensor} if stage(node.stage).random else {}),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,21 +48,48 @@ class Resolver:
                     continue
                 shown[slot.name] = one
                 if slot.ours:
-                    ours[slot.ours] = slot.translate(one.value)
+                    ours[slot.ours] = self._typed(slot.ours, slot.translate(one.value))
                 continue
             found = {feed.input.source: self._one(slot, target, feed) for feed in experts}
             each = {source: value for source, value in found.items() if value is not None}
             lacking |= len(each) < len(found)
             shown[slot.name] = each
             if slot.ours:
-                ours[slot.ours] = [slot.translate(r.value) for r in each.values()]
+                ours[slot.ours] = [self._typed(slot.ours, slot.translate(r.value)) for r in each.values()]
         if lacking:  # said already, perhaps at an earlier tensor
             return None
         self._check(ours, target, shown)
         return None if len(self.found) > before else Values(ours, shown)
 
+    def _typed(self, name: str, value: Any) -> Any:
+        """A whole number of a curve as a whole number, where the parameter is one."""
+        parameter = self.chosen.parameters.get(name)
+        whole = parameter is not None and parameter.type == "int" and isinstance(value, float)
+        return int(value) if whole and value.is_integer() else value
+
+    def strangers(self) -> Iterator[Diagnostic]:
+        """Values of models and slices under names that the method has not; they would be ignored."""
+        slots = {slot.name for slot in self.chosen.slots}
+        told: dict[str, Diagnostic] = {}
+        for module in self.recipe.modules.values():
+            for part in module.slices:
+                for settings in (module.settings, part.settings, *(one.settings for one in part.inputs)):
+                    for name in sorted(settings.keys() - slots):
+                        told.setdefault(name, self._stranger(name, settings[name], slots))
+        yield from told.values()
+
+    def _stranger(self, name: str, setting: Setting, slots: set[str]) -> Diagnostic:
+        where = next((rule.where for rule in setting), None)
+        several = [slot for slot in slots if slot.endswith(f".{name}")]
+        message = f"`{self.chosen.method.name}` has no parameter `{printable(name)}`"
+        if several:
+            message = f"`{printable(name)}` belongs to {len(several)} stages of this chain, so a model cannot set it"
+        return Diagnostic("CV-R007", message, where, "give it with each stage" if several else None)
+
     def _one(self, slot: Slot, target: Target, feed: Feed | None) -> Resolved | None:
-        spot = _spot(target, feed.name if feed else target.name)
+        # MergeKit's filters look at a model's own name of a tensor, Cuvée's at the output's.
+        theirs = feed is not None and self.recipe.dialect == "mergekit"
+        spot = _spot(target, feed.name if feed and theirs else target.name)
         levels: list[Setting | None] = [feed.input.settings.get(slot.name)] if feed else []
         levels += [
             target.slice.settings.get(slot.name),
@@ -101,13 +128,6 @@ class Resolver:
         for name, value in ours.items():
             parameter = self.chosen.parameters.get(name)
             for one in value if isinstance(value, list) else [value]:
-                if (
-                    parameter is not None
-                    and isinstance(one, float)
-                    and parameter.type == "int"
-                    and one.is_integer()
-                ):
-                    one = int(one)  # a curve over whole numbers
                 problem = parameter.problem(one) if parameter is not None else None
                 if problem:
                     self._tell(

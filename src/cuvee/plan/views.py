@@ -7,7 +7,7 @@ other views. Physical sources are opened once, however often they are named.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,11 +53,20 @@ class View:
         return self.files()
 
     def tied(self, name: str) -> str | None:
-        """The tensor that stands for `name` when the config ties them and `name` is not stored."""
+        """The tensor that stands for `name` when the config ties them and `name` is not stored.
+
+        Old files hold the derived one alone, such as an encoder's embedding instead of the shared one.
+        """
         for derived, owner in self.family.tied(self.config or {}):
             if derived == name and owner in self.tensors:
                 return owner
+            if owner == name and derived in self.tensors:
+                return derived
         return None
+
+    def always_tied(self, name: str) -> bool:
+        """Whether this name is tied whatever a config says, so that writing it unties nothing."""
+        return any(name in pair for pair in self.family.always_tied)
 
 
 @dataclass(slots=True)
@@ -237,12 +246,19 @@ def _sum_view(
                 )
             )
             return None
-    tensors = dict(first.tensors)
+
+    def summed(name: str, meta: TensorMeta) -> TensorMeta:
+        if not meta.dtype.is_float:
+            return meta
+        wide = any(view.tensors[name].dtype == FLOAT64 for _, view in parts)
+        return replace(meta, dtype=FLOAT64 if wide else FLOAT32)
+
+    tensors = {name: summed(name, meta) for name, meta in first.tensors.items()}
 
     def node(name: str) -> Node:
-        if not tensors[name].dtype.is_float:
+        compute = tensors[name].dtype
+        if not compute.is_float:
             return first.node(name)
-        compute = FLOAT64 if tensors[name].dtype == FLOAT64 else FLOAT32
         return Sum(tuple((c, as_dtype(v.node(name), v.tensors[name].dtype, compute)) for c, v in parts))
 
     return View(

@@ -26,6 +26,9 @@ class Realigner:
     truncate: bool = False
     notes: list[Diagnostic] = field(default_factory=list)
     rows: int | None = None  # of the output, when it may differ from the inputs
+    sizes: Mapping[str, int] = field(
+        default_factory=dict
+    )  # embedding rows of every model, for a cut to the least
     _told: set[str] = field(default_factory=set)
 
     def inputs(
@@ -35,11 +38,11 @@ class Realigner:
         if self.plan is not None:
             tables = self.plan.tables(names, base if base in names else None)
         elif self.truncate:
-            tables, told = truncated_tables(
-                {n: node.shape[axis] for n, node in zip(names, nodes, strict=True)}
-            )
+            # A head that only some models have gets as many rows as the embedding that all have.
+            here = {n: node.shape[axis] for n, node in zip(names, nodes, strict=True)}
+            tables, told = truncated_tables({**self.sizes, **here})
             self._tell(told)
-            self.rows = min(node.shape[axis] for node in nodes)
+            self.rows = min({**self.sizes, **here}.values())
         else:
             return list(nodes)
         by_name = dict(zip(names, nodes, strict=True))
@@ -66,7 +69,11 @@ def realigner(
 ) -> Realigner:
     """The realigner a recipe asks for; problems are collected."""
     if recipe.vocabulary is None:
-        return Realigner(truncate=recipe.truncate_vocabulary)
+        cut = recipe.truncate_vocabulary
+        sizes = (
+            {a: n for a, v in views.items() if (n := embedding_rows(v, family)) is not None} if cut else {}
+        )
+        return Realigner(truncate=cut, sizes=sizes)
     ordered = sorted(views, key=lambda alias: alias != recipe.base)
     vocabularies: dict[str, Vocabulary | None] = {}
     rows: dict[str, int] = {}

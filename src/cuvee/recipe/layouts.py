@@ -57,8 +57,8 @@ class Arrangement:
 def _dus(recipe: Recipe, values: dict[str, Any], found: list[Diagnostic]) -> Recipe:
     names = _experts(recipe)
     total, drop = values["layers"], values["drop"]
-    if len(names) != 1 or drop > total:
-        what = "exactly one expert" if len(names) != 1 else "`drop` of at most `layers`"
+    if len(names) != 1 or drop >= total:
+        what = "exactly one expert" if len(names) != 1 else "a `drop` of less than `layers`"
         found.append(Diagnostic("CV-P035", f"`dus` takes {what}"))
         return recipe
     slices = (Slice((Input(names[0], (0, total - drop)),)), Slice((Input(names[0], (drop, total)),)))
@@ -88,16 +88,26 @@ def _layer_swap(recipe: Recipe, values: dict[str, Any], found: list[Diagnostic])
             return 1.0
         return 0.5 if layer in blended else 0.0
 
-    slices = tuple(_donor(outer, inner, share(layer), layer) for layer in range(total))
-    return replace(recipe, method="linear", base=None, modules={"*": ModuleRecipe(slices)}, settings={})
+    ends = (0, total - 1)
+    slices = tuple(_donor(outer, inner, share(layer), layer, end=layer in ends) for layer in range(total))
+    # The outer model comes first: its config and tokenizer go with its embeddings.
+    sources = {name: recipe.sources[name] for name in sorted(recipe.sources, key=lambda name: name != outer)}
+    whole = {"*": ModuleRecipe(slices)}
+    return replace(recipe, sources=sources, method="linear", base=None, modules=whole, settings={})
 
 
-def _donor(outer: str, inner: str, share: float, layer: int) -> Slice:
-    """One layer: from one parent, bit for bit, or the weighted mean of both; outside the layers the outer model."""
+def _donor(outer: str, inner: str, share: float, layer: int, *, end: bool) -> Slice:
+    """One layer: from one parent, bit for bit, or the mean of both.
+
+    What stands outside the layers goes with the first and the last one (`end`), always from the outer model.
+    """
     span = (layer, layer + 1)
     weights = {outer: share, inner: 1.0 - share}
+    needed = [name for name in (outer, inner) if weights[name] or (end and name == outer)]
+    if len(needed) == 1:
+        return Slice((Input(needed[0], span, {"weight": (Rule(1.0),)}),))
     inputs = []
-    for name in (outer, inner):
+    for name in needed:
         inside = Rule(weights[name], layers=(0, 1 << 30))
         outside = Rule(1.0 if name == outer else 0.0)
         inputs.append(Input(name, span, {"weight": (inside, outside)}))

@@ -40,7 +40,8 @@ def quick_text(method: str, models: list[str], base: str | None, parameters: lis
 
 def _names(models: list[str]) -> list[str]:
     words = [PurePath(m.split("+")[0].strip()).name.split("@")[0] for m in models]
-    return [w if w and words.count(w) == 1 and w != "base" else f"expert_{i}" for i, w in enumerate(words, 1)]
+    taken = {"", "base", *(f"expert_{i}" for i in range(1, len(words) + 1))}
+    return [w if words.count(w) == 1 and w not in taken else f"expert_{i}" for i, w in enumerate(words, 1)]
 
 
 def _yaml(content: dict[str, Any]) -> str:
