@@ -156,3 +156,10 @@ def test_mergekit_spelling():
     params = {"weight": [1.0, 2.0], "normalize_weights": False}
     found = run_method("multislerp", tensors, None, params, dialect="mergekit")
     close(found, 3 * oracle(wide(tensors), [1.0, 2.0]))
+
+
+def test_one_model_is_returned_whatever_its_weight():
+    (tensor,) = normal((30,), 1)
+    assert MULTISLERP.problem({"weight": [0.0], "normalize": True}) is None
+    assert MULTISLERP.problem({"weight": [1.0, -1.0], "normalize": True}) is not None
+    assert torch.equal(run_stage(MULTISLERP, [tensor], {"weight": [0.0]}), tensor)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from cuvee.errors import RunError
 from cuvee.methods.coefficients import cancelling, combined, matrix_of, normalized, products, vector
@@ -15,12 +16,18 @@ if TYPE_CHECKING:
 _NOISE = 1e-7  # float64 products tell a mean direction of this length from none, no shorter one
 
 
+def _check(values: Mapping[str, Any]) -> str | None:
+    """As `cancelling`, but one input is returned as it is, whatever its weight."""
+    weights = values.get("weight")
+    return None if isinstance(weights, (list, tuple)) and len(weights) == 1 else cancelling(values)
+
+
 @stage(
     "multislerp",
     role="combine",
     takes="either",
     summarise=products,
-    check=cancelling,
+    check=_check,
     upcast=True,
     paper="https://goddard.blog/posts/multislerp-wow-what-a-cool-idea",
 )
