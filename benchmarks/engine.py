@@ -250,6 +250,14 @@ def measure(method: str, folder: Path, tiny: Path, rounds: int, cold: bool) -> d
     }
 
 
+def save(path: Path, size: str, rounds: int, results: dict[str, Any]) -> None:
+    """What is known so far; `load` tells how busy others kept the machine."""
+    machine = {"cpus": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}
+    machine["load"] = os.getloadavg()
+    data = {"size": size, "rounds": rounds, "machine": machine, "results": results}
+    path.write_text(json.dumps(data, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -278,14 +286,8 @@ def main() -> None:
             shown = [found[k] for k in ("floor", "wall", "ratio", "cpu", "start")]
             cells = "".join(f"{v:8.2f}" for v in shown) + f"{found['rss_mb']:8.0f}"
             print(f"{method:18}{'cold' if cold else 'warm':7}{cells}", flush=True)
-    if given.out:
-        machine = {
-            "cpus": os.cpu_count(),
-            "processor": platform.machine(),
-            "python": platform.python_version(),
-        }
-        data = {"size": given.size, "rounds": given.rounds, "machine": machine, "results": results}
-        given.out.write_text(json.dumps(data, indent=1) + "\n")
+            if given.out:
+                save(given.out, given.size, given.rounds, results)
     if given.work is None:
         shutil.rmtree(work)
 

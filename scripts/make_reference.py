@@ -162,7 +162,7 @@ def layout_page(layout: Arrangement) -> str:
     lines = ["version: 1", "experts:"]
     lines += [f"  {name}: ./{name}" for name in (("math",) if layout.name == "dus" else ("math", "code"))]
     lines += ["merge:", f"  method: {layout.name}"]
-    values = {"layers": 2, "drop": 1, "bottom": 1, "top": 1}
+    values = {"layers": 2, "drop": 1, "bottom": 1, "top": 0}
     lines += [f"  {name}: {values[name]}" for name in layout.parameters if name in values]
     return page(
         layout.name,

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from cuvee.api import load as load
     from cuvee.api import merge as merge
     from cuvee.api import open as open
-    from cuvee.api import plan as plan
     from cuvee.api import verify as verify
     from cuvee.errors import CuveeError as CuveeError
     from cuvee.methods.contract import Method as Method
@@ -41,7 +40,6 @@ _HOMES = {
         "load",
         "merge",
         "open",
-        "plan",
         "verify",
     ),
     "cuvee.errors": ("CuveeError",),

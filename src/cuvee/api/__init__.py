@@ -1,4 +1,4 @@
-"""The façade of command line and notebooks: `open`, `merge`, `load`, `plan`, `inspect`, `diff`, `verify`."""
+"""The façade of command line and notebooks: `open`, `merge`, `load`, `inspect`, `diff`, `verify`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cuvee.api.blend import Blend, PlanView
+from cuvee.api.blend import Blend
 from cuvee.api.checkpoint import Checkpoint
 from cuvee.api.python_recipe import recipe_from
 from cuvee.errors import Diagnostic
@@ -16,7 +16,7 @@ from cuvee.recipe.model import Curve
 if TYPE_CHECKING:
     from cuvee.api.compare import Diff
 
-__all__ = ["Blend", "Checkpoint", "curve", "diff", "inspect", "load", "merge", "open", "plan", "verify"]
+__all__ = ["Blend", "Checkpoint", "curve", "diff", "inspect", "load", "merge", "open", "verify"]
 
 
 def open(reference: Any, *, offline: bool = False) -> Checkpoint:  # noqa: A001 (the verb of the façade)
@@ -58,11 +58,6 @@ def merge(
 def load(path: str | Path, *, offline: bool = False) -> Blend:
     """The merge that a recipe file describes (Cuvée's or MergeKit's YAML)."""
     return Blend(load_recipe(Path(path)), Path(path).parent, offline)
-
-
-def plan(recipe: str | Path | Blend) -> PlanView:
-    """The plan of a recipe file or merge."""
-    return (recipe if isinstance(recipe, Blend) else load(recipe)).plan()
 
 
 def inspect(reference: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from cuvee.core.dtypes import BY_NAME, FLOAT32, FLOAT64, DType
 from cuvee.core.limits import DEFAULT, Limits
 from cuvee.core.names import did_you_mean, printable
 from cuvee.core.tensors import TensorMeta
-from cuvee.errors import CuveeError, Diagnostic, PlanError
+from cuvee.errors import CuveeError, Diagnostic, PlanError, Where
 from cuvee.families import Family, identify
 from cuvee.plan.nodes import Convert, Node, Read, Sum
 from cuvee.recipe.model import Arithmetic, InMemory, Recipe, Reference, SourceSpec
@@ -152,10 +152,11 @@ def _first_part(text: str) -> str:
 
 
 def _placed(error: CuveeError, where: Any) -> list[Diagnostic]:
-    if where is not None:
-        fields = {k: getattr(where, k) for k in ("file", "line", "column", "width", "path", "text")}
-        error.at(**fields)
-    return list(error.diagnostics)
+    """The findings at the recipe's line that names the source; the file they are about is in their message."""
+    if where is None or where.line is None:
+        return list(error.diagnostics)
+    fields = {k: getattr(where, k) for k in ("file", "line", "column", "width", "path", "text")}
+    return [replace(d, where=replace(d.where or Where(), **fields)) for d in error.diagnostics]
 
 
 def _written(spec: SourceSpec) -> str | dict[str, Any]:

@@ -37,7 +37,9 @@ WORDS = {
 class Strict(BaseModel):
     """Base of every schema model: unknown keys are errors, nothing is coerced."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True, defer_build=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, populate_by_name=True, defer_build=True
+    )
 
 
 def refuse(message: str, hint: str | None = None) -> PydanticCustomError:

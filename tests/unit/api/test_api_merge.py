@@ -298,12 +298,9 @@ def test_shapes_that_do_not_fit() -> None:
     assert caught.value.diagnostics[0].code == "CV-P038"
 
 
-@pytest.mark.xfail(
-    strict=False, reason="the sub-package `cuvee.plan` takes the function's name once it is imported"
-)
 def test_plan_of_a_file(here: Path) -> None:
     (here / "r.yaml").write_text("merge_method: passthrough\nmodels: [{model: ./math}]\n")
-    assert len(cuvee.plan("r.yaml").tensors) == 21
+    assert len(cuvee.load("r.yaml").plan().tensors) == 21
 
 
 def test_public_names_are_there_and_import_nothing_heavy() -> None:

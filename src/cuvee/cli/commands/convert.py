@@ -48,14 +48,22 @@ def command(source: str, out: Path, dtype: str | None, shard_size: str, **given:
 
     if out.suffix == ".gguf":
         from cuvee.api.gguf_out import convert_to_gguf
-        from cuvee.cli.render import print_json, stdout
+        from cuvee.cli.render import notes, print_json, stdout
 
-        convert_to_gguf(
-            source, out, dtype or "f16", overwrite=given["overwrite"], offline=is_offline(given["offline"])
+        saved = convert_to_gguf(
+            source,
+            out,
+            dtype or "f16",
+            overwrite=given["overwrite"],
+            offline=is_offline(given["offline"]),
+            resume=not given["no_resume"],
         )
-        print_json({"schema": "cuvee.convert/1", "output": str(out)}) if given["as_json"] else stdout(
-            str(out)
-        )
+        if given["as_json"]:
+            told = [note.as_dict() for note in saved.notes]
+            print_json({"schema": "cuvee.convert/1", "output": str(out), "diagnostics": told})
+            return 0
+        notes(saved.notes, given["quiet"])
+        stdout(str(out))
         return 0
     recipe = recipe_from([source], None, "passthrough", {}, {"out_dtype": dtype})
     recipe = replace(recipe, output=replace(recipe.output, shard_bytes=shard_bytes(shard_size)))
