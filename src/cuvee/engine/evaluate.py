@@ -18,7 +18,7 @@ from cuvee.core.lazy import torch
 from cuvee.core.random import Stream as RandomStream
 from cuvee.core.random import key_of
 from cuvee.engine.blocks import access_of, cut
-from cuvee.engine.gather import gather
+from cuvee.engine.gather import Means, gather
 from cuvee.engine.guard import Guard
 from cuvee.engine.options import RunOptions
 from cuvee.errors import RunError, Where
@@ -64,6 +64,7 @@ class Evaluator:
         self._group_locks: dict[str, threading.RLock] = {}
         self._group_summaries: dict[str, Summary] = {}
         self._summaries: dict[int, tuple[Apply, Summary]] = {}
+        self._means: Means = {}  # nodes live as long as their plan, so they are not mistaken
 
     def blocks(self, node: Node) -> Iterator[tuple[int, int, Tensor]]:
         """Runs of elements in order with their values (flat); summaries are gathered first where needed.
@@ -103,7 +104,7 @@ class Evaluator:
         if isinstance(node, Apply):
             return self._apply(node, frame)
         if isinstance(node, Gather):
-            return gather(node, frame.start, frame.stop, self._part)
+            return gather(node, frame.start, frame.stop, self._part, self._means)
         return self._agree(node, frame)
 
     def _part(self, node: Node, start: int, stop: int) -> Tensor:

@@ -13,24 +13,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Part = Callable[[Node, int, int], "Tensor"]
+Means = dict[int, "Tensor"]  # by the identity of a node
 _ROWS = 4096  # rows averaged at once for a mean over all rows
 
 
-def gather(node: Gather, start: int, stop: int, part: Part) -> Tensor:
+def gather(node: Gather, start: int, stop: int, part: Part, means: Means) -> Tensor:
     """Elements [start, stop) of the realigned tensor; `part` gives elements of a child.
 
-    Along axis 0 the range must be whole rows; along another axis it must be the whole tensor.
+    Along axis 0 the range must be whole rows; along another axis it must be the whole tensor. `means` keeps the mean
+    row of each node, which takes a pass over the whole tensor, from block to block.
     """
     if node.axis != 0:
         return _other_axis(node, part)
     width = math.prod(node.shape[1:])
     if width == 0 or start == stop:
         return torch.empty(0)
-    rows = _rows(node, start // width, stop // width, width, part)
+    rows = _rows(node, start // width, stop // width, part, means)
     return torch.cat(rows).reshape(-1)
 
 
-def _rows(node: Gather, first: int, last: int, width: int, part: Part) -> list[Tensor]:
+def _rows(node: Gather, first: int, last: int, part: Part, means: Means) -> list[Tensor]:
+    width = math.prod(node.shape[1:])
     donors = dict(node.others)
     if node.own is not None:
         donors[node.table.model] = node.own
@@ -48,7 +51,9 @@ def _rows(node: Gather, first: int, last: int, width: int, part: Part) -> list[T
             sample = kind if kind is not None else _sample(node, width, part)
             piece = torch.zeros(count, width, dtype=sample.dtype, device=sample.device)
             if segment.rule == "mean":
-                piece = piece + _mean_row(node, width, part)
+                if id(node) not in means:
+                    means[id(node)] = _mean_row(node, part)
+                piece = piece + means[id(node)]
         kind = piece
         pieces.append(piece)
     return pieces
@@ -69,7 +74,7 @@ def _sample(node: Gather, width: int, part: Part) -> Tensor:
     return part(child, 0, width)
 
 
-def _mean_row(node: Gather, width: int, part: Part) -> Tensor:
+def _mean_row(node: Gather, part: Part) -> Tensor:
     """The mean, in float64, of all output rows that are not themselves filled by the mean."""
     total: Tensor | None = None
     count = 0
@@ -79,7 +84,7 @@ def _mean_row(node: Gather, width: int, part: Part) -> Tensor:
             continue
         for first in range(segment.start, segment.stop, _ROWS):
             last = min(first + _ROWS, segment.stop)
-            rows = torch.cat(_rows(node, first, last, width, part))
+            rows = torch.cat(_rows(node, first, last, part, {}))
             kind = rows.dtype
             summed = rows.double().sum(0)
             total = summed if total is None else total + summed
@@ -101,5 +106,5 @@ def _other_axis(node: Gather, part: Part) -> Tensor:
         return cache[id(child)][start:stop]
 
     flipped = Gather(node.own, node.others, node.table, 0, moved)
-    values = gather(flipped, 0, math.prod(moved), turned)
+    values = gather(flipped, 0, math.prod(moved), turned, {})
     return values.reshape(moved).movedim(0, axis).reshape(-1)
