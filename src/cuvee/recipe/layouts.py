@@ -74,13 +74,13 @@ def _layer_swap(recipe: Recipe, values: dict[str, Any], found: list[Diagnostic])
             Diagnostic("CV-P035", "`layer_swap` takes exactly two experts; `outer` names one of them")
         )
         return recipe
-    if bottom + top + 2 * transition > total:
-        message = f"`bottom` + `top` + 2 · `transition` must be at most `layers` ({total})"
+    low, high = transition if bottom else 0, transition if top else 0  # no seam at an end without outer layers
+    if bottom + top + low + high > total:
+        message = f"`bottom` + `top` + `transition` beside each seam must be at most `layers` ({total})"
         found.append(Diagnostic("CV-R010", message))
         return recipe
     inner = next(n for n in names if n != outer)
-    seams = {range(bottom, bottom + transition), range(total - top - transition, total - top)}
-    blended = {layer for seam in seams for layer in seam} if 0 < bottom + top < total else set()
+    blended = {*range(bottom, bottom + low), *range(total - top - high, total - top)}
 
     def share(layer: int) -> float:
         """The outer model's weight in a layer."""
