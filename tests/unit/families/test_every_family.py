@@ -167,7 +167,8 @@ def test_only_poolers_and_tied_copies_may_be_absent(name, build):
     built = build(name, layers=LAYERS, tied=True)
     family = everything(built)
     optional = {t for t in built.shapes if family.optional(t)}
-    assert all("pooler.dense" in t for t in optional)
+    # T5 keeps one table of position biases for a whole stack, in its first block: other blocks lack it.
+    assert all("pooler.dense" in t or "SelfAttention.relative_attention_bias" in t for t in optional)
     assert {n for n in load(built.folder).state_dict() if n not in built.shapes and family.optional(n)} == {
         derived for derived, _ in family.tied(built.config) if derived in load(built.folder).state_dict()
     }
