@@ -67,7 +67,7 @@ def save(
             raise error.at(file=str(out)) from None
         refuse_changed(plan, inputs)
         files = {} if single else side_files(plan, out.name)
-        session.commit(files, lambda records: manifest_of(plan, session.digests, records))
+        session.commit(files, lambda records: manifest_of(plan, session.digests, records, chosen.device))
     return Saved(out, finished)
 
 

@@ -55,9 +55,9 @@ def recipe_from(
     sources.update({name: spec_of(value) for name, value in experts.items()})
     found: list[Diagnostic] = []
     chosen = None if not isinstance(method, str) else get(method)
-    chain = () if chosen else tuple(_call(item, found) for item in method)
     known = parameters_for(chosen) if chosen else {}
     shared, each = _settings(parameters, known, list(experts), chosen.name if chosen else "a chain", found)
+    chain = () if chosen else tuple(_call(item, list(experts), each, found) for item in method)
     if found:
         raise RecipeError.collected(found)
     inputs = [Input(name, None, each.get(name, {})) for name in experts]
@@ -104,11 +104,15 @@ def _named(models: Sequence[Any]) -> dict[str, Any]:
     return {w or f"expert_{i}": m for i, (w, m) in enumerate(zip(unique, models, strict=True), 1)}
 
 
-def _call(item: Any, found: list[Diagnostic]) -> StageCall:
-    """A stage of a chain: `"trim"`, or `("trim", {"density": 0.3})`."""
+def _call(
+    item: Any, experts: list[str], each: dict[str, dict[str, Setting]], found: list[Diagnostic]
+) -> StageCall:
+    """A stage of a chain: `"trim"`, or `("trim", {"density": 0.3})`; values of single experts go to `each`."""
     name, values = (item, {}) if isinstance(item, str) else item
     known = {p.name: p for p in stage(name).parameters}
-    shared, _ = _settings(values, known, [], name, found)
+    shared, own = _settings(values, known, experts, name, found)
+    for expert, settings in own.items():
+        each.setdefault(expert, {}).update(settings)
     return StageCall(name, shared)
 
 

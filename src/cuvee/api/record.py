@@ -12,14 +12,20 @@ from cuvee.core.digests import FileRecord
 from cuvee.plan.plan import Plan
 
 
-def manifest_of(plan: Plan, digests: Mapping[str, str], records: dict[str, FileRecord]) -> bytes:
+def manifest_of(
+    plan: Plan, digests: Mapping[str, str], records: dict[str, FileRecord], device: str = "cpu"
+) -> bytes:
     """The manifest of an output: what went in, what came out."""
     origin = Origin(
         recipe=plan.recipe.text,
         plan_digest=plan.digest,
         lock=lock_of(plan),
         methods={plan.method_label: cuvee.__version__},
-        numerics={"compute": sorted({t.compute.name for t in plan.tensors}), "libraries": libraries()},
+        numerics={
+            "compute": sorted({t.compute.name for t in plan.tensors}),
+            "device": device,
+            "libraries": libraries(),
+        },
         version=cuvee.__version__,
     )
     return build(origin, plan.layout, digests, records)

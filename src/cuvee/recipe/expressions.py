@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 
@@ -19,6 +20,8 @@ def terms(text: str) -> tuple[tuple[float, str], ...]:
     if parser.position != len(parser.tokens):
         raise BadExpression(f"unexpected `{parser.tokens[parser.position]}`")
     names, constant = result
+    if not all(math.isfinite(c) for c in (constant, *names.values())):
+        raise BadExpression("has a factor beyond all numbers")
     if constant:
         raise BadExpression(f"the number {constant:g} stands alone; every term needs a checkpoint")
     if not names:
@@ -75,9 +78,13 @@ class _Parser:
         return left
 
     def factor(self) -> Value:
-        token = self.take()
-        if token == "-":
-            return _times(({}, -1.0), self.factor())
+        token, sign = self.take(), 1.0
+        while token == "-":
+            token, sign = self.take(), -sign
+        return _times(({}, sign), self.plain(token))
+
+    def plain(self, token: str) -> Value:
+        """A number, a name, or a sum in parentheses."""
         if token == "(":
             self.depth += 1
             if self.depth > 32:

@@ -113,3 +113,10 @@ def test_only_lossless_casts_collapse(dtype: str, wide: str) -> None:
     ).build()
     lossless = torch.equal(values["w"].float(), values["w"].to(getattr(torch, wide)).float())
     assert (plan.tensors[0].action == "copied") == (lossless and dtype != "float8_e4m3fn")
+
+
+def test_each_stage_of_a_chain_may_have_a_value_for_each_expert() -> None:
+    base, one, two = (model(i) for i in range(3))
+    named = cuvee.merge([one, two], base=base, method="ties", density=[0.3, 0.6], weight=[1, 2]).load()
+    chain = [("trim", {"density": [0.3, 0.6]}), ("elect", {"weight": [1, 2]}), "scale"]
+    assert torch.equal(named["w"], cuvee.merge([one, two], base=base, method=chain).load()["w"])
