@@ -15,6 +15,7 @@ from blake3 import blake3
 from cuvee.core.digests import canonical_json
 from cuvee.core.names import printable
 from cuvee.errors import OutputBusy, RunError, Where
+from cuvee.sinks.target import MANIFEST
 from cuvee.sources.reference import WEIGHT_SUFFIXES
 
 if TYPE_CHECKING:
@@ -29,8 +30,17 @@ Stamps = Mapping[str, Any]
 
 
 def refuse_inputs(plan: Plan, out: Path) -> None:
-    """OutputBusy when the output is, or holds, a file that it is made from."""
+    """OutputBusy when the output is, or holds, a file that it is made from, or a folder that is not a model's.
+
+    `--overwrite` replaces a whole folder, so it must never be given one that merely lies at that path.
+    """
     target = out.resolve()
+    if target.is_dir() and any(target.iterdir()) and not _is_model(target):
+        raise OutputBusy(
+            "CV-E032",
+            f"`{printable(str(out))}` is a folder with other things than a model in it, and is never replaced",
+            hint="choose another output, or a new folder inside it",
+        )
     for key, opened in plan.sources.items():
         for path in (*opened.paths, *_weight_files(opened)):
             # A model in the hub's cache is a folder of links: both the link's place and what it leads to count.
@@ -41,6 +51,14 @@ def refuse_inputs(plan: Plan, out: Path) -> None:
                     f"`{printable(str(out))}` is a source of this merge, or holds one (`{printable(key)}`)",
                     hint="choose another output; inputs are never written to",
                 )
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether a folder is an output of cuvee, or a model as others write one, with nothing else in it."""
+    if (folder / MANIFEST).is_file():
+        return True
+    config = (folder / "config.json").is_file()
+    return config and all(path.is_file() or path.name.startswith(".") for path in folder.iterdir())
 
 
 def stamps(plan: Plan) -> Stamps:

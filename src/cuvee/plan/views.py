@@ -107,16 +107,14 @@ class Opener:
     def _anchor(self, recipe: Recipe, spec: SourceSpec) -> Path:
         """The folder a source's path is relative to.
 
-        Paths of Cuvée's recipes are relative to the recipe, those of MergeKit's to the working folder, as there; where
-        nothing of that name exists, the other folder is tried.
+        Paths are relative to the recipe; where nothing of that name lies beside it, to the working folder.
         """
         if recipe.file is None or self.elsewhere:
             return self.anchor
         beside, here = Path(recipe.file).parent, Path()
-        order = (here, beside) if recipe.dialect == "mergekit" else (beside, here)
-        if not isinstance(spec, Reference) or exists(order[0], _first_part(spec.text)):
-            return order[0]
-        return order[1] if exists(order[1], _first_part(spec.text)) else order[0]
+        if not isinstance(spec, Reference) or exists(beside, _first_part(spec.text)):
+            return beside
+        return here if exists(here, _first_part(spec.text)) else beside
 
     def _view(self, alias: str, spec: SourceSpec, anchor: Path, place: str) -> View:
         if isinstance(spec, Recipe):
