@@ -112,7 +112,7 @@ def test_a_signal_stops_the_run_and_what_is_finished_is_resumed(
     assert started.resumed_bytes >= 200_000
     assert started.resumed_bytes < started.total_bytes
     again = {e.tensor for e in seen if isinstance(e, Progress)}
-    assert "layers.0.w" not in again
+    assert len(again) == (started.total_bytes - started.resumed_bytes) // 200_000
     assert torch.equal(cuvee.open(out).tensor("layers.5.w"), torch.full((50_000,), 5.0))
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
 
