@@ -246,7 +246,7 @@ def commands_page() -> str:
     )
     codes_text = "A code that is not in this table must be treated as failure."
     parts = [shared, "## Exit codes", table(["code", "meaning"], [list(e) for e in EXITS]), codes_text]
-    root = click.Context(app, info_name="cuvee")
+    root = click.Context(app, info_name="cuvee", **app.context_settings)
     for name in COMMANDS:
         command = app.get_command(root, name)
         assert command is not None

@@ -74,7 +74,7 @@ def test_fences_are_known_and_shown_commands_exist(page: Path) -> None:
 def _commands_exist(block: Block) -> None:
     from cuvee.cli.app import COMMANDS, app
 
-    root = click.Context(app, info_name="cuvee")
+    root = click.Context(app, info_name="cuvee", **app.context_settings)
     for line in block.code.splitlines():
         words = shlex.split(line.removeprefix("$ "), comments=True) if _is_command(line, block) else []
         if len(words) < 2 or words[0] != "cuvee" or words[1].startswith("-"):

@@ -38,16 +38,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-HELP_NAMES = ["-h", "--help"]
-
-
-def _answer_to_h(command: click.Command) -> None:
-    """`-h` beside `--help`, said by each command itself: click remembers the names of whoever asks first."""
-    command.context_settings.setdefault("help_option_names", HELP_NAMES)
-    for inner in getattr(command, "commands", {}).values():
-        _answer_to_h(inner)
-
-
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are used."""
 
@@ -59,7 +49,6 @@ class LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"cuvee.cli.commands.{COMMANDS[cmd_name][0]}")
         command: click.Command = module.command
-        _answer_to_h(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -85,7 +74,7 @@ def show_version(ctx: click.Context, parameter: Any, value: bool) -> None:
 
 @click.group(
     cls=LazyGroup,
-    context_settings={"help_option_names": HELP_NAMES, "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="Blend neural-network checkpoints.\n\n\b\nExamples:\n"
     "  cuvee plan recipe.yaml\n  cuvee merge recipe.yaml -o ./blend",
 )
