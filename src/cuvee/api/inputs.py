@@ -35,12 +35,6 @@ def refuse_inputs(plan: Plan, out: Path) -> None:
     `--overwrite` replaces a whole folder, so it must never be given one that merely lies at that path.
     """
     target = out.resolve()
-    if target.is_dir() and any(target.iterdir()) and not _is_model(target):
-        raise OutputBusy(
-            "CV-E032",
-            f"`{printable(str(out))}` is a folder with other things than a model in it, and is never replaced",
-            hint="choose another output, or a new folder inside it",
-        )
     for key, opened in plan.sources.items():
         for path in (*opened.paths, *_weight_files(opened)):
             # A model in the hub's cache is a folder of links: both the link's place and what it leads to count.
@@ -51,6 +45,12 @@ def refuse_inputs(plan: Plan, out: Path) -> None:
                     f"`{printable(str(out))}` is a source of this merge, or holds one (`{printable(key)}`)",
                     hint="choose another output; inputs are never written to",
                 )
+    if target.is_dir() and any(target.iterdir()) and not _is_model(target):
+        raise OutputBusy(
+            "CV-E032",
+            f"`{printable(str(out))}` is a folder with other things than a model in it, and is never replaced",
+            hint="choose another output, or a new folder inside it",
+        )
 
 
 def _is_model(folder: Path) -> bool:
