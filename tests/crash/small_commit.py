@@ -15,8 +15,8 @@ from cuvee.sinks.layout import Layout, plan_layout
 from cuvee.sinks.single import SingleFileSink
 from cuvee.testing.faulty_disk import FaultyDisk
 
-OUT = Path("/work/model")
-FILE = Path("/work/weights.safetensors")
+OUT = Path("/disk/model")
+FILE = Path("/disk/weights.safetensors")
 OLD = {"model.safetensors": b"an older model", "config.json": b"{}", "leftover/notes.txt": b"old"}
 OLD_FILE = b"an older file"
 SIDE_FILES = {"config.json": b'{"a": 1}', "sub/template.jinja": b"{{ x }}"}
@@ -66,7 +66,7 @@ def run_until_done(disk: Disk, **how: object) -> None:
 def fresh(shape: str = "folder", old: bool = False, **options: object) -> FaultyDisk:
     """A disk with the parent folder, and perhaps an older output."""
     disk = FaultyDisk(**options)
-    disk.put(Path("/work/bystander"), b"not ours")
+    disk.put(Path("/disk/bystander"), b"not ours")
     if old and shape == "folder":
         for name, data in OLD.items():
             disk.put(OUT / name, data)

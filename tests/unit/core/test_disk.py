@@ -44,7 +44,7 @@ def test_modes_follow_the_umask(tmp_path: Path) -> None:
 
 
 def test_write_file_survives_a_crash_at_any_operation() -> None:
-    path = Path("/work/recipe.lock")
+    path = Path("/disk/recipe.lock")
     for number in range(1, 10):
         for seed in range(20):
             for model in ("ordered", "subset"):
@@ -62,14 +62,14 @@ def test_write_file_survives_a_crash_at_any_operation() -> None:
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_temporary_one() -> None:
-    path = Path("/work/recipe.lock")
+    path = Path("/disk/recipe.lock")
     for number in range(1, 6):
         disk = FaultyDisk(fail_at=number)
         disk.put(path, b"old")
         with pytest.raises(OutOfSpace):
             write_file(path, b"new", disk)
         renamed = number == 5  # only making the new name certain failed
-        assert disk.tree(Path("/work")) == {"recipe.lock": b"new" if renamed else b"old"}
+        assert disk.tree(Path("/disk")) == {"recipe.lock": b"new" if renamed else b"old"}
 
 
 def test_copy_file(tmp_path: Path) -> None:
