@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from cuvee.core import settings
-from cuvee.core.names import did_you_mean
+from cuvee.core.names import did_you_mean, printable
 from cuvee.errors import Diagnostic, UsageError
 
 if TYPE_CHECKING:
+    from cuvee.engine.options import RunOptions
     from cuvee.plan.build import PlanOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -100,6 +101,40 @@ def plan_choices(rules_off: tuple[str, ...], allow_crimes: bool) -> PlanOptions:
 def is_offline(flag: bool) -> bool:
     """Whether the network is forbidden, by flag or environment."""
     return flag or settings.flag("CUVEE_OFFLINE") or settings.flag("HF_HUB_OFFLINE")
+
+
+def run_choices(given: Mapping[str, Any]) -> RunOptions:
+    """RunOptions from the flags of `run_options`, the environment and defaults."""
+    from cuvee.engine.options import RunOptions
+
+    return RunOptions.from_settings(
+        memory=given["memory"],
+        threads=given["threads"],
+        device=device_of(given["device"]),
+        non_finite=given["non_finite"],
+    )
+
+
+def device_of(name: str) -> str:
+    """`auto` → the accelerator if there is one; UsageError for a device that this machine or torch lacks."""
+    if name == "cpu":
+        return name
+    from cuvee.core.lazy import torch
+    from cuvee.errors import UsageError
+
+    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        return accelerator
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UsageError(
+            "CV-U021",
+            f"the device `{printable(name)}` cannot be used: {printable(reason)}",
+            hint="`--device auto` takes an accelerator where there is one",
+        ) from None
+    return name
 
 
 def shard_bytes(text: str) -> int:

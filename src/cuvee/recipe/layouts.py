@@ -74,7 +74,10 @@ def _layer_swap(recipe: Recipe, values: dict[str, Any], found: list[Diagnostic])
             Diagnostic("CV-P035", "`layer_swap` takes exactly two experts; `outer` names one of them")
         )
         return recipe
-    low, high = transition if bottom else 0, transition if top else 0  # no seam at an end without outer layers
+    low, high = (
+        transition if bottom else 0,
+        transition if top else 0,
+    )  # no seam at an end without outer layers
     if bottom + top + low + high > total:
         message = f"`bottom` + `top` + `transition` beside each seam must be at most `layers` ({total})"
         found.append(Diagnostic("CV-R010", message))

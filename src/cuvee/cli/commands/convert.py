@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cuvee.cli.options import is_offline, output_options, run_options, shard_bytes
+from cuvee.cli.options import is_offline, output_options, run_choices, run_options, shard_bytes
 
 
 @click.command("convert")
@@ -42,9 +42,7 @@ def command(source: str, out: Path, dtype: str | None, shard_size: str, **given:
     """
     from cuvee.api.blend import Blend
     from cuvee.api.python_recipe import recipe_from
-    from cuvee.cli.commands.merge import device_of
     from cuvee.cli.running import Manner, merge_into
-    from cuvee.engine.options import RunOptions
 
     if out.suffix == ".gguf":
         from cuvee.api.gguf_out import convert_to_gguf
@@ -67,12 +65,7 @@ def command(source: str, out: Path, dtype: str | None, shard_size: str, **given:
         return 0
     recipe = recipe_from([source], None, "passthrough", {}, {"out_dtype": dtype})
     recipe = replace(recipe, output=replace(recipe.output, shard_bytes=shard_bytes(shard_size)))
-    options = RunOptions.from_settings(
-        memory=given["memory"],
-        threads=given["threads"],
-        device=device_of(given["device"]),
-        non_finite=given["non_finite"],
-    )
+    options = run_choices(given)
     manner = Manner(
         overwrite=given["overwrite"],
         resume=not given["no_resume"],

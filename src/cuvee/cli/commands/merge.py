@@ -16,9 +16,9 @@ from cuvee.cli.options import (
     output_options,
     plan_choices,
     plan_options,
+    run_choices,
     run_options,
 )
-from cuvee.core.names import printable
 
 
 @click.command("merge")
@@ -49,7 +49,6 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
     from cuvee.cli.commands.plan import show
     from cuvee.cli.running import Manner, merge_into
     from cuvee.cli.saved import blend_of, check_lock
-    from cuvee.engine.options import RunOptions
     from cuvee.recipe.override import adjusted
 
     blend = blend_of(
@@ -60,12 +59,7 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
         check_lock(blend, given["locked"])
     if given["dry_run"]:
         return show(blend, as_json=given["as_json"], quiet=given["quiet"])
-    options = RunOptions.from_settings(
-        memory=given["memory"],
-        threads=given["threads"],
-        device=device_of(given["device"]),
-        non_finite=given["non_finite"],
-    )
+    options = run_choices(given)
     manner = Manner(
         overwrite=given["overwrite"],
         resume=not given["no_resume"],
@@ -75,25 +69,3 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
         again="cuvee " + shlex.join(sys.argv[1:]),
     )
     return merge_into(blend, out, options, manner)
-
-
-def device_of(name: str) -> str:
-    """`auto` → the accelerator if there is one; UsageError for a device that this machine or torch lacks."""
-    if name == "cpu":
-        return name
-    from cuvee.core.lazy import torch
-    from cuvee.errors import UsageError
-
-    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "auto":
-        return accelerator
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UsageError(
-            "CV-U021",
-            f"the device `{printable(name)}` cannot be used: {printable(reason)}",
-            hint="`--device auto` takes an accelerator where there is one",
-        ) from None
-    return name

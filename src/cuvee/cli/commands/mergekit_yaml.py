@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from cuvee.cli.options import EXISTING, is_offline, output_options
+from cuvee.cli.options import EXISTING, device_of, is_offline, output_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -114,8 +114,6 @@ def command(ctx: click.Context, /, config_file: Path, out_path: Path, **given: A
     output = replace(recipe.output, card=given["write_model_card"], tokenizer=given["copy_tokenizer"])
     recipe = replace(recipe, output=output)
     wanted = "cuda" if given["cuda"] or given["gpu_rich"] else given["device"] or "cpu"
-    from cuvee.cli.commands.merge import device_of
-
     options = RunOptions.from_settings(threads=given["num_threads"], device=device_of(wanted))
     plan_options = PlanOptions(allow_mixed=given["allow_crimes"])
     # MergeKit resolves relative paths against the working folder, not the recipe's.

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cuvee.cli.options import is_offline, output_options, plan_choices, plan_options, run_options
+from cuvee.cli.options import is_offline, output_options, plan_choices, plan_options, run_choices, run_options
 
 
 @click.command("quick")
@@ -48,11 +48,9 @@ def command(
       cuvee quick ties ./math ./code --base ./base -p density=0.3 -p weight=[0.6,0.4] -o ./blend
     """
     from cuvee.api.blend import Blend
-    from cuvee.cli.commands.merge import device_of
     from cuvee.cli.commands.plan import show
     from cuvee.cli.render import stderr
     from cuvee.cli.running import Manner, merge_into
-    from cuvee.engine.options import RunOptions
     from cuvee.recipe.load import parse_recipe
     from cuvee.recipe.override import adjusted
     from cuvee.recipe.quick import quick_text
@@ -65,11 +63,6 @@ def command(
     blend = Blend(recipe, Path(), is_offline(given["offline"]), options)
     if given["dry_run"]:
         return show(blend, as_json=given["as_json"], quiet=given["quiet"])
-    run = RunOptions.from_settings(
-        memory=given["memory"],
-        threads=given["threads"],
-        device=device_of(given["device"]),
-        non_finite=given["non_finite"],
-    )
+    run = run_choices(given)
     keys = ("overwrite", "as_json", "quiet", "strict")
     return merge_into(blend, out, run, Manner(resume=not given["no_resume"], **{k: given[k] for k in keys}))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cuvee.cli.options import EXISTING, is_offline, output_options, run_options
+from cuvee.cli.options import EXISTING, is_offline, output_options, run_choices, run_options
 
 
 @click.command("reproduce")
@@ -32,17 +32,10 @@ def command(output: Path, anchor: Path | None, **given: Any) -> int:
       cuvee reproduce ./blend --from ~/models
     """
     from cuvee.api.again import again
-    from cuvee.cli.commands.merge import device_of
     from cuvee.cli.progress import listener
     from cuvee.cli.render import diagnostic_text, print_json, stderr, stdout
-    from cuvee.engine.options import RunOptions
 
-    options = RunOptions.from_settings(
-        memory=given["memory"],
-        threads=given["threads"],
-        device=device_of(given["device"]),
-        non_finite=given["non_finite"],
-    )
+    options = run_choices(given)
     talk = listener(as_json=False, quiet=given["quiet"] or given["as_json"])
     found = again(output, anchor or Path(), options, offline=is_offline(given["offline"]), listener=talk)
     if given["as_json"]:
