@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from cuvee.core.lazy import torch
 from cuvee.core.random import Stream as RandomStream
@@ -22,7 +22,8 @@ from cuvee.engine.gather import Means, gather
 from cuvee.engine.guard import Guard
 from cuvee.engine.options import RunOptions
 from cuvee.errors import RunError, Where
-from cuvee.methods.contract import Access, Block, Stage, Summary, Uniforms, rows_of
+from cuvee.methods.contract import Access, Block, Decomposer, Stage, Summary, Uniforms, rows_of
+from cuvee.methods.decompositions import Plain
 from cuvee.methods.registry import stage
 from cuvee.plan.nodes import Agree, Apply, Convert, Difference, Gather, Node, Read, Sum, walk
 from cuvee.sources.source import Source
@@ -54,12 +55,14 @@ class Evaluator:
         options: RunOptions,
         guard: Guard,
         stopped: Callable[[], bool] = lambda: False,
+        decompose: Decomposer | None = None,
     ) -> None:
         self.sources = sources
         self.groups = groups
         self.options = options
         self.guard = guard
         self.stopped = stopped
+        self.decompose: Decomposer = decompose or Plain()
         self._lock = threading.Lock()
         self._group_locks: dict[str, threading.RLock] = {}
         self._group_summaries: dict[str, Summary] = {}
@@ -142,8 +145,7 @@ class Evaluator:
 
     def _apply(self, node: Apply, frame: Frame) -> Tensor:
         step = stage(node.stage)
-        access = access_of(node)
-        inputs = [self._shaped(node, child, access, step, frame) for child in node.inputs]
+        inputs = self.inputs(node, frame)
         extra: dict[str, Any] = {}
         wanted = _injected(step.function)
         if "summary" in wanted:
@@ -151,11 +153,20 @@ class Evaluator:
             extra["summary"] = self.summary(node, frame) if needed else {}
         if "uniforms" in wanted:
             extra["uniforms"] = uniforms_of(node)
+        if "decompose" in wanted:
+            extra["decompose"] = self.decompose
         if "block" in wanted:
-            extra["block"] = Block(inputs, frame.start, node.shape, self._number(node))
+            extra["block"] = Block(inputs, frame.start, node.shape, self._number(node), node.place)
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in node.values}
         argument = inputs if step.role == "combine" else inputs[0]
         return step.function(argument, **values, **extra).reshape(-1)
+
+    def inputs(self, node: Apply, frame: Frame) -> Sequence[Tensor]:
+        """What the stage is handed there: all inputs, or for a lazy stage a sequence that computes each when asked."""
+        step, access = stage(node.stage), access_of(node)
+        if step.lazy and access == "tensor":
+            return LazyInputs(self, node, frame)
+        return [self._shaped(node, child, access, step, frame) for child in node.inputs]
 
     def _shaped(self, node: Apply, child: Node, access: Access, step: Stage, frame: Frame) -> Tensor:
         tensor = self.value(child, frame)
@@ -192,7 +203,29 @@ class Evaluator:
         step = stage(nodes[0].stage)
         assert step.summarise is not None
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in nodes[0].values}
-        return step.summarise(NodeStream(self, nodes, frame), **values)
+        extra = {"decompose": self.decompose} if "decompose" in _injected(step.summarise) else {}
+        return step.summarise(NodeStream(self, nodes, frame), **values, **extra)
+
+
+class LazyInputs(Sequence["Tensor"]):
+    """The inputs of a stage application, each evaluated anew when it is asked for and kept by nobody."""
+
+    def __init__(self, evaluator: Evaluator, node: Apply, frame: Frame) -> None:
+        self.evaluator, self.node, self.frame = evaluator, node, frame
+
+    def __len__(self) -> int:
+        return len(self.node.inputs)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensor]: ...
+    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        step, access = stage(self.node.stage), access_of(self.node)
+        fresh = Frame(self.frame.start, self.frame.stop)
+        return self.evaluator._shaped(self.node, self.node.inputs[index], access, step, fresh)
 
 
 class NodeStream:
@@ -215,12 +248,10 @@ class NodeStream:
 
     def blocks(self) -> Iterator[Block]:
         for number, node in enumerate(self.nodes):
-            step, access = stage(node.stage), access_of(node)
             for frame in self._frames(node):
                 if self.evaluator.stopped():  # a pass may cover the whole model
                     raise Stopped
-                shaped = [self.evaluator._shaped(node, c, access, step, frame) for c in node.inputs]
-                yield Block(shaped, frame.start, node.shape, number)
+                yield Block(self.evaluator.inputs(node, frame), frame.start, node.shape, number, node.place)
 
     def _frames(self, node: Apply) -> Iterator[Frame]:
         if self.frame is not None:
@@ -250,4 +281,4 @@ def _elements(node: Node) -> int:
 @cache
 def _injected(function: Callable[..., Any]) -> frozenset[str]:
     names = inspect.signature(function).parameters
-    return frozenset(n for n in ("summary", "uniforms", "block") if n in names)
+    return frozenset(n for n in ("summary", "uniforms", "decompose", "block") if n in names)

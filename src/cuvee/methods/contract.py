@@ -21,6 +21,10 @@ How an engine may call a stage (the traits; `cuvee.testing` tries to refute each
   `summary`. `scope_for` says over what (a tensor, the model), or None where these parameter values need no
   summary: then `summary` is an empty mapping. The tensors of a model are numbered by sorted output name.
 - randomness arrives as `uniforms`, a counter-based stream addressed by element index.
+- decompositions of matrices are asked of `decompose`, which keeps them from run to run.
+- what the tensor is (its name, role and layer in the output) stands in `block.place`.
+- a combine stage of `tensor` access that declares `lazy=True` gets a sequence that evaluates an input anew each time
+  it is asked for, so that memory does not grow with the number of experts; others get a list.
 - no in-place change of an argument; no global state; accumulation in the compute dtype or better.
 
 This package imports only `cuvee.core`, `cuvee.errors` and (lazily) torch and NumPy.
@@ -29,7 +33,7 @@ This package imports only `cuvee.core`, `cuvee.errors` and (lazily) torch and Nu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -49,19 +53,35 @@ Summary = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """What a tensor of the output is: its name, its role (one of `families.ROLES`, or empty), its layer counted from 0
+    (None outside the layers) and how many layers its module has (0 where unknown).
+    """
+
+    name: str = ""
+    role: str = ""
+    layer: int | None = None
+    layers: int = 0
+
+
+NOWHERE = Place()
+
+
+@dataclass(frozen=True, slots=True)
 class Block:
     """A run of elements of one tensor, and the inputs of a stage there.
 
     `tensors` has one entry per input (one for condition and rescale stages), each shaped as the stage's
     access says. `start` is the index of the first element within the flattened tensor, `shape` the whole
     tensor's shape, `number` the position of the tensor in its group (0 unless a summary spans several
-    tensors).
+    tensors), `place` what the tensor is.
     """
 
-    tensors: list[Tensor]
+    tensors: Sequence[Tensor]
     start: int
     shape: tuple[int, ...]
     number: int = 0
+    place: Place = NOWHERE
 
 
 class Stream(Protocol):
@@ -96,6 +116,20 @@ class Uniforms(Protocol):
         ...
 
 
+class Decomposer(Protocol):
+    """Matrix decompositions, computed once for each content and kept."""
+
+    def svd(self, matrix: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """U (m×k), σ descending (k) and Vᵀ (k×n) of a 2-D tensor in its dtype: all k = min(m, n) triplets, or the
+        leading `rank`.
+        """
+        ...
+
+    def eigh(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """Eigenvalues ascending (n) and eigenvectors (n×n) of a symmetric matrix, in its dtype."""
+        ...
+
+
 def rows_of(shape: tuple[int, ...]) -> tuple[int, int]:
     """Rows and row length of a tensor under `row` access: the first axis counts rows; 0-d and 1-D are one
     row.
@@ -124,6 +158,7 @@ class Stage:
     check: Callable[[Mapping[str, Any]], str | None]
     random: bool
     upcast: bool
+    lazy: bool
     inputs: tuple[int, int | None]
     doc: str
     paper: str | None
@@ -255,6 +290,7 @@ def stage(  # noqa: PLR0913 (one keyword for each trait)
     check: Callable[[Mapping[str, Any]], str | None] | None = None,
     random: bool = False,
     upcast: bool = False,
+    lazy: bool = False,
     inputs: tuple[int, int | None] = (1, None),
     paper: str | None = None,
 ) -> Callable[[Callable[..., Tensor]], Stage]:
@@ -262,9 +298,9 @@ def stage(  # noqa: PLR0913 (one keyword for each trait)
 
     The function receives, positionally, one tensor (condition, rescale) or the list of input tensors
     (combine), then by keyword its parameters (`PerExpert` ones as a single value in condition stages and as a
-    list in combine stages) and, where it names them, `summary`, `uniforms` and `block`. `summarise` gets the
-    stream and the same parameters. `check` gets the same values at plan time (single ones in a
-    condition, lists in a combine stage) and says what is wrong with their combination.
+    list in combine stages) and, where it names them, `summary`, `uniforms`, `decompose` and `block`. `summarise` gets
+    the stream, the same parameters and, where it names it, `decompose`. `check` gets the same values at plan time
+    (single ones in a condition, lists in a combine stage) and says what is wrong with their combination.
     """
 
     def wrap(function: Callable[..., Tensor]) -> Stage:
@@ -280,6 +316,7 @@ def stage(  # noqa: PLR0913 (one keyword for each trait)
             check=check or (lambda values: None),
             random=random,
             upcast=upcast,
+            lazy=lazy,
             inputs=inputs,
             doc=function.__doc__ or "",
             paper=paper,

@@ -103,7 +103,7 @@ class Parameter:
 
 
 _RENAMED = {"lam": "lambda"}
-_INJECTED = {"summary", "uniforms", "block"}
+_INJECTED = {"summary", "uniforms", "decompose", "block"}
 
 
 def parameters_of(function: Callable[..., Any]) -> tuple[Parameter, ...]:

@@ -1,6 +1,6 @@
 """Finds methods and stages by name: those of this package, those of plug-ins, those a test registers.
 
-The folder listing is the registry: every module of `presets/` holds methods, every module of `conditions/`,
+The folder listing is the registry: every module below `presets/` holds methods, every module below `conditions/`,
 `combine/` and `rescale/` holds stages, and adding a file adds what is in it. Nothing here imports torch.
 Plug-ins use the entry-point group `cuvee.methods`: an entry named like its method points at a `Method`, one
 named `stage.NAME` at a `Stage`; their modules are imported when the name is first asked for.
@@ -126,8 +126,8 @@ def _built_in(kind: type[Method] | type[Stage], folders: tuple[str, ...]) -> Map
 def _modules(folders: Iterable[str]) -> Iterable[Any]:
     for folder in folders:
         package = importlib.import_module(f"cuvee.methods.{folder}")
-        for entry in pkgutil.iter_modules(package.__path__):
-            yield importlib.import_module(f"{package.__name__}.{entry.name}")
+        for entry in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            yield importlib.import_module(entry.name)
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from cuvee.core.names import printable
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import Diagnostic
 from cuvee.families import Family
+from cuvee.methods.contract import Place
 from cuvee.plan.arrangement import Arrangement, Feed, Target, arrange
 from cuvee.plan.chain import Call, expression, thresholds_apart
 from cuvee.plan.companions import Companions, Facts, companions
@@ -52,6 +53,7 @@ class _Builder:
     prefix: str
     found: list[Diagnostic] = field(default_factory=list)
     untied: bool = False
+    layers: dict[str, int] = field(default_factory=dict)  # of each module of the output
 
     def plan(self) -> Plan:
         chosen = choose(self.recipe)
@@ -65,6 +67,7 @@ class _Builder:
             self.found.append(Diagnostic("CV-P006", family.note, severity="note"))
         align = realigner(self.recipe, views, family, self.found)
         arrangement = arrange(self.recipe, views, donor, self.found)
+        self.layers = {module: len(source) for module, source in arrangement.layers.items()}
         raise_if(self.found)
         settings = chain_settings(self.recipe.chain) if self.recipe.chain else self.recipe.settings
         resolver = Resolver(self.recipe, chosen, settings, self.found)
@@ -118,11 +121,15 @@ class _Builder:
             as_dtype(fed.base_node, fed.base_meta.dtype, compute) if fed.base_node and fed.base_meta else None
         )
         labels = [f.input.source for f in fed.experts]
-        call = Call(target.name, labels, self.recipe.seed, self.prefix)
+        call = Call(self._place(target), labels, self.recipe.seed, self.prefix)
         node = expression(chosen, dict(values.ours), nodes, base, call)
         if compute not in (FLOAT32, FLOAT64) and stored != compute:
             node = Convert(node, compute)  # a wider output does not get digits that the arithmetic has not
         return self._output(target, node, fed.shape, stored, compute, values.shown)
+
+    def _place(self, target: Target) -> Place:
+        where = target.place
+        return Place(target.name, where.role, where.layer, self.layers.get(where.module, 0))
 
     def _output(
         self,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cuvee.errors import Diagnostic
+from cuvee.methods.contract import Place
 from cuvee.methods.registry import stage
 from cuvee.plan.methods import Chosen
 from cuvee.plan.nodes import Apply, Difference, Node, Sum, walk
@@ -16,9 +17,9 @@ from cuvee.plan.plan import OutputTensor
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a chain needs besides its inputs: the output tensor's name, labels of the experts, seed, group prefix."""
+    """What a chain needs besides its inputs: what the output tensor is, labels of the experts, seed, group prefix."""
 
-    tensor: str
+    place: Place
     labels: Sequence[str]
     seed: int
     prefix: str
@@ -62,7 +63,7 @@ def _apply(
         content = hashlib.blake2b(repr(values).encode(), digest_size=8).hexdigest()
         group = f"{call.prefix}{number}:{name}:{label}:{len(inputs)}:{content}"
     seed = call.seed if stage(name).random else 0
-    return Apply(name, inputs, values, call.tensor, label, group, seed)
+    return Apply(name, inputs, values, call.place.name, label, group, seed, call.place)
 
 
 def thresholds_apart(tensors: Iterable[OutputTensor], nested: Container[str]) -> Iterator[Diagnostic]:

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 from cuvee.bundle.vocabulary.rows import RowTable
 from cuvee.core.dtypes import DType
 from cuvee.core.tensors import TensorMeta
+from cuvee.methods.contract import NOWHERE, Place
 from cuvee.methods.registry import stage
 
 Shape = tuple[int, ...]
@@ -95,6 +96,7 @@ class Apply:
 
     `label` tells random streams apart: the expert's name for condition stages, else empty. `group` names the set of
     applications whose summary spans several output tensors (a model-wide threshold); None for the tensor alone.
+    `place` says what `tensor` is.
     """
 
     stage: str
@@ -104,6 +106,7 @@ class Apply:
     label: str = ""
     group: str | None = None
     seed: int = 0
+    place: Place = NOWHERE
 
     @property
     def shape(self) -> Shape:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cuvee.core import random
 from cuvee.methods.contract import Stage, Summary
+from cuvee.methods.decompositions import Plain
 from cuvee.testing.stages import defaulted, run_group
 from cuvee.testing.streams import MemoryStream, blocks_of
 
@@ -138,7 +139,7 @@ def _frozen(
 
     def function(tensors: list[Tensor]) -> Tensor:
         (block,) = blocks_of(tensors, access, None)
-        injected = {"summary": summary, "uniforms": streams[0], "block": block}
+        injected = {"summary": summary, "uniforms": streams[0], "decompose": Plain(), "block": block}
         extra = {name: value for name, value in injected.items() if name in wanted}
         return stage.function(
             block.tensors if stage.role == "combine" else block.tensors[0], **values, **extra

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from cuvee.core import random
 from cuvee.methods import registry
-from cuvee.methods.contract import Method, Stage, Summary, Uniforms
+from cuvee.methods.contract import Decomposer, Method, Place, Stage, Summary, Uniforms
+from cuvee.methods.decompositions import Plain
 from cuvee.methods.parameters import each
 from cuvee.testing.streams import FixedUniforms, MemoryStream, assembled, blocks_of
 
@@ -52,27 +53,33 @@ def run_group(
     *,
     block: int | None = None,
     uniforms: Sequence[Uniforms] = (),
+    places: Sequence[Place] = (),
+    decompose: Decomposer | None = None,
 ) -> list[Tensor]:
     """One stage on several tensors, each a list of inputs; `values` by argument name. A summary of scope
     `model`
-    spans them all, one of scope `tensor` each of them."""
+    spans them all, one of scope `tensor` each of them. `places` says what each tensor is.
+    """
+    decompose = decompose or Plain()
+    places = places or [Place()] * len(groups)
     access, scope = stage.access_for(values), stage.scope_for(values)
     groups = [[_upcast(tensor) if stage.upcast else tensor for tensor in group] for group in groups]
     shared: Summary = {}
     if scope == "model":
-        shared = _summary(stage, MemoryStream(groups, access, block, uniforms), values)
+        shared = _summary(stage, MemoryStream(groups, access, block, uniforms, places), values, decompose)
     results = []
     for number, group in enumerate(groups):
         own = [uniforms[number]] if uniforms else []
         summary = shared
         if scope == "tensor":
-            summary = _summary(stage, MemoryStream([group], access, block, own), values)
-        injected = {"summary": summary, "uniforms": own[0] if own else None}
+            stream = MemoryStream([group], access, block, own, [places[number]])
+            summary = _summary(stage, stream, values, decompose)
+        injected = {"summary": summary, "uniforms": own[0] if own else None, "decompose": decompose}
         # a stage's own numbering follows its summary's
         number_seen = number if scope == "model" else 0
         parts = [
             _call(stage, part.tensors, values, {**injected, "block": part})
-            for part in blocks_of(group, access, block, number_seen)
+            for part in blocks_of(group, access, block, number_seen, places[number])
         ]
         results.append(assembled(parts, group[0].shape))
     return results
@@ -88,22 +95,23 @@ def run_method(
     seed: int = 0,
     dialect: str | None = None,
     dtype: torch.dtype | None = None,
+    places: Mapping[str, Place] | None = None,
 ) -> Tensor | Tensors:
     """Merge tensors, or dictionaries of equally named tensors, by a method.
 
     Values of `params` are scalars or, where one is meant for each expert, lists; with `dialect` they are
     spelt as there and its defaults hold. Experts are named `0`, `1`, … for their random streams, tensors are
-    numbered by sorted name. Arithmetic is float32, or float64 where an input is; the result stays in it
-    unless `dtype` is given.
+    numbered by sorted name; `places` says what they are. Arithmetic is float32, or float64 where an input
+    is; the result stays in it unless `dtype` is given.
     """
     method = registry.get(method) if isinstance(method, str) else method
     if isinstance(experts[0], Tensor):
         alone = base if isinstance(base, Tensor) or base is None else base["tensor"]
         named = [{"tensor": expert} for expert in experts]
         whole = None if alone is None else {"tensor": alone}
-        merged = _merge(method, named, whole, params or {}, block, seed, dialect)
+        merged = _merge(method, named, whole, params or {}, block, seed, dialect, places or {})
         return merged["tensor"].to(dtype) if dtype else merged["tensor"]
-    merged = _merge(method, experts, base, params or {}, block, seed, dialect)
+    merged = _merge(method, experts, base, params or {}, block, seed, dialect, places or {})
     return {name: tensor.to(dtype) if dtype else tensor for name, tensor in merged.items()}
 
 
@@ -120,7 +128,7 @@ def defaulted(stage: Stage, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _merge(
-    method: Method, experts: Any, base: Any, params: Any, block: Any, seed: int, dialect: Any
+    method: Method, experts: Any, base: Any, params: Any, block: Any, seed: int, dialect: Any, places: Any
 ) -> Tensors:
     names = sorted(experts[0])
     inputs, offset = _inputs(method, experts, base, names)
@@ -131,11 +139,11 @@ def _merge(
         stage = registry.stage(step.stage)
         if stage.role != "combine":
             inputs = [
-                _step(stage, [tensors], _for_expert(stage, values, i), names, block, seed, str(i))
+                _step(stage, [tensors], _for_expert(stage, values, i), names, block, seed, str(i), places)
                 for i, tensors in enumerate(inputs)
             ]
         else:
-            inputs = [_step(stage, inputs, values, names, block, seed, "")]
+            inputs = [_step(stage, inputs, values, names, block, seed, "", places)]
     merged = inputs[0]
     return merged if offset is None else {name: offset[name] + merged[name] for name in names}
 
@@ -157,11 +165,20 @@ def _inputs(
 
 
 def _step(
-    stage: Stage, inputs: list[Tensors], values: Any, names: list[str], block: Any, seed: int, expert: str
+    stage: Stage,
+    inputs: list[Tensors],
+    values: Any,
+    names: list[str],
+    block: Any,
+    seed: int,
+    expert: str,
+    places: Any,
 ) -> Tensors:
     groups = [[tensors[name] for tensors in inputs] for name in names]
     streams = [random.Stream(random.key_of(seed, stage.name, expert, name)) for name in names]
-    return dict(zip(names, run_group(stage, groups, values, block=block, uniforms=streams), strict=True))
+    known = [places.get(name, Place(name)) for name in names]
+    merged = run_group(stage, groups, values, block=block, uniforms=streams, places=known)
+    return dict(zip(names, merged, strict=True))
 
 
 def _translated(method: Method, params: Mapping[str, Any], dialect: str | None) -> dict[str, Any]:
@@ -193,13 +210,16 @@ def _for_expert(stage: Stage, values: Mapping[str, Any], number: int) -> dict[st
     return {k: each(v, number + 1)[number] if k in own else v for k, v in values.items()}
 
 
-def _summary(stage: Stage, stream: MemoryStream, values: Mapping[str, Any]) -> Summary:
-    found: Summary = stage.summarise(stream, **values) if stage.summarise else {}
+def _summary(stage: Stage, stream: MemoryStream, values: Mapping[str, Any], decompose: Decomposer) -> Summary:
+    if stage.summarise is None:
+        return {}
+    wanted = "decompose" in inspect.signature(stage.summarise).parameters
+    found: Summary = stage.summarise(stream, **values, **({"decompose": decompose} if wanted else {}))
     return found
 
 
 def _call(
-    stage: Stage, tensors: list[Tensor], values: Mapping[str, Any], injected: Mapping[str, Any]
+    stage: Stage, tensors: Sequence[Tensor], values: Mapping[str, Any], injected: Mapping[str, Any]
 ) -> Tensor:
     wanted = inspect.signature(stage.function).parameters
     extra = {name: value for name, value in injected.items() if name in wanted}

@@ -78,7 +78,7 @@ def trace(node: Apply, tensors: list[Traced], figures: Figures) -> Value:
     if "summary" in wanted:
         extra["summary"] = figures
     if "block" in wanted:
-        extra["block"] = Block([], 0, node.shape)
+        extra["block"] = Block([], 0, node.shape, place=node.place)
     values = {k: list(v) if isinstance(v, tuple) else v for k, v in node.values}
     with torch.no_grad():
         result: Any = step.function(tensors, **values, **extra)

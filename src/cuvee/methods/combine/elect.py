@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from cuvee.core.lazy import torch
@@ -82,7 +82,7 @@ def elect(
     return total / torch.where(share == 0, 1.0, share) if merge == "mean" else total
 
 
-def _ballot(deltas: list[Tensor], weights: list[Any], vote: Vote) -> Tensor:
+def _ballot(deltas: Sequence[Tensor], weights: list[Any], vote: Vote) -> Tensor:
     """The figure whose sign is elected."""
     total = torch.zeros_like(deltas[0])
     for delta, factor in zip(deltas, weights, strict=True):

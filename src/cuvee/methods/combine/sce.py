@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from cuvee.core.lazy import numpy, torch
@@ -78,14 +79,14 @@ def _selection(stream: Stream, select_topk: float, guard: Guard) -> Cut | None:
     return top(stream, lambda block: _variance(block.tensors), int(count))
 
 
-def _selected(deltas: list[Tensor], cut: Cut | None, block: Block) -> list[Tensor]:
+def _selected(deltas: Sequence[Tensor], cut: Cut | None, block: Block) -> list[Tensor]:
     if cut is None:
-        return deltas
+        return list(deltas)
     mask = cut.mask(_variance(deltas), block)
     return [torch.where(mask, delta, 0.0) for delta in deltas]
 
 
-def _variance(deltas: list[Tensor]) -> Tensor:
+def _variance(deltas: Sequence[Tensor]) -> Tensor:
     """Population variance over the experts, of differences to the first: exactly 0 where all are equal."""
     differences = [delta - deltas[0] for delta in deltas]
     mean = torch.zeros_like(deltas[0])
