@@ -1,7 +1,8 @@
 """Finds methods and stages by name: those of this package, those of plug-ins, those a test registers.
 
 The folder listing is the registry: every module below `presets/` holds methods, every module below `conditions/`,
-`combine/` and `rescale/` holds stages, and adding a file adds what is in it. Nothing here imports torch.
+`combine/` and `rescale/` holds stages, and adding a file adds what is in it. Looking one up imports its module alone,
+listing them imports all. Nothing here imports torch.
 Plug-ins use the entry-point group `cuvee.methods`: an entry named like its method points at a `Method`, one
 named `stage.NAME` at a `Stage`; their modules are imported when the name is first asked for.
 """
@@ -9,17 +10,19 @@ named `stage.NAME` at a `Stage`; their modules are imported when the name is fir
 from __future__ import annotations
 
 import functools
-import importlib
-import importlib.metadata
-import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cuvee.core import names as naming
 from cuvee.errors import RecipeError
+from cuvee.methods import plugins
 from cuvee.methods.contract import Method, Stage, Step
+from cuvee.methods.definitions import likely, modules
 from cuvee.methods.parameters import Parameter
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "cuvee.methods"
 _STAGE_PREFIX = "stage."
@@ -44,12 +47,12 @@ def stages() -> tuple[str, ...]:
 
 def get(name: str) -> Method:
     """The method of this name, or a RecipeError that names the nearest one."""
-    return _find(Method, name, _built_in(Method, _PRESETS), name, names)
+    return _find(Method, name, _PRESETS, name, names)
 
 
 def stage(name: str) -> Stage:
     """The stage of this name, or a RecipeError that names the nearest one."""
-    return _find(Stage, name, _built_in(Stage, _STAGES), _STAGE_PREFIX + name, stages)
+    return _find(Stage, name, _STAGES, _STAGE_PREFIX + name, stages)
 
 
 def register(item: Method | Stage) -> Callable[[], None]:
@@ -116,25 +119,32 @@ def _with_default(parameter: Parameter, name: str, step: Step) -> Parameter:
 def _built_in(kind: type[Method] | type[Stage], folders: tuple[str, ...]) -> Mapping[str, Any]:
     """All objects of a kind in the modules of these folders."""
     found: dict[str, Any] = {}
-    for module in _modules(folders):
+    for module in modules(folders):
         for item in vars(module).values():
             if isinstance(item, kind) and found.setdefault(item.name, item) is not item:
                 raise _collision(item.name, f"is defined twice, the second time in `{module.__name__}`")
     return found
 
 
-def _modules(folders: Iterable[str]) -> Iterable[Any]:
-    for folder in folders:
-        package = importlib.import_module(f"cuvee.methods.{folder}")
-        for entry in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            yield importlib.import_module(entry.name)
+@functools.cache
+def _own(kind: type[Method] | type[Stage], folders: tuple[str, ...], name: str) -> Any:
+    """The built-in object of this name, from its module alone where that can be told."""
+    for module in likely(folders, name):
+        for item in vars(module).values():
+            if isinstance(item, kind) and item.name == name:
+                return item
+    return _built_in(kind, folders).get(name)
 
 
 @functools.cache
-def _plugins() -> Mapping[str, importlib.metadata.EntryPoint]:
+def _plugins() -> Mapping[str, EntryPoint]:
     """Entry points by name, none imported; two of one name, or one named like our own, are an error."""
-    found: dict[str, importlib.metadata.EntryPoint] = {}
-    for entry in importlib.metadata.entry_points(group=GROUP):
+    if not plugins.may_declare(GROUP):
+        return {}
+    from importlib.metadata import entry_points
+
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=GROUP):
         ours: Mapping[str, Any] = (
             _built_in(Stage, _STAGES) if entry.name.startswith(_STAGE_PREFIX) else _built_in(Method, _PRESETS)
         )
@@ -145,9 +155,9 @@ def _plugins() -> Mapping[str, importlib.metadata.EntryPoint]:
 
 
 def _find(
-    kind: type[T], name: str, ours: Mapping[str, Any], key: str, known: Callable[[], tuple[str, ...]]
+    kind: type[T], name: str, folders: tuple[str, ...], key: str, known: Callable[[], tuple[str, ...]]
 ) -> T:
-    item: Any = ours.get(name, _registered.get(key))
+    item: Any = _registered.get(key) or _own(kind, folders, name)
     if item is None and key in _plugins():
         item = _load(key)
     if isinstance(item, kind) and item.name == name:

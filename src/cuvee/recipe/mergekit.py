@@ -14,7 +14,7 @@ from typing import Any
 from cuvee.core.dtypes import parse_dtype
 from cuvee.core.names import did_you_mean, printable
 from cuvee.errors import Diagnostic, RecipeError
-from cuvee.methods.contract import Dialect
+from cuvee.methods.contract import Dialect, Method
 from cuvee.methods.registry import get, names
 from cuvee.recipe.document import Document, Path, problem
 from cuvee.recipe.mergekit_schema import (
@@ -56,12 +56,15 @@ def _method(document: Document, found: list[Diagnostic]) -> Dialect | None:
     name = data.get("merge_method") if isinstance(data, dict) else None
     if not isinstance(name, str):
         return None
-    known = [m for m in names() if DIALECT in get(m).dialects]
-    if name in known:
-        return get(name).dialects[DIALECT]
-    hint = did_you_mean(name, known)
+    try:
+        found_method: Method | None = get(name)
+    except RecipeError:
+        found_method = None
+    if found_method is not None and DIALECT in found_method.dialects:
+        return found_method.dialects[DIALECT]
+    hint = did_you_mean(name, [m for m in names() if DIALECT in get(m).dialects])
     message = f"`merge_method` must be one of MergeKit's methods, got `{printable(name)}`"
-    if name in names():
+    if found_method is not None:
         hint = "Cuvée's own methods are used in its own recipes; see `cuvee import mergekit`"
     found.append(problem(document, "CV-R011", ("merge_method",), message, hint=hint))
     return None

@@ -48,7 +48,8 @@ def plugins(monkeypatch):
 
     def install(*entries):
         found = [EntryPoint(name, value, registry.GROUP) for name, value in entries]
-        monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: found)
+        monkeypatch.setattr(registry.plugins, "may_declare", lambda group: True)
+        monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found)
         registry._plugins.cache_clear()
         registry._load.cache_clear()
 
