@@ -23,6 +23,8 @@ How an engine may call a stage (the traits; `cuvee.testing` tries to refute each
 - randomness arrives as `uniforms`, a counter-based stream addressed by element index.
 - decompositions of matrices are asked of `decompose`, which keeps them from run to run.
 - what the tensor is (its name, role and layer in the output) stands in `block.place`.
+- a condition or rescale stage that declares `beside="base"` or `beside="experts"` finds the base's tensor, or the task
+  vectors as they entered the chain, behind its own tensor in `block.tensors`, in its summary's stream too.
 - a combine stage of `tensor` access that declares `lazy=True` gets a sequence that evaluates an input anew each time
   it is asked for, so that memory does not grow with the number of experts; others get a list.
 - no in-place change of an argument; no global state; accumulation in the compute dtype or better.
@@ -49,6 +51,7 @@ Scope = Literal["tensor", "model"]
 Base = Literal["required", "optional", "ordinary"]
 Missing = Literal["error", "skip", "base"]
 Status = Literal["exact", "exact-math", "reconstructed"]
+Beside = Literal["base", "experts"]
 Summary = Mapping[str, Any]
 
 
@@ -71,7 +74,7 @@ NOWHERE = Place()
 class Block:
     """A run of elements of one tensor, and the inputs of a stage there.
 
-    `tensors` has one entry per input (one for condition and rescale stages), each shaped as the stage's
+    `tensors` has one entry per input (one for condition and rescale stages, before what `beside` adds), each shaped as the stage's
     access says. `start` is the index of the first element within the flattened tensor, `shape` the whole
     tensor's shape, `number` the position of the tensor in its group (0 unless a summary spans several
     tensors), `place` what the tensor is.
@@ -159,6 +162,7 @@ class Stage:
     random: bool
     upcast: bool
     lazy: bool
+    beside: Beside | None
     inputs: tuple[int, int | None]
     doc: str
     paper: str | None
@@ -291,6 +295,7 @@ def stage(  # noqa: PLR0913 (one keyword for each trait)
     random: bool = False,
     upcast: bool = False,
     lazy: bool = False,
+    beside: Beside | None = None,
     inputs: tuple[int, int | None] = (1, None),
     paper: str | None = None,
 ) -> Callable[[Callable[..., Tensor]], Stage]:
@@ -317,6 +322,7 @@ def stage(  # noqa: PLR0913 (one keyword for each trait)
             random=random,
             upcast=upcast,
             lazy=lazy,
+            beside=beside,
             inputs=inputs,
             doc=function.__doc__ or "",
             paper=paper,

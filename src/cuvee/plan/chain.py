@@ -37,14 +37,17 @@ def expression(
     current: list[Node] = (
         [Difference(e, base) for e in experts] if deltas and base is not None else list(experts)
     )
+    beside: dict[str | None, tuple[Node, ...]] = {"experts": tuple(current), "base": (base,) if base else ()}
     for number in range(combine):
+        extra = beside.get(stages[number].beside, ())
         current = [
-            _apply(stages[number].name, number, (node,), _of(arguments[number], i), call, label)
+            _apply(stages[number].name, number, (node, *extra), _of(arguments[number], i), call, label)
             for i, (node, label) in enumerate(zip(current, call.labels, strict=True))
         ]
     result = _apply(stages[combine].name, combine, tuple(current), arguments[combine], call, "")
     for number in range(combine + 1, len(stages)):
-        result = _apply(stages[number].name, number, (result,), arguments[number], call, "")
+        extra = beside.get(stages[number].beside, ())
+        result = _apply(stages[number].name, number, (result, *extra), arguments[number], call, "")
     return Sum(((1.0, base), (1.0, result))) if deltas and base is not None else result
 
 

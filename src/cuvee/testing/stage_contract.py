@@ -36,13 +36,20 @@ def refute(
 ) -> None:
     """Try every claim on random inputs of these shapes; `differentiable=False` skips the gradients."""
     values = defaulted(stage, params or {})
-    count = inputs or (1 if stage.role != "combine" else max(stage.inputs[0], min(3, stage.inputs[1] or 3)))
+    count = inputs or _inputs(stage)
     groups = sample(count, shapes)
     refute_cuts(stage, values, groups)
     refute_purity(stage, values, groups)
     refute_dtypes(stage, values, groups)
     if differentiable:
         refute_gradients(stage, values, groups)
+
+
+def _inputs(stage: Stage) -> int:
+    """How many tensors the stage is tried with: three experts where it allows them, and what stands beside."""
+    if stage.role != "combine":
+        return {None: 1, "base": 2, "experts": 4}[stage.beside]
+    return max(stage.inputs[0], min(3, stage.inputs[1] or 3))
 
 
 def sample(inputs: int, shapes: Sequence[tuple[int, ...]], seed: int = 0) -> Groups:
@@ -114,12 +121,14 @@ def refute_gradients(stage: Stage, values: Mapping[str, Any], groups: Groups) ->
         inputs = [normal(tensor).requires_grad_() for tensor in group]
         function = _frozen(stage, values, inputs)
         result, probe = function(inputs), normal(inputs[0])
-        gradients = torch.autograd.grad((result.reshape(probe.shape) * probe).sum(), inputs)
+        gradients = torch.autograd.grad(
+            (result.reshape(probe.shape) * probe).sum(), inputs, allow_unused=True
+        )
         steps = [normal(x).abs() * x.detach().sign() * 1e-10 for x in inputs]
         with torch.no_grad():
             change = function([x + step for x, step in zip(inputs, steps, strict=True)]) - result
         slope = float((change.reshape(probe.shape) * probe).sum())
-        terms = [g * step for g, step in zip(gradients, steps, strict=True)]
+        terms = [g * step for g, step in zip(gradients, steps, strict=True) if g is not None]
         expected = sum(float(term.sum()) for term in terms)
         size = sum(float(term.abs().sum()) for term in terms)
         _claim(abs(slope - expected) <= 1e-4 * size + 1e-14, stage, "the gradient is the derivative")

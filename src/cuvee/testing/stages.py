@@ -132,14 +132,17 @@ def _merge(
 ) -> Tensors:
     names = sorted(experts[0])
     inputs, offset = _inputs(method, experts, base, names)
+    origin = {name: _upcast(base[name]) for name in names} if base is not None else None
+    beside: dict[str | None, list[Tensors]] = {"experts": inputs, "base": [origin] if origin else []}
     steps = zip(
         method.steps, registry.arguments_for(method, _translated(method, params, dialect)), strict=True
     )
     for step, values in steps:
         stage = registry.stage(step.stage)
         if stage.role != "combine":
+            extra = beside.get(stage.beside, [])
             inputs = [
-                _step(stage, [tensors], _for_expert(stage, values, i), names, block, seed, str(i), places)
+                _step(stage, [tensors, *extra], _for_expert(stage, values, i), names, block, seed, str(i), places)
                 for i, tensors in enumerate(inputs)
             ]
         else:
