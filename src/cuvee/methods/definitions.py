@@ -40,7 +40,7 @@ def _listed(folder: str) -> dict[str, Path]:
     """Modules below a folder of this package by full name, in alphabetical order."""
     here = Path(__file__).parent
     found: dict[str, Path] = {}
-    folders = [here / folder]
+    folders = [here / folder] if (here / folder).is_dir() else []
     while folders:
         for path in sorted(folders.pop().iterdir()):
             if path.is_dir() and path.name != "__pycache__":
