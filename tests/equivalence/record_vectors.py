@@ -208,6 +208,23 @@ def selection() -> list[dict[str, Any]]:
     return found
 
 
+def gathering() -> list[dict[str, Any]]:
+    """PICK: counts below and at two bounds, and what lies between, in order; -1 where that is too much."""
+    found = []
+    for name in ("z", "few"):
+        keys = INPUTS[name].abs().view(torch.int32)
+        low, high = (int(v) for v in keys.sort().values[[ELEMENTS // 4, ELEMENTS // 2]])
+        for bounds in ((low, high), (low, low), (0, 0x7FFFFFFF)):
+            inner = keys[(keys > bounds[0]) & (keys < bounds[1])]
+            counts = [int(c.sum()) for c in (keys < bounds[0], keys == bounds[0], keys == bounds[1])]
+            room = inner.numel() + 7
+            data = raw(torch.tensor([*counts, inner.numel()])) + raw(inner.to(torch.int32))
+            data += bytes(4 * (room + 16 - inner.numel()))
+            ops = [op(Code.PICK, 0, 0, bits=bounds[0], key=bounds[1], count=room)]
+            found.append(case(f"pick {name} {bounds}", name, ops, None, data=data))
+    return found
+
+
 def randomness() -> list[dict[str, Any]]:
     found = []
     x = INPUTS["x"]
@@ -236,7 +253,7 @@ def sums() -> list[dict[str, Any]]:
 
 def recorded() -> dict[str, Any]:
     """All vectors, as they are stored."""
-    cases = [*types(), *arithmetic(), *selection(), *randomness(), *sums()]
+    cases = [*types(), *arithmetic(), *selection(), *gathering(), *randomness(), *sums()]
     inputs = {name: base64.b64encode(raw(tensor)).decode() for name, tensor in INPUTS.items()}
     return {"elements": ELEMENTS, "inputs": inputs, "cases": cases}
 

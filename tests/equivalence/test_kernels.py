@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 import cuvee
 from cuvee.engine.events import Event, Finding, Progress
-from cuvee.engine.fused import fuse
+from cuvee.engine.fused import fuse, passes, selection
 from cuvee.engine.kernels import build, library, selftest
 from cuvee.engine.options import RunOptions
 from cuvee.errors import NonFinite
@@ -199,6 +199,49 @@ def test_every_tensor_of_a_fused_method_is_fused(
         folder / "out.safetensors", overwrite=True, resume=False
     )
     assert (made.made, made.left) == (len(SHAPES) + 1, 0)
+
+
+@pytest.mark.parametrize("kind", ["even", "uneven", "coarse", "mostly equal", "ascending"])
+@pytest.mark.parametrize("limits", [(8 << 20, 4 << 20), (0, 4 << 20), (8 << 20, 50)])
+def test_selection_from_a_sample_is_exact(
+    kind: str, limits: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the sample is good, where it misleads, where most magnitudes tie, and where too much would be held."""
+    monkeypatch.setattr(selection, "spacing", lambda total: max(1, min(5, total // 2048)))
+    monkeypatch.setattr(selection, "_HELD", limits[0])
+    monkeypatch.setattr(passes, "_MOST", limits[1])
+    draw = torch.Generator().manual_seed(3)
+    base = {"a": torch.randn(40, 1000, generator=draw), "b": torch.randn(7001, generator=draw)}
+    save_file(base, tmp_path / "base.safetensors")
+    for name in "pq":
+        changed = {k: v + _change(kind, v.shape, draw) for k, v in base.items()}
+        save_file(changed, tmp_path / f"{name}.safetensors")
+    experts = [tmp_path / "p.safetensors", tmp_path / "q.safetensors"]
+    for method, values in (
+        ("ties", {"density": [0.3, 0.02], "scope": "model"}),
+        ("ties", {"density": [0.61, 0.99], "scope": "tensor", "rescale": "l1", "count": "official"}),
+        ("breadcrumbs", {"density": [0.5, 0.8], "gamma": [0.01, 0.3]}),
+    ):
+        blend = cuvee.merge(experts, base=tmp_path / "base.safetensors", method=method, **values)
+        for memory in (1 << 12, 128 << 20):
+            said = [
+                outcome(blend, tmp_path / "out.safetensors", RunOptions(kernels=on, memory=memory))
+                for on in (True, False)
+            ]
+            assert said[0] == said[1]
+            assert isinstance(said[0], bytes)
+
+
+def _change(kind: str, shape: tuple[int, ...], draw: torch.Generator) -> torch.Tensor:
+    noise = torch.randn(shape, generator=draw)
+    count = noise.numel()
+    if kind == "uneven":  # later elements change a thousand times as much
+        return noise * torch.logspace(-3, 0, count).reshape(shape)
+    if kind == "coarse":
+        return (noise * 3).round() / 4
+    if kind == "mostly equal":
+        return torch.where(torch.rand(shape, generator=draw) < 0.8, 0.0, noise)
+    return torch.arange(count).reshape(shape) / count if kind == "ascending" else noise
 
 
 def test_a_value_that_is_not_finite_is_told_in_the_same_words(folder: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from cuvee.core.tensors import Extent
 from cuvee.engine.fused.builder import Unfusable
-from cuvee.engine.kernels.operations import REGISTER
+from cuvee.engine.kernels.operations import REGISTER, TILE
 from cuvee.plan.nodes import Read
 
 Key = tuple[str, str]  # source key, tensor name
@@ -110,20 +110,27 @@ class Feed:
                 self._fill(key, view, 0)
                 self._held[key] = address
 
-    def blocks(self, reads: Sequence[Read], arena: Arena, step: int) -> Iterator[tuple[int, int, Any]]:
-        """(first element, elements, addresses of the inputs) for runs of at most `step` elements."""
+    def blocks(
+        self, reads: Sequence[Read], arena: Arena, step: int, every: int = 1
+    ) -> Iterator[tuple[int, int, Any]]:
+        """(first element, elements, addresses of the inputs) for runs of at most `step` elements.
+
+        `every` above 1: only one tile of so many.
+        """
+        run = step if every == 1 else TILE
         keys = [(read.source, read.meta.name) for read in reads]
         addresses = (ctypes.c_void_p * len(keys))()
         slots = [] if self.resident else [arena.take(step * self._size(key)) for key in keys]
-        for first in range(0, self.total, step):
-            count = min(step, self.total - first)
+        for first in range(0, self.total, run * every):
+            count = min(run, self.total - first)
             for place, key in enumerate(keys):
                 size = self._size(key)
                 if self.resident:
                     addresses[place] = self._held[key] + first * size
                 else:
                     addresses[place], view = slots[place]
-                    self._ahead(key, first * size, count * size)
+                    if every == 1:
+                        self._ahead(key, first * size, count * size)
                     self._fill(key, view[: count * size], first * size)
             yield first, count, addresses
 

@@ -7,33 +7,15 @@ Probes of several figures share a pass. Owns the arithmetic of `methods.summarie
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
 
 from cuvee.engine.fused.builder import Unfusable
-from cuvee.engine.fused.stages import ALL, Chosen
+from cuvee.engine.fused.selection import Gathering, Probe, cuts
 from cuvee.engine.kernels.library import Kernels
 from cuvee.methods.conditions.band import counts
 from cuvee.plan.nodes import Apply
 
 _SMALLEST = 1e-7  # as in `rescaling`
-
-Kind = Literal["high", "low", "tied", "norms", "gram", "signs"]
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """One pass: what is gathered, and for which leading digits (`low`) or whole bits (`tied`)."""
-
-    kind: Kind
-    bits: tuple[int, ...] = ()
-
-
-# `high`, `low`: one table for each digit, all tensors counted together; the others: an entry for each tensor, with a
-# count for each of `bits`, or lines of float64 sums for each figure.
-Found = list[Any]
-Gathering = Generator[Probe, Found, Any]
 
 
 def wanted(node: Apply) -> tuple[str, ...]:
@@ -58,12 +40,16 @@ def gathering(figure: str, nodes: Sequence[Apply], kernels: Kernels) -> Gatherin
     """The passes of one figure over the tensors of these nodes; returns its value for each of them."""
     sizes = [math.prod(node.shape) for node in nodes]
     if figure == "cuts":
-        return _cuts(nodes[0], sizes, kernels)
+        return cuts(_keeps(nodes[0], sum(sizes)), sizes, kernels, all_ties=_official(nodes[0]))
     if figure == "factor":
         return _factor(len(nodes))
     if figure == "majority":
         return _majority(len(nodes))
     return _products(nodes[0])
+
+
+def _official(node: Apply) -> bool:
+    return node.stage == "trim" and dict(node.values)["count"] == "official"
 
 
 def _keeps(node: Apply, size: int) -> list[int]:
@@ -72,60 +58,9 @@ def _keeps(node: Apply, size: int) -> list[int]:
     if node.stage == "band":
         removed, kept = counts(size, density, values["gamma"])
         return [removed, removed + kept]
-    if values["count"] == "official":
+    if _official(node):
         return [int(density * size) + 1]
     return [max(1, int(density * size)) if density > 0 else 0]
-
-
-def _cuts(node: Apply, sizes: list[int], kernels: Kernels) -> Gathering:
-    """Exact selection in two passes over the bits, and a third where ties must be shared out between tensors."""
-    total = sum(sizes)
-    keeps = [min(max(count, 0), total) for count in _keeps(node, total)]
-    official = node.stage == "trim" and dict(node.values)["count"] == "official"
-    inner = sorted({count for count in keeps if 0 < count < total})
-    ranks: dict[int, tuple[int, int, int]] = {}
-    if inner:
-        (table,) = yield Probe("high")
-        tops = {count: _found(kernels, table, total - count) for count in inner}
-        digits = tuple(sorted({digit for digit, _, _ in tops.values()}))
-        tables = yield Probe("low", digits)
-        lows = dict(zip(digits, tables, strict=True))
-        for count, (digit, less, _) in tops.items():
-            bottom, below, equal = _found(kernels, lows[digit], total - count - less)
-            ranks[count] = (digit << 16 | bottom, less + below, equal)
-    shared: dict[int, int] = {}  # bits → ties that are kept
-    chosen = []
-    for count in keeps:
-        bits, less, equal = ranks.get(count, (0, 0, 0))
-        above = total - less - equal
-        if count in ranks and not official and above + equal > count:
-            shared[count] = count - above
-        chosen.append(Chosen(above + equal if official and count in ranks else count, total, bits, ALL))
-    quotas = yield from _quotas(sizes, {count: (ranks[count][0], left) for count, left in shared.items()})
-    return [
-        [
-            Chosen(c.kept, c.total, c.bits, quotas[count][place] if count in quotas else c.ties)
-            for c, count in zip(chosen, keeps, strict=True)
-        ]
-        for place in range(len(sizes))
-    ]
-
-
-def _quotas(
-    sizes: list[int], shared: dict[int, tuple[int, int]]
-) -> Generator[Probe, Found, dict[int, list[int]]]:
-    """For each count the ties that each tensor keeps, the first tensors first."""
-    if len(sizes) == 1:
-        return {count: [left] for count, (_, left) in shared.items()}
-    quotas: dict[int, list[int]] = {}
-    if shared:
-        found = yield Probe("tied", tuple(bits for bits, _ in shared.values()))
-        for number, (count, (_, left)) in enumerate(shared.items()):
-            quotas[count] = []
-            for ties in found:
-                quotas[count].append(min(left, ties[number]))
-                left -= quotas[count][-1]
-    return quotas
 
 
 def _factor(tensors: int) -> Gathering:
@@ -160,13 +95,6 @@ def _products(node: Apply) -> Gathering:
         weights = normalized(each(values["weight"], count))
         found = mean_coefficients(gram, weights, max_iter=values["max_iter"], tol=values["tol"])
     return [list(found)]
-
-
-def _found(kernels: Kernels, table: Any, goal: int) -> tuple[int, int, int]:
-    found = kernels.find(table, goal)
-    if found is None:
-        raise Unfusable("an input changed between two passes")
-    return found
 
 
 def _exact(lines: Sequence[float]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +11,15 @@ from typing import Any
 
 from cuvee.engine.fused.builder import Builder, Figures, Program, Unfusable
 from cuvee.engine.fused.feed import Feed, Worker
-from cuvee.engine.fused.figures import Gathering, Probe, wanted
+from cuvee.engine.fused.figures import wanted
+from cuvee.engine.fused.selection import Gathering, Probe, Window
 from cuvee.engine.fused.stages import ballot, thinned
 from cuvee.engine.kernels.library import Kernels
-from cuvee.engine.kernels.operations import TILE, Code
+from cuvee.engine.kernels.operations import TILE, Code, Picked
 from cuvee.plan.nodes import Apply, Node, walk
 
 _BINS = {"high": 32768, "low": 65536}
+_MOST = 4 << 20  # magnitudes of one tensor that may be gathered
 _TABLE = 65536  # 32-bit counts; `high` counts in two halves
 
 
@@ -53,14 +56,23 @@ def sweep(
     feed: Feed, worker: Worker, kernels: Kernels, parts: Sequence[Part], known: Mapping[int, Figures]
 ) -> None:
     """Run the parts over a tensor; Unfusable where a value is not finite."""
-    builder = Builder(known)
-    builder.expect([root for part in parts for root in _roots(part)])
-    lines = -(-feed.total // TILE)
-    results = [_emit(builder, part, lines) for part in parts]
-    run(feed, worker, kernels, builder.program(), feed.total if feed.resident else feed.step, None)
-    with _TALLYING:
-        for part, gathered in zip(parts, results, strict=True):
-            _take(part, gathered(), kernels)
+    for every in sorted({part.tally.probe.every for part in parts}):
+        together = [part for part in parts if part.tally.probe.every == every]
+        builder = Builder(known)
+        builder.expect([root for part in together for root in _roots(part)])
+        results = [_emit(builder, part, feed.total) for part in together]
+        run(
+            feed,
+            worker,
+            kernels,
+            builder.program(),
+            feed.total if feed.resident else feed.step,
+            None,
+            every=every,
+        )
+        with _TALLYING:
+            for part, gathered in zip(together, results, strict=True):
+                _take(part, gathered(), kernels)
 
 
 def run(
@@ -71,13 +83,15 @@ def run(
     step: int,
     write: Callable[[int, int, memoryview], None] | None,
     out_size: int = 0,
+    every: int = 1,
 ) -> None:
-    """Run a program over a tensor, handing each finished block to `write(first, count, bytes)`."""
+    """Run a program over a tensor, or one tile of `every`; finished blocks go to `write(first, count, bytes)`."""
     area = worker.registers_at(program.registers)
     mark = worker.blocks.used
     out, view = worker.blocks.take(step * out_size)
-    for first, count, inputs in feed.blocks(program.reads, worker.blocks, step):
-        if kernels.run(program.ops, program.count, inputs, out, first, count, area):
+    skipped = every if feed.resident else 1
+    for first, count, inputs in feed.blocks(program.reads, worker.blocks, step, every // skipped):
+        if kernels.run(program.ops, program.count, inputs, out, first, count, area, skipped):
             raise Unfusable("a value is not finite")
         if write is not None:
             write(first, count, view[: count * out_size])
@@ -130,9 +144,12 @@ def _roots(part: Part) -> Iterable[Node]:
     return (*part.node.inputs, *part.node.inputs) if part.tally.probe.kind == "norms" else part.node.inputs
 
 
-def _emit(builder: Builder, part: Part, lines: int) -> Callable[[], list[Any]]:
+def _emit(builder: Builder, part: Part, total: int) -> Callable[[], list[Any]]:
     """The operations of a probe; what to call for its results once they ran."""
     probe, node = part.tally.probe, part.node
+    lines = -(-total // TILE)
+    if probe.kind == "pick":
+        return _pick(builder, probe, node, -(-lines // probe.every) * TILE)
     if probe.kind in ("high", "low", "tied"):
         return _count(builder, probe, node)
     if probe.kind == "gram":
@@ -162,6 +179,32 @@ def _emit(builder: Builder, part: Part, lines: int) -> Callable[[], list[Any]]:
         builder.release(size)
         builder.release(value)
     return lambda: sums
+
+
+def _pick(builder: Builder, probe: Probe, node: Apply, total: int) -> Callable[[], list[Any]]:
+    value = builder.use(node.inputs[0])
+    room = min(total, _MOST)
+    places = [_Places(room) for _ in probe.windows]
+    for (low, high), place in zip(probe.windows, places, strict=True):
+        builder.emit(Code.PICK, None, value, bits=low, key=high, count=room, data=place.address)
+    builder.release(value)
+    return lambda: [place.window(bounds) for place, bounds in zip(places, probe.windows, strict=True)]
+
+
+class _Places:
+    """Where the machine puts the magnitudes it picks; memory comes when it is written."""
+
+    def __init__(self, room: int) -> None:
+        self._data = mmap.mmap(-1, ctypes.sizeof(Picked) + 4 * (room + 16))
+        self._head = Picked.from_buffer(self._data)
+        self.address = ctypes.addressof(self._head)
+
+    def window(self, bounds: tuple[int, int]) -> Window:
+        head = self._head
+        keys = None
+        if head.picked >= 0:
+            keys = (ctypes.c_uint32 * head.picked).from_buffer_copy(self._data, ctypes.sizeof(Picked))
+        return Window(bounds, head.less, head.low, head.high, keys)
 
 
 def _count(builder: Builder, probe: Probe, node: Apply) -> Callable[[], list[Any]]:

@@ -8,7 +8,7 @@
  */
 #include <stdint.h>
 #include <string.h>
-#ifdef __F16C__
+#if defined(__F16C__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -30,14 +30,14 @@ typedef struct {
     float x;
     u32 bits;
     u64 key;
-    int64_t count; /* TRIM: ties still to be kept */
+    int64_t count; /* TRIM: ties still to be kept; PICK: how many may be gathered */
     void *data;
 } Op;
 
 enum {
     LOAD_BF16, LOAD_F16, LOAD_F32, STORE_BF16, STORE_F16, STORE_F32, ROUND_BF16, ROUND_F16,
     FILL, ADD, SUB, MUL, SCALE, SHRINK, MULTIPLY_ADD, ABS, SIGN, ELECT, CLAMP,
-    TRIM, KEEP, AGREE, LARGEST, QUOTIENT, HIGH, LOW, TIED, SUM, DOT, CODES
+    TRIM, KEEP, AGREE, LARGEST, QUOTIENT, HIGH, LOW, TIED, SUM, DOT, PICK, CODES
 };
 enum { BAD_INPUT = 1, BAD_OUTPUT = 2, BAD_CODE = 4 };
 
@@ -77,6 +77,48 @@ static u32 bad32(const float *x, int m) {
 }
 
 /* Philox4x32-10: element e takes word (e >> 8) & 3 of counter (e >> 10) * 256 + (e & 255). */
+#if defined(__AVX512F__) || defined(__AVX2__)
+#ifdef __AVX512F__
+typedef __m512i wide;
+#define LANES 8
+#define WIDE(name) _mm512_##name
+#define _mm512_set1_epi64x _mm512_set1_epi64
+#define XOR3(x, y, z) _mm512_ternarylogic_epi64(x, y, z, 0x96)
+#define ODD_OVER_EVEN(even, odd) _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32))
+#define PUT(to, x) _mm512_storeu_si512(to, x)
+#else
+typedef __m256i wide;
+#define LANES 4
+#define WIDE(name) _mm256_##name
+#define XOR3(x, y, z) _mm256_xor_si256(_mm256_xor_si256(x, y), z)
+#define ODD_OVER_EVEN(even, odd) _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa)
+#define PUT(to, x) _mm256_storeu_si256((__m256i *)(to), x)
+#endif
+/* Words lie in the lower halves of 64-bit lanes (a multiplication looks at nothing else), what is above is rubbish;
+ * even counters are in `e`, odd ones in `o`. */
+static void philox(u32 *words, u64 tile, u64 key) {
+    const wide m0 = WIDE(set1_epi64x)(0xD2511F53), m1 = WIDE(set1_epi64x)(0xCD9E8D57), none = WIDE(set1_epi64x)(0);
+    u64 begin[LANES];
+    for (int j = 0; j < LANES; j++) begin[j] = tile * 256 + 2 * (u64)j;
+    wide even, odd, one = WIDE(set1_epi64x)(1), step = WIDE(set1_epi64x)(2 * LANES);
+    memcpy(&even, begin, sizeof even);
+    for (int j = 0; j < 256; j += 2 * LANES, even = WIDE(add_epi64)(even, step)) {
+        odd = WIDE(add_epi64)(even, one);
+        u32 k0 = (u32)key, k1 = (u32)(key >> 32);
+        wide ea = even, eb = WIDE(srli_epi64)(even, 32), ec = none, ed = none;
+        wide oa = odd, ob = WIDE(srli_epi64)(odd, 32), oc = none, od = none;
+        for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+            wide ka = WIDE(set1_epi64x)((long long)k0), kc = WIDE(set1_epi64x)((long long)k1);
+            wide ep = WIDE(mul_epu32)(ea, m0), eq = WIDE(mul_epu32)(ec, m1);
+            wide op = WIDE(mul_epu32)(oa, m0), oq = WIDE(mul_epu32)(oc, m1);
+            ea = XOR3(WIDE(srli_epi64)(eq, 32), eb, ka); ec = XOR3(WIDE(srli_epi64)(ep, 32), ed, kc); eb = eq; ed = ep;
+            oa = XOR3(WIDE(srli_epi64)(oq, 32), ob, ka); oc = XOR3(WIDE(srli_epi64)(op, 32), od, kc); ob = oq; od = op;
+        }
+        PUT(words + j, ODD_OVER_EVEN(ea, oa)); PUT(words + 256 + j, ODD_OVER_EVEN(eb, ob));
+        PUT(words + 512 + j, ODD_OVER_EVEN(ec, oc)); PUT(words + 768 + j, ODD_OVER_EVEN(ed, od));
+    }
+}
+#else
 static void philox(u32 *words, u64 tile, u64 key) {
     u32 *a = words, *b = words + 256, *c = words + 512, *d = words + 768, k0 = (u32)key, k1 = (u32)(key >> 32);
     for (int j = 0; j < 256; j++) { u64 n = tile * 256 + (u64)j; a[j] = (u32)n; b[j] = (u32)(n >> 32); c[j] = d[j] = 0; }
@@ -89,6 +131,7 @@ static void philox(u32 *words, u64 tile, u64 key) {
         k0 += 0x9E3779B9u; k1 += 0xBB67AE85u;
     }
 }
+#endif
 
 /* The kept magnitudes: all whose bits exceed op->bits, and the first op->count of those equal to it. */
 static void trim(Op *op, float *to, const float *by, const float *value, int m) {
@@ -110,10 +153,26 @@ static void trim(Op *op, float *to, const float *by, const float *value, int m) 
     op->count = op->count > ties ? op->count - ties : 0;
 }
 
-/* Halves are added until one is left: the fixed tree of `summaries`. */
-static double tree(double *v) {
-    for (int half = TILE / 2; half > 0; half /= 2) { FREE_LOOP for (int i = 0; i < half; i++) v[i] += v[i + half]; }
+/* Halves are added until one is left: the fixed tree of `summaries`. The first two steps are done while the values are
+ * made, so that a tile needs little memory; `entry` is an expression in `i`. */
+#define TREE(entry)                                                                                                  \
+    double v[TILE / 4];                                                                                              \
+    FREE_LOOP for (int j = 0; j < TILE / 4; j++) {                                                                   \
+        double q[4];                                                                                                 \
+        for (int k = 0; k < 4; k++) { int i = j + k * (TILE / 4); q[k] = entry; }                                    \
+        v[j] = (q[0] + q[2]) + (q[1] + q[3]);                                                                        \
+    }                                                                                                                \
+    for (int half = TILE / 8; half > 0; half /= 2) { FREE_LOOP for (int i = 0; i < half; i++) v[i] += v[i + half]; } \
     return v[0];
+static double sum(const float *a) { TREE((double)a[i]) }
+static double dot(const float *a, const float *b) { TREE((double)a[i] * (double)b[i]) }
+
+/* A tile that ends early, with zeros after its end. */
+static const float *ended(float *copy, const float *a, int m) {
+    if (m == TILE) return a;
+    memcpy(copy, a, (size_t)m * 4);
+    memset(copy + m, 0, (size_t)(TILE - m) * 4);
+    return copy;
 }
 
 static void high(const Op *op, const float *a, int m) {
@@ -134,12 +193,54 @@ static void low(const Op *op, const float *a, int m) {
     }
 }
 
+/* Magnitudes between two others: how many are less than `low`, equal to it, equal to `high`, and those in between.
+ * `picked` is -1 once they were more than op->count; there are 16 places more than that. */
+typedef struct { int64_t less, low, high, picked; u32 keys[]; } Picked;
+static void pick(const Op *op, const float *a, int m) {
+    Picked *to = op->data;
+    u32 low = op->bits, high = (u32)op->key;
+    int64_t room = op->count - to->picked;
+    if (to->picked < 0) return;
+    u32 *next = to->keys + to->picked, less = 0, at_low = 0, at_high = 0, inner = 0;
+    int i = 0;
+#ifdef __AVX512F__
+    __m512i floor = _mm512_set1_epi32((int)low), roof = _mm512_set1_epi32((int)high), sign = _mm512_set1_epi32(0x7fffffff);
+    for (; i + 16 <= m; i += 16) {
+        __m512i key = _mm512_and_si512(_mm512_loadu_si512(a + i), sign);
+        __mmask16 above = _mm512_cmpgt_epu32_mask(key, floor), within = _mm512_mask_cmplt_epu32_mask(above, key, roof);
+        less += (u32)__builtin_popcount(_mm512_cmplt_epu32_mask(key, floor));
+        at_low += (u32)__builtin_popcount(_mm512_cmpeq_epu32_mask(key, floor));
+        at_high += (u32)__builtin_popcount(_mm512_cmpeq_epu32_mask(key, roof));
+        if (within) {
+            if (inner <= room) _mm512_storeu_si512(next + inner, _mm512_maskz_compress_epi32(within, key));
+            inner += (u32)__builtin_popcount(within);
+        }
+    }
+#endif
+    u16 hit[TILE];
+    FREE_LOOP for (int j = i; j < m; j++) {
+        u32 key = bits_of(a[j]) & 0x7fffffffu;
+        less += key < low; at_low += key == low; at_high += key == high;
+        hit[j] = (key > low) & (key < high);
+    }
+    for (; i < m; i += 4) { /* four flags at a time: most are none */
+        u64 four = 0;
+        memcpy(&four, hit + i, m - i < 4 ? (size_t)(m - i) * 2 : 8);
+        if (four)
+            for (int j = i; j < i + 4 && j < m; j++)
+                if (hit[j]) { if (inner < room) next[inner] = bits_of(a[j]) & 0x7fffffffu; inner++; }
+    }
+    to->less += less; to->low += at_low; to->high += at_high;
+    to->picked = inner > room ? -1 : to->picked + inner;
+}
+
 #define REG(n) (regs + (n) * TILE)
 
-/* Run a program on `n` elements that begin at element `first` of the tensor (a multiple of 1024). */
-int cuvee_run(Op *ops, int32_t count, const void **in, void *out, int64_t first, int64_t n, float *regs) {
+/* Run a program on `n` elements that begin at element `first` of the tensor (a multiple of 1024), or on every tile whose
+ * number is a multiple of `every`. */
+int cuvee_run(Op *ops, int32_t count, const void **in, void *out, int64_t first, int64_t n, int64_t every, float *regs) {
     u32 bad_in = 0, bad_out = 0;
-    for (int64_t s = 0; s < n; s += TILE) {
+    for (int64_t s = 0; s < n; s += TILE * every) {
         int m = n - s < TILE ? (int)(n - s) : TILE;
         int64_t line = (first + s) / TILE;
         for (Op *op = ops; op < ops + count; op++) {
@@ -213,7 +314,7 @@ int cuvee_run(Op *ops, int32_t count, const void **in, void *out, int64_t first,
                 const float *value = REG(op->c);
                 EACH {
                     float entry = sign_of(a[i]) == b[i] ? float_of(bits_of(value[i]) & 0x7fffffffu) : 0.0f;
-                    to[i] = entry > to[i] || entry != entry ? entry : to[i];
+                    to[i] = (entry > to[i]) | (entry != entry) ? entry : to[i];
                 }
                 break;
             }
@@ -228,17 +329,16 @@ int cuvee_run(Op *ops, int32_t count, const void **in, void *out, int64_t first,
                 break;
             }
             case SUM: {
-                double v[TILE];
-                EACH v[i] = i < m ? (double)a[i] : 0.0;
-                ((double *)op->data)[line] = tree(v);
+                float rest[TILE];
+                ((double *)op->data)[line] = sum(ended(rest, a, m));
                 break;
             }
             case DOT: {
-                double v[TILE];
-                EACH v[i] = i < m ? (double)a[i] * (double)b[i] : 0.0;
-                ((double *)op->data)[line] = tree(v);
+                float rest[TILE], other[TILE];
+                ((double *)op->data)[line] = dot(ended(rest, a, m), ended(other, b, m));
                 break;
             }
+            case PICK: pick(op, a, m); break;
             default: return BAD_CODE;
             }
             if (m < TILE && op->code <= LOAD_F32) memset(to + m, 0, (size_t)(TILE - m) * 4);
@@ -255,6 +355,31 @@ int cuvee_find(const u64 *table, int64_t bins, int64_t goal, int64_t *found) {
         less += (int64_t)table[bin];
     }
     return -1;
+}
+
+/* The value at position `goal` of the sorted keys; found = {key, less, equal}; -1 when there is none. */
+int cuvee_select(const u32 *keys, int64_t n, int64_t goal, int64_t *found) {
+    u32 low = 0xffffffffu, high = 0;
+    for (int64_t i = 0; i < n; i++) { low = keys[i] < low ? keys[i] : low; high = keys[i] > high ? keys[i] : high; }
+    int64_t less = 0, equal = 0;
+    if (goal < 0 || goal >= n) return -1;
+    for (int shift = 32; shift > 0;) {
+        u32 table[4097] = {0}, range = high - low, bin = 0;
+        for (shift = 0; (range >> shift) > 4095;) shift++;
+        for (int64_t i = 0; i < n; i++) table[keys[i] - low <= range ? (keys[i] - low) >> shift : 4096]++;
+        for (; goal >= less + table[bin]; bin++) less += table[bin];
+        equal = table[bin];
+        low += bin << shift;
+        high = low + ((1u << shift) - 1u);
+    }
+    found[0] = low; found[1] = less; found[2] = equal;
+    return 0;
+}
+
+int64_t cuvee_equal(const u32 *keys, int64_t n, u32 key) {
+    int64_t found = 0;
+    for (int64_t i = 0; i < n; i++) found += keys[i] == key;
+    return found;
 }
 
 void cuvee_add(u64 *to, const u32 *from, int64_t n) { for (int64_t i = 0; i < n; i++) to[i] += from[i]; }

@@ -40,20 +40,30 @@ class Kernels:
         library = ctypes.CDLL(str(path))
         pointer, whole, wide = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
         self._run = _function(
-            library.cuvee_run, whole, [pointer, whole, pointer, pointer, wide, wide, pointer]
+            library.cuvee_run, whole, [pointer, whole, pointer, pointer, wide, wide, wide, pointer]
         )
+        self._select = _function(library.cuvee_select, whole, [pointer, wide, wide, pointer])
         self._find = _function(library.cuvee_find, whole, [pointer, wide, wide, pointer])
+        self._equal = _function(library.cuvee_equal, wide, [pointer, wide, ctypes.c_uint32])
         self._add = _function(library.cuvee_add, None, [pointer, pointer, wide])
         self._bad = _function(library.cuvee_not_finite, whole, [pointer, wide, whole, ctypes.c_uint64])
 
     def run(
-        self, ops: Any, count: int, inputs: Any, out: int, first: int, elements: int, registers: int
+        self,
+        ops: Any,
+        count: int,
+        inputs: Any,
+        out: int,
+        first: int,
+        elements: int,
+        registers: int,
+        every: int = 1,
     ) -> int:
-        """Run a program on elements [first, first + elements); addresses are integers.
+        """Run a program on elements [first, first + elements), or on one of `every` tiles of them.
 
-        Bits of the result: 1 where an input, 2 where an output is NaN or infinite.
+        Addresses are integers. Bits of the result: 1 where an input, 2 where an output is NaN or infinite.
         """
-        flags = int(self._run(ops, count, inputs, out, first, elements, registers))
+        flags = int(self._run(ops, count, inputs, out, first, elements, every, registers))
         if flags & 4:
             raise ValueError("a program holds an operation that the library does not know")
         return flags
@@ -64,6 +74,28 @@ class Kernels:
         if self._find(table, len(table), goal, found):
             return None
         return found[0], found[1], found[2]
+
+    def select(self, keys: Any, count: int, goal: int) -> tuple[int, int, int] | None:
+        """(key, less, equal) of the key at position `goal` of the sorted keys; None past the end."""
+        found = (ctypes.c_int64 * 3)()
+        if self._select(keys, count, goal, found):
+            return None
+        return found[0], found[1], found[2]
+
+    def equal(self, keys: Any, key: int) -> int:
+        """How many of the keys are this one."""
+        return int(self._equal(keys, len(keys), key))
+
+    def joined(self, parts: Sequence[Any]) -> Any:
+        """Keys one after the other; the part itself where there is only one."""
+        if len(parts) == 1:
+            return parts[0]
+        whole = (ctypes.c_uint32 * sum(map(len, parts)))()
+        at = ctypes.addressof(whole)
+        for part in parts:
+            ctypes.memmove(at, part, ctypes.sizeof(part))
+            at += ctypes.sizeof(part)
+        return whole
 
     def add(self, to: Any, part: Any, bins: int) -> None:
         """Add 32-bit counts to 64-bit ones."""

@@ -41,6 +41,7 @@ class Code(IntEnum):
     TIED = 26  # count those of |a| whose bits are `bits` (64-bit)
     SUM = 27  # float64 sum of each line
     DOT = 28  # float64 product of each line
+    PICK = 29  # gather those of |a| between `bits` and `key`, at most `count` (`Picked`)
 
 
 class Op(ctypes.Structure):
@@ -58,4 +59,15 @@ class Op(ctypes.Structure):
         ("key", ctypes.c_uint64),
         ("count", ctypes.c_int64),
         ("data", ctypes.c_void_p),
+    )
+
+
+class Picked(ctypes.Structure):
+    """What PICK counts and gathers; room for the keys follows, for 16 more than are gathered."""
+
+    _fields_ = (
+        ("less", ctypes.c_int64),
+        ("low", ctypes.c_int64),
+        ("high", ctypes.c_int64),
+        ("picked", ctypes.c_int64),  # -1 when they were too many
     )

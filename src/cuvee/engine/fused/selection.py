@@ -1,0 +1,240 @@
+"""Exact selection by magnitude: which bits a threshold has, and how many of those equal to it each tensor keeps.
+
+A sample of tiles tells between which magnitudes a threshold lies, one pass counts those below and gathers those in
+between, and what was gathered is searched; results never depend on the sample. Where the sample misleads, or too much
+would be gathered, magnitudes are counted digit by digit instead, in a pass for each 16 bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cuvee.engine.fused.builder import Unfusable
+from cuvee.engine.fused.stages import ALL, Chosen
+from cuvee.engine.kernels.library import Kernels
+
+Kind = Literal["high", "low", "tied", "pick", "norms", "gram", "signs", "energies", "movers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One pass: what is gathered, for which leading digits (`low`), whole bits (`tied`), or between which (`pick`).
+
+    `every`: only one of so many tiles is looked at.
+    """
+
+    kind: Kind
+    bits: tuple[int, ...] = ()
+    windows: tuple[tuple[int, int], ...] = ()
+    every: int = 1
+
+
+# `high`, `low`: one table for each digit, all tensors counted together; the others: an entry for each tensor, with a
+# count for each of `bits`, a `Window` for each of `windows`, or lines of float64 sums for each figure.
+Found = list[Any]
+Gathering = Generator[Probe, Found, Any]
+Goal = Callable[[int], int]  # a position among all magnitudes when sorted, given how many are 0
+
+_SMALL = 1 << 24  # elements: up to here a sample is one in 16, above one in 128
+_DEVIATIONS = 8  # of the sample's threshold, for independent magnitudes
+_UNEVEN, _UNEVEN_LARGE = 0.03, 0.005  # allowed on top of that for rows and tensors that differ
+_HELD = 8 << 20  # magnitudes of one figure that may be gathered
+_ALL = (0, 0x80000000)  # every magnitude but 0 lies between
+_ZEROS = (0, 1)  # none does; 0 is counted
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What was found of magnitudes and `bounds`: how many are less than the lower one, equal to it, equal to the
+    upper one, and the bits of those in between (None where they were too many)."""
+
+    bounds: tuple[int, int]
+    less: int
+    low: int
+    high: int
+    keys: Any
+
+    def equal(self, bits: int, kernels: Kernels) -> int:
+        """How many magnitudes have these bits, which are within the bounds."""
+        ends = dict(zip(self.bounds, (self.low, self.high), strict=True))
+        return ends[bits] if bits in ends else kernels.equal(self.keys, bits)
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """The bits at a position of all magnitudes when sorted, how many are less, how many equal, and how many each
+    tensor has of those equal (None where that is not known)."""
+
+    bits: int
+    less: int
+    equal: int
+    ties: tuple[int, ...] | None
+
+
+def cuts(
+    keeps: Sequence[int], sizes: Sequence[int], kernels: Kernels, *, all_ties: bool = False
+) -> Gathering:
+    """For each tensor the `Chosen` of each count of largest magnitudes of all, and with `all_ties` what ties."""
+    total = sum(sizes)
+    counts = [min(max(count, 0), total) for count in keeps]
+    inner = sorted({count for count in counts if 0 < count < total})
+    goals: list[Goal] = [lambda zeros, count=count: total - count for count in inner]  # type: ignore[misc]
+    ranks = dict(zip(inner, (yield from ranked(goals, total, kernels)), strict=True))
+    chosen: list[list[Chosen]] = [[] for _ in sizes]
+    for count in counts:
+        for part, one in zip(
+            chosen, (yield from chosen_of(count, ranks.get(count), sizes, all_ties)), strict=True
+        ):
+            part.append(one)
+    return chosen
+
+
+def chosen_of(
+    count: int, rank: Rank | None, sizes: Sequence[int], all_ties: bool
+) -> Generator[Probe, Found, list[Chosen]]:
+    """The `count` largest of all, tensor by tensor; `rank` is that of the least of them, where not all or none are."""
+    total = sum(sizes)
+    if rank is None:
+        return [Chosen(count, total) for _ in sizes]
+    above = total - rank.less - rank.equal
+    if all_ties or above + rank.equal == count:
+        return [Chosen(above + rank.equal, total, rank.bits, ALL) for _ in sizes]
+    ties: Sequence[int] = rank.ties or ()
+    if rank.ties is None:
+        found = (yield Probe("tied", (rank.bits,))) if len(sizes) > 1 else [(rank.equal,)]
+        ties = [tied for (tied,) in found]
+    return [Chosen(count, total, rank.bits, quota) for quota in _shared(count - above, ties)]
+
+
+def _shared(left: int, ties: Sequence[int]) -> Iterator[int]:
+    """How many of its ties each tensor keeps, the first tensors first."""
+    for count in ties:
+        yield min(left, count)
+        left -= min(left, count)
+
+
+def ranked(
+    goals: Sequence[Goal], total: int, kernels: Kernels, *, zeros: bool = False
+) -> Generator[Probe, Found, list[Rank]]:
+    """What stands at each position of all magnitudes when sorted; `zeros`: positions depend on how many are 0."""
+    if not goals:
+        return []
+    windows = yield from _gathered(goals, total, kernels, zeros)
+    if zeros and not windows:
+        found = yield Probe("tied", (0,))
+        none = sum(tied for (tied,) in found)
+    else:
+        none = sum(window.low for window in windows[0]) if zeros else 0
+    places = [goal(none) for goal in goals]
+    ranks: dict[int, Rank] = {}
+    for place, held in zip(places, windows[-len(goals) :], strict=False):
+        rank = _within(held, place, kernels)
+        if rank is not None:
+            ranks[place] = rank
+    ranks |= yield from _counted([place for place in places if place not in ranks], total, kernels)
+    return [ranks[place] for place in places]
+
+
+def _gathered(
+    goals: Sequence[Goal], total: int, kernels: Kernels, zeros: bool
+) -> Generator[Probe, Found, list[list[Window]]]:
+    """For each goal the windows (one for each tensor) that probably hold it; nothing where too much would be held.
+
+    With `zeros` those of 0 come first.
+    """
+    every = spacing(total)
+    sample = yield Probe("pick", windows=(_ALL,), every=every)
+    seen = [window for (window,) in sample]
+    if every == 1:
+        return [seen] * (len(goals) + zeros)
+    bounds = _bounds(goals, total, seen, kernels)
+    windows = (_ZEROS, *bounds) if zeros else bounds
+    if not bounds:
+        return []
+    found = yield Probe("pick", windows=windows)
+    return [[entry[number] for entry in found] for number in range(len(windows))]
+
+
+def spacing(total: int) -> int:
+    """One tile of how many makes a sample."""
+    target = min(max(total // 16, 1 << 16), 1 << 18)
+    if total > _SMALL:
+        target = min(max(total // 128, 1 << 18), 1 << 22)
+    return max(total // target, 1)
+
+
+def _bounds(
+    goals: Sequence[Goal], total: int, seen: list[Window], kernels: Kernels
+) -> tuple[tuple[int, int], ...]:
+    """Magnitudes of a sample between which each goal lies; nothing where too much lies between them."""
+    if any(window.keys is None for window in seen):
+        return ()
+    keys = kernels.joined([window.keys for window in seen])
+    zeros = sum(window.low for window in seen)
+    count = zeros + len(keys)
+    slack = (_UNEVEN if total <= _SMALL else _UNEVEN_LARGE) * count
+    bounds, held = [], 0.0
+    for goal in goals:
+        share = goal(round(zeros / count * total)) / total
+        half = _DEVIATIONS * math.sqrt(count * max(share * (1 - share), 0)) + slack
+        held += 2 * half / count * total
+        places = int(share * count - half), int(share * count + half) + 1
+        low = 0 if places[0] < zeros else _key(keys, places[0] - zeros, kernels)
+        high = 1 if places[1] < zeros else _key(keys, places[1] - zeros, kernels)
+        bounds.append((low, max(high, low + 1)))
+    return tuple(bounds) if held <= _HELD else ()
+
+
+def _key(keys: Any, place: int, kernels: Kernels) -> int:
+    found = kernels.select(keys, len(keys), place)
+    return _ALL[1] if found is None else found[0]
+
+
+def _within(windows: list[Window], place: int, kernels: Kernels) -> Rank | None:
+    """What stands at a position, where it lies within the windows (of the same bounds)."""
+    if any(window.keys is None for window in windows):
+        return None
+    low, high = windows[0].bounds
+    less, at_low, at_high = (
+        sum(counts) for counts in zip(*((w.less, w.low, w.high) for w in windows), strict=True)
+    )
+    keys = kernels.joined([window.keys for window in windows])
+
+    def ties(bits: int) -> tuple[int, ...]:
+        return tuple(window.equal(bits, kernels) for window in windows)
+
+    if not less <= place < less + at_low + len(keys) + at_high:
+        return None
+    if place < less + at_low:
+        return Rank(low, less, at_low, ties(low))
+    inner = less + at_low
+    found = kernels.select(keys, len(keys), place - inner)
+    if found is None:
+        return Rank(high, inner + len(keys), at_high, ties(high))
+    bits, below, equal = found
+    return Rank(bits, inner + below, equal, ties(bits))
+
+
+def _counted(places: Sequence[int], total: int, kernels: Kernels) -> Generator[Probe, Found, dict[int, Rank]]:
+    """What stands at positions, in two passes over the bits."""
+    if not places:
+        return {}
+    (table,) = yield Probe("high")
+    tops = {place: _found(kernels, table, place) for place in places}
+    digits = tuple(sorted({digit for digit, _, _ in tops.values()}))
+    tables = dict(zip(digits, (yield Probe("low", digits)), strict=True))
+    ranks = {}
+    for place, (digit, less, _) in tops.items():
+        bottom, below, equal = _found(kernels, tables[digit], place - less)
+        ranks[place] = Rank(digit << 16 | bottom, less + below, equal, None)
+    return ranks
+
+
+def _found(kernels: Kernels, table: Any, goal: int) -> tuple[int, int, int]:
+    found = kernels.find(table, goal)
+    if found is None:
+        raise Unfusable("an input changed between two passes")
+    return found

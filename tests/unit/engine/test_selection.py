@@ -1,0 +1,70 @@
+"""Selection among what probes found: any position, any bounds, against a plain sort; and how ties are shared."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cuvee.engine.fused import selection
+from cuvee.engine.fused.selection import Rank, Window, _within, chosen_of, spacing
+from cuvee.engine.kernels import kernels
+
+MACHINE = kernels()
+pytestmark = pytest.mark.skipif(MACHINE is None, reason="no kernels")
+
+
+def window(bounds: tuple[int, int], values: list[int]) -> Window:
+    low, high = bounds
+    inner = [v for v in values if low < v < high]
+    counts = sum(v < low for v in values), values.count(low), values.count(high)
+    return Window(bounds, *counts, (ctypes.c_uint32 * len(inner))(*inner))
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 12) | st.integers(0, 1 << 31), max_size=30), min_size=1, max_size=3),
+    st.integers(0, 12),
+    st.integers(1, 12) | st.just(1 << 31),
+    st.data(),
+)
+def test_a_rank_is_what_sorting_says(
+    tensors: list[list[int]], low: int, more: int, data: st.DataObject
+) -> None:
+    assert MACHINE is not None
+    whole = sorted(v for tensor in tensors for v in tensor)
+    place = data.draw(st.integers(0, max(len(whole) - 1, 0)))
+    bounds = (low, low + more)
+    rank = _within([window(bounds, tensor) for tensor in tensors], place, MACHINE)
+    if not whole or not bounds[0] <= whole[place] <= bounds[1]:
+        assert rank is None
+        return
+    key = whole[place]
+    less = sum(v < key for v in whole)
+    assert rank == Rank(key, less, whole.count(key), tuple(tensor.count(key) for tensor in tensors))
+
+
+def test_too_many_magnitudes_say_nothing() -> None:
+    assert MACHINE is not None
+    assert _within([Window((0, 5), 0, 1, 2, None)], 0, MACHINE) is None
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=5), st.data())
+def test_ties_are_kept_in_the_order_of_tensors(ties: list[int], data: st.DataObject) -> None:
+    left = data.draw(st.integers(0, sum(ties)))
+    steps = chosen_of(left, Rank(7, 0, sum(ties), tuple(ties)), [sum(ties)] + [0] * (len(ties) - 1), False)
+    with pytest.raises(StopIteration) as end:
+        next(steps)
+    kept = [one.ties for one in end.value.value]
+    if left < sum(ties):
+        order = [tensor for tensor, count in enumerate(ties) for _ in range(count)][:left]
+        assert kept == [order.count(tensor) for tensor in range(len(ties))]
+    else:
+        assert kept == [selection.ALL] * len(ties)
+
+
+def test_samples_grow_with_what_they_stand_for() -> None:
+    assert spacing(100_000) == 1
+    assert spacing(1 << 22) == 16
+    assert (1 << 30) // spacing(1 << 30) >= 1 << 22
