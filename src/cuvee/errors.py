@@ -15,6 +15,8 @@ Every failure a person can act on is a `Diagnostic` (code, message, place, hint)
     │   ├── NonFinite
     │   ├── OutputBusy
     │   └── Interrupted             exit 130 or 143
+    ├── EvaluationError             exit 1   a score cannot be had
+    │   └── LeakError                        test data was asked for where a method is being chosen
     └── VerifyError                 exit 3   the answer is "no"
 
 Codes are listed, with title and remedy, in `codes.toml` beside this file. This module must not import any other.
@@ -99,7 +101,9 @@ class CuveeError(Exception):
         return self
 
     def __str__(self) -> str:
-        return "\n".join(f"{d.code}: {d.message}" for d in self.diagnostics)
+        return "\n".join(
+            f"{d.code}: {d.message}" + (f"\nhint: {d.hint}" if d.hint else "") for d in self.diagnostics
+        )
 
 
 class UsageError(CuveeError):
@@ -156,6 +160,14 @@ class Interrupted(RunError):
     """Stopped by a signal; resumable."""
 
     exit_code = 130
+
+
+class EvaluationError(CuveeError):
+    """A task, a track or a model that is scored contradicts itself."""
+
+
+class LeakError(EvaluationError):
+    """Test items were asked for outside of scoring."""
 
 
 class VerifyError(CuveeError):

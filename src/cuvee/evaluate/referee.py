@@ -1,0 +1,91 @@
+"""The protocol: let a method choose on selection data under a budget, then score what it chose once on test data.
+
+Owns the order of things and nothing else. `choose` runs with test data locked away, `score` is the only door to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from cuvee.errors import EvaluationError
+from cuvee.evaluate import phases
+from cuvee.evaluate.ledger import Ledger
+from cuvee.evaluate.scorecard import Scorecard
+from cuvee.evaluate.selection import Selection, scorecard
+from cuvee.evaluate.track import Examinee, Track
+
+if TYPE_CHECKING:
+    from cuvee.evaluate.track import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a method decided on: the weights, its settings, and what it spent to decide."""
+
+    weights: Weights
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    spent: Ledger = field(default_factory=Ledger)
+    log: Sequence[tuple[Mapping[str, Any], float]] = ()
+
+
+Method = Callable[[Selection], "tuple[Weights, Mapping[str, Any]]"]
+
+
+class Referee:
+    """Judges methods on one track and one set of its tasks.
+
+    `names` are tasks with experts; unseen tasks of the track are scored as well. All methods get the same `budget` of
+    evaluations on selection data.
+    """
+
+    def __init__(self, track: Track, names: Sequence[str] | None = None, *, budget: int = 16) -> None:
+        seen = [n for n, task in track.tasks.items() if not task.unseen]
+        strangers = sorted(set(names or ()) - set(seen))
+        if strangers:
+            raise EvaluationError(
+                "CV-B006",
+                f"the track `{track.name}` has no expert for {', '.join(f'`{n}`' for n in strangers)}",
+                hint=f"its tasks are {', '.join(seen)}",
+            )
+        self.track = track
+        self.names = list(names or seen)
+        self.unseen = [n for n, task in track.tasks.items() if task.unseen]
+        self.budget = budget
+        self._examinee: Examinee | None = None
+
+    @property
+    def examinee(self) -> Examinee:
+        """The live model, built when first needed."""
+        if self._examinee is None:
+            self._examinee = self.track.examinee()
+        return self._examinee
+
+    def choose(self, method: Method, *, budget: int | None = None) -> Choice:
+        """Run a method's selection phase; LeakError if it reaches for test items.
+
+        The method gets a `Selection` and returns weights and the settings it chose. Its evaluations are counted and
+        end at the budget.
+        """
+        room = Selection(self.track, self.names, self.examinee, self.budget if budget is None else budget)
+        with phases.selecting(), room.ledger.spending():
+            weights, settings = method(room)
+        return Choice(weights, dict(settings), room.ledger, tuple(room.log))
+
+    def score(self, choice: Choice | Weights, name: str) -> Scorecard:
+        """Test scores of what was chosen, on the tasks and the unseen ones, with all it cost."""
+        made = choice if isinstance(choice, Choice) else Choice(choice)
+        with phases.scoring():
+            self.examinee.load(made.weights)
+            tasks = [self.track.tasks[n] for n in (*self.names, *self.unseen)]
+            card = scorecard(name, self.examinee, tasks, Ledger())
+        return replace(card, spent=made.spent.copy(), settings=made.settings)
+
+    def judge(self, method: Method, name: str, *, budget: int | None = None) -> Scorecard:
+        """`choose`, then `score`."""
+        return self.score(self.choose(method, budget=budget), name)
+
+    def experts(self) -> dict[str, Scorecard]:
+        """Each expert's test scores on every task: its own and the others'."""
+        return {n: self.score(self.track.expert(n), f"expert {n}") for n in self.names}

@@ -1,0 +1,115 @@
+"""The scores of one model: each item's number kept, and everything that is reported made from them.
+
+Knows no models. Normalised scores divide by the own expert's score on the task (for metrics where lower is better,
+the other way round), so 1 is the expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cuvee.core.lazy import numpy
+from cuvee.evaluate.ledger import Ledger
+from cuvee.evaluate.statistics import Interval, bootstrap, weighted_mean
+from cuvee.evaluate.task import Metric
+
+if TYPE_CHECKING:
+    from cuvee.evaluate.statistics import Scores
+
+
+@dataclass(frozen=True, slots=True)
+class TaskScore:
+    """One task's items: their numbers, weights and metric."""
+
+    metric: Metric
+    scores: Scores
+    weights: Scores
+    unseen: bool = False
+
+    @property
+    def mean(self) -> float:
+        """The weighted mean."""
+        return weighted_mean(self.scores, self.weights)
+
+    @property
+    def strata(self) -> tuple[Scores, Scores]:
+        """Scores turned so that higher is better, and weights: what comparisons work on."""
+        return (self.scores if self.metric.better == "higher" else -self.scores), self.weights
+
+
+@dataclass(frozen=True, slots=True)
+class Scorecard:
+    """Scores of one model on every task it was asked, with what it cost to make and score it."""
+
+    name: str
+    tasks: Mapping[str, TaskScore]
+    spent: Ledger = field(default_factory=Ledger)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def held_in(self) -> list[str]:
+        """Names of the tasks that have an expert."""
+        return [name for name, score in self.tasks.items() if not score.unseen]
+
+    def mean(self, names: Sequence[str] | None = None) -> float:
+        """Mean over tasks of the task means (all tasks with experts if none are named)."""
+        chosen = self.held_in() if names is None else names
+        return float(numpy.mean([self.tasks[name].mean for name in chosen])) if chosen else float("nan")
+
+    def worst(self) -> tuple[str, float]:
+        """The task with an expert that went worst, and its score."""
+        sign = {name: 1 if self.tasks[name].metric.better == "higher" else -1 for name in self.held_in()}
+        name = min(sign, key=lambda n: sign[n] * self.tasks[n].mean)
+        return name, self.tasks[name].mean
+
+    def normalised(self, experts: Mapping[str, float]) -> float:
+        """Mean over tasks of score ÷ expert's score, or its inverse where lower is better."""
+        return float(numpy.mean(list(self.ratios(experts).values())))
+
+    def ratios(self, experts: Mapping[str, float]) -> dict[str, float]:
+        """Score ÷ expert's score for each task with an expert."""
+        out = {}
+        for name in self.held_in():
+            own, best = self.tasks[name].mean, experts[name]
+            ratio = own / best if self.tasks[name].metric.better == "higher" else best / own
+            out[name] = ratio
+        return out
+
+    def interval(self, names: Sequence[str] | None = None, *, seed: int = 0) -> Interval:
+        """95 % interval of `mean`, items drawn anew within each task."""
+        chosen = self.held_in() if names is None else list(names)
+        return bootstrap([(self.tasks[n].scores, self.tasks[n].weights) for n in chosen], seed=seed)
+
+    def strata(self, names: Sequence[str]) -> list[tuple[Scores, Scores]]:
+        """Each named task's numbers and weights, higher is better, for paired comparisons."""
+        return [self.tasks[name].strata for name in names]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data with every item's number; `from_json` reads it back."""
+        tasks = {
+            name: {
+                "metric": [s.metric.name, s.metric.better, s.metric.unit, s.metric.chance],
+                "scores": [round(float(x), 6) for x in s.scores],
+                "weights": None if bool((s.weights == 1).all()) else [float(x) for x in s.weights],
+                "unseen": s.unseen,
+            }
+            for name, s in self.tasks.items()
+        }
+        return {
+            "name": self.name,
+            "tasks": tasks,
+            "spent": self.spent.as_json(),
+            "settings": dict(self.settings),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Scorecard:
+        """The card that `as_json` wrote."""
+        tasks = {}
+        for name, entry in data["tasks"].items():
+            scores = numpy.array(entry["scores"], dtype=numpy.float64)
+            given = entry["weights"]
+            weights = numpy.ones(len(scores)) if given is None else numpy.array(given, dtype=numpy.float64)
+            tasks[name] = TaskScore(Metric(*entry["metric"]), scores, weights, entry["unseen"])
+        return cls(data["name"], tasks, Ledger(**data["spent"]), data["settings"])

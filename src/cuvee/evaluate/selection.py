@@ -1,0 +1,88 @@
+"""What a method sees while it chooses: weights, train and selection parts, and a counted way to be scored on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cuvee.core.lazy import numpy
+from cuvee.errors import EvaluationError
+from cuvee.evaluate.ledger import Ledger
+from cuvee.evaluate.scorecard import Scorecard, TaskScore
+from cuvee.evaluate.task import Item, Task
+from cuvee.evaluate.track import Examinee, Track
+
+if TYPE_CHECKING:
+    from cuvee.evaluate.track import Weights
+
+
+class BudgetSpent(Exception):
+    """No evaluations are left; the referee takes the best candidate so far."""
+
+
+@dataclass(slots=True)
+class Selection:
+    """One method's tuning phase on one set of tasks: at most `budget` evaluations, each of all selection items."""
+
+    track: Track
+    names: Sequence[str]
+    examinee: Examinee
+    budget: int
+    ledger: Ledger = field(default_factory=Ledger)
+    log: list[tuple[Mapping[str, object], float]] = field(default_factory=list)
+
+    @property
+    def base(self) -> Weights:
+        """The base's tensors."""
+        return self.track.base
+
+    @property
+    def experts(self) -> list[Weights]:
+        """The experts of the tasks, in order."""
+        return [self.track.expert(name) for name in self.names]
+
+    @property
+    def tasks(self) -> list[Task]:
+        """The tasks: train and selection parts can be read, test parts are sealed."""
+        return [self.track.tasks[name] for name in self.names]
+
+    def evaluate(self, weights: Weights, settings: Mapping[str, object] | None = None) -> float:
+        """Score a candidate on the selection parts: the mean over tasks, turned so that higher is better.
+
+        Raises BudgetSpent when nothing is left; every call counts one evaluation.
+        """
+        if self.ledger.evaluations >= self.budget:
+            raise BudgetSpent
+        self.examinee.load(weights)
+        card = answered(self.examinee, self.tasks, "selection", self.ledger)
+        self.ledger.add(evaluations=1)
+        sign = [1 if s.metric.better == "higher" else -1 for s in card.values()]
+        value = float(numpy.mean([k * s.mean for k, s in zip(sign, card.values(), strict=True)]))
+        self.log.append((dict(settings or {}), value))
+        return value
+
+
+def answered(examinee: Examinee, tasks: Sequence[Task], part: str, ledger: Ledger) -> dict[str, TaskScore]:
+    """The examinee's numbers on one part of each task."""
+    out = {}
+    for task in tasks:
+        items: Sequence[Item] = list(getattr(task, part))
+        scores = numpy.asarray(examinee.answer(task, items, ledger), dtype=numpy.float64)
+        if scores.shape != (len(items),) or not numpy.isfinite(scores).all():
+            raise EvaluationError(
+                "CV-B005",
+                f"the model gave {scores.size} numbers for the {len(items)} items of `{task.name}`"
+                if scores.shape != (len(items),)
+                else f"the model's answers on `{task.name}` hold NaN or infinity",
+            )
+        weights = numpy.array([item.weight for item in items], dtype=numpy.float64)
+        out[task.name] = TaskScore(task.metric, scores, weights, task.unseen)
+    return out
+
+
+def scorecard(name: str, examinee: Examinee, tasks: Sequence[Task], ledger: Ledger) -> Scorecard:
+    """Test scores of the weights the examinee holds; the caller is in the scoring phase."""
+    with ledger.spending():
+        scores = answered(examinee, tasks, "test", ledger)
+    return Scorecard(name, scores, ledger)

@@ -1,0 +1,188 @@
+"""A task as data: three disjoint parts, how answers are marked, what becomes of its head, where it comes from.
+
+Owns the checks that no item, and no group of items, stands on both sides. Must not know models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from blake3 import blake3
+
+from cuvee.core.names import printable
+from cuvee.errors import EvaluationError
+from cuvee.evaluate import phases
+
+Head = Literal["frozen", "own", "none"]
+Direction = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One example: what is asked, what is right, and the group (document, author, page) it must not be split from.
+
+    `input` is a text, bytes, a tuple of integers, or an array with `tobytes`; `weight` counts it in the mean (bytes of
+    a text for bits per byte, else 1).
+    """
+
+    input: Any
+    target: Any
+    group: str | None = None
+    weight: float = 1.0
+
+    @property
+    def digest(self) -> str:
+        """BLAKE3 of the input: two items are the same if they ask the same, whatever their answer."""
+        return blake3(_bytes_of(self.input)).hexdigest(length=16)
+
+
+def _bytes_of(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return b"b" + value
+    if isinstance(value, str):
+        return b"s" + " ".join(value.split()).encode()
+    if hasattr(value, "tobytes"):
+        shape = ",".join(str(n) for n in value.shape)
+        return f"a{value.dtype}({shape})".encode() + bytes(value.tobytes())
+    if hasattr(value, "numpy"):
+        return _bytes_of(value.detach().cpu().numpy())
+    if isinstance(value, (tuple, list)):
+        return b"t" + b"".join(len(p).to_bytes(8, "little") + p for p in map(_bytes_of, value))
+    return b"r" + repr(value).encode()
+
+
+class Sealed(Sequence[Item]):
+    """Test items that only a scoring referee can read; their number and digest are public."""
+
+    def __init__(self, task: str, items: Sequence[Item]) -> None:
+        self._task, self._items = task, tuple(items)
+        self.digest = digest_of(items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: Any) -> Any:
+        phases.demand_scoring(self._task)
+        return self._items[index]
+
+    def __iter__(self) -> Iterator[Item]:
+        phases.demand_scoring(self._task)
+        return iter(self._items)
+
+    def __repr__(self) -> str:
+        return f"Sealed({self._task!r}, {len(self)} items)"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """How an item's answer becomes a number, and which way is better.
+
+    `accuracy` and `exact_match` give 0 or 1 for each item; `bits_per_byte` gives bits for each item, weighted by its
+    bytes. `chance` is what guessing scores.
+    """
+
+    name: str
+    better: Direction = "higher"
+    unit: str = ""
+    chance: float = 0.0
+
+
+ACCURACY = Metric("accuracy", unit="%")
+EXACT_MATCH = Metric("exact_match", unit="%")
+BITS_PER_BYTE = Metric("bits_per_byte", "lower", "bits/byte")
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a task's items come from: package and version, licence, and how the parts were cut."""
+
+    source: str
+    version: str = ""
+    licence: str = ""
+    split: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One task. Parts share no input; where items have groups, no group is both in the test part and outside it.
+
+    `head`: `frozen` (a fixed head outside the merged weights), `own` (each task keeps its trained head), or `none`.
+    `unseen` tasks have no expert: they measure generalisation. Raises EvaluationError where parts overlap.
+    """
+
+    name: str
+    train: tuple[Item, ...]
+    selection: tuple[Item, ...]
+    test: Sealed
+    metric: Metric
+    head: Head
+    provenance: Provenance
+    unseen: bool = False
+    classes: tuple[str, ...] = ()
+    digest: str = field(default="", compare=False)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        *,
+        train: Sequence[Item],
+        selection: Sequence[Item],
+        test: Sequence[Item],
+        metric: Metric,
+        head: Head,
+        provenance: Provenance,
+        unseen: bool = False,
+        classes: Sequence[str] = (),
+    ) -> Task:
+        """A checked task; its test part is sealed."""
+        _disjoint(name, {"train": train, "selection": selection, "test": test})
+        _groups_apart(name, [*train, *selection], test)
+        parts = (digest_of(train), digest_of(selection), digest_of(test))
+        return cls(
+            name=name,
+            train=tuple(train),
+            selection=tuple(selection),
+            test=Sealed(name, test),
+            metric=metric,
+            head=head,
+            provenance=provenance,
+            unseen=unseen,
+            classes=tuple(classes),
+            digest=blake3("/".join((name, metric.name, *parts)).encode()).hexdigest(length=16),
+        )
+
+
+def digest_of(items: Sequence[Item]) -> str:
+    """BLAKE3 of items in order: inputs, targets and weights."""
+    hasher = blake3()
+    for item in items:
+        hasher.update(f"{item.digest}\0{item.target!r}\0{item.weight!r}\n".encode())
+    return hasher.hexdigest(length=16)
+
+
+def _disjoint(name: str, parts: dict[str, Sequence[Item]]) -> None:
+    seen: dict[str, str] = {}
+    for part, items in parts.items():
+        for number, item in enumerate(items):
+            owner = seen.setdefault(item.digest, part)
+            if owner != part:
+                raise EvaluationError(
+                    "CV-B003",
+                    f"the task `{printable(name)}` has the same input in `{owner}` and `{part}` (item {number})",
+                    hint="drop duplicates of test inputs from the other parts before making the task",
+                )
+
+
+def _groups_apart(name: str, outside: Sequence[Item], test: Sequence[Item]) -> None:
+    shared = {i.group for i in outside if i.group} & {i.group for i in test if i.group}
+    if shared:
+        first = printable(sorted(shared)[0])
+        raise EvaluationError(
+            "CV-B004",
+            f"the task `{printable(name)}` has {len(shared)} groups both in the test part and outside it, "
+            f"the first is `{first}`",
+            hint="split by group, so that parts of one document are never on both sides",
+        )

@@ -1,0 +1,70 @@
+"""What a track offers the referee: one base, its experts, tasks, and a live model that answers them.
+
+Protocols only; the tracks that ship are in `tracks/`, others are made by implementing these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from cuvee.evaluate.ledger import Ledger
+from cuvee.evaluate.task import Item, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cuvee.evaluate.statistics import Scores
+
+    Weights = Mapping[str, Tensor]
+
+
+class Examinee(Protocol):
+    """A live model whose weights can be exchanged."""
+
+    def load(self, weights: Weights) -> None:
+        """Take these weights; tensors the model has and `weights` lacks stay as they are."""
+        ...
+
+    def answer(self, task: Task, items: Sequence[Item], ledger: Ledger) -> Scores:
+        """One number for each item by the task's metric; examples, forward passes and FLOPs go to the ledger."""
+        ...
+
+
+class Track(Protocol):
+    """One base and its experts on several tasks.
+
+    `experts` are keyed by task; `unseen` tasks have none. `digest` identifies data, base and experts together.
+    """
+
+    @property
+    def name(self) -> str:
+        """The track's name, a word."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Content address of everything scores depend on besides the method."""
+        ...
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """Tasks by name; unseen ones included."""
+        ...
+
+    @property
+    def base(self) -> Weights:
+        """The common ancestor's tensors, heads excluded."""
+        ...
+
+    def expert(self, task: str) -> Weights:
+        """The tensors of the expert fine-tuned on this task."""
+        ...
+
+    def references(self) -> Mapping[str, Weights]:
+        """Other models to score beside the merges: `multitask`, the bound of joint training."""
+        ...
+
+    def examinee(self) -> Examinee:
+        """A live model of the base's architecture."""
+        ...

@@ -1,0 +1,213 @@
+"""The referee on a track of linear models: what a method may see, what is counted, what is scored."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cuvee.errors import EvaluationError, LeakError
+from cuvee.evaluate import phases
+from cuvee.evaluate.ledger import Ledger
+from cuvee.evaluate.referee import Referee
+from cuvee.evaluate.scorecard import Scorecard
+from cuvee.evaluate.selection import Selection
+from cuvee.evaluate.task import ACCURACY, BITS_PER_BYTE, Item, Metric, Provenance, Task
+
+HERE = Provenance("made here")
+WEIGHT = "weight"
+
+
+def items(weight: torch.Tensor, count: int, seed: int, groups: str = "") -> list[Item]:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(count, len(weight), generator=generator)
+    return [Item(x.numpy(), int(x @ weight > 0), groups or None) for x in inputs]
+
+
+class Linear:
+    """Answers sign(w·x); counts what it did."""
+
+    def __init__(self) -> None:
+        self.weight = torch.zeros(8)
+        self.loaded = 0
+
+    def load(self, weights: Mapping[str, torch.Tensor]) -> None:
+        self.weight = weights[WEIGHT]
+        self.loaded += 1
+
+    def answer(self, task: Task, asked: Sequence[Item], ledger: Ledger) -> Any:
+        ledger.add(examples=len(asked), forward=1)
+        found = [float(int(torch.from_numpy(i.input) @ self.weight > 0) == i.target) for i in asked]
+        return np.array(found)
+
+
+class Track:
+    """Two tasks with experts and one unseen."""
+
+    name, digest = "linear", "0"
+
+    def __init__(self, metric: Metric = ACCURACY) -> None:
+        self.truth = {
+            n: torch.randn(8, generator=torch.Generator().manual_seed(i)) for i, n in enumerate("abc")
+        }
+        self.tasks = {
+            name: Task.of(
+                name,
+                train=items(weight, 20, 10),
+                selection=items(weight, 40, 11),
+                test=items(weight, 200, 12),
+                metric=metric,
+                head="none",
+                provenance=HERE,
+                unseen=name == "c",
+            )
+            for name, weight in self.truth.items()
+        }
+        self.base = {WEIGHT: torch.zeros(8)}
+
+    def expert(self, task: str) -> Mapping[str, torch.Tensor]:
+        return {WEIGHT: self.truth[task]}
+
+    def references(self) -> Mapping[str, Mapping[str, torch.Tensor]]:
+        return {}
+
+    def examinee(self) -> Linear:
+        return Linear()
+
+
+def mean(room: Selection) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    merged = {WEIGHT: sum(e[WEIGHT] for e in room.experts) / len(room.experts)}
+    room.evaluate(merged, {"scale": 1})
+    return merged, {"scale": 1}
+
+
+def test_an_expert_is_perfect_on_its_own_task_and_not_on_others() -> None:
+    cards = Referee(Track()).experts()
+    assert cards["a"].tasks["a"].mean == 1.0
+    assert 0.2 < cards["a"].tasks["b"].mean < 0.9
+
+
+def test_a_merge_is_scored_on_all_tasks_with_what_it_spent() -> None:
+    card = Referee(Track()).judge(mean, "average")
+    assert set(card.tasks) == {"a", "b", "c"}
+    assert card.held_in() == ["a", "b"]
+    assert card.spent.evaluations == 1
+    assert card.spent.examples == 80  # selection items alone; scoring is not the method's cost
+    own = {"a": 1.0, "b": 1.0}
+    assert card.normalised(own) == pytest.approx(card.mean())
+    assert card.worst()[1] == min(card.tasks[n].mean for n in "ab")
+
+
+@pytest.mark.parametrize(
+    "peek",
+    [
+        lambda room: list(room.tasks[0].test),
+        lambda room: room.tasks[0].test[0],
+        lambda room: room.track.tasks["c"].test[3:],
+        lambda room: Referee(room.track).score(room.base, "peek"),
+    ],
+)
+def test_a_method_that_looks_at_test_items_is_stopped(peek: Any) -> None:
+    def cheat(room: Selection) -> tuple[Any, dict[str, Any]]:
+        peek(room)
+        return room.base, {}
+
+    with pytest.raises(LeakError):
+        Referee(Track()).choose(cheat)
+    assert phases.current() == "closed"
+
+
+def test_a_thread_of_a_method_is_stopped_too() -> None:
+    caught: list[BaseException] = []
+
+    def cheat(room: Selection) -> tuple[Any, dict[str, Any]]:
+        def look() -> None:
+            try:
+                with phases.scoring():
+                    list(room.tasks[0].test)
+            except LeakError as error:
+                caught.append(error)
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        return room.base, {}
+
+    Referee(Track()).choose(cheat)
+    assert len(caught) == 1
+
+
+def test_test_items_are_sealed_outside_of_everything() -> None:
+    task = Track().tasks["a"]
+    assert len(task.test) == 200
+    with pytest.raises(LeakError, match="outside of scoring"):
+        next(iter(task.test))
+
+
+def test_the_budget_ends_the_evaluations_and_keeps_the_choice() -> None:
+    def greedy(room: Selection) -> tuple[Any, dict[str, Any]]:
+        from cuvee.evaluate.selection import BudgetSpent
+
+        best, value = room.base, -1.0
+        for scale in np.linspace(0, 1, 50):
+            candidate = {WEIGHT: sum(e[WEIGHT] for e in room.experts) * float(scale)}
+            try:
+                score = room.evaluate(candidate, {"scale": scale})
+            except BudgetSpent:
+                break
+            if score > value:
+                best, value = candidate, score
+        return best, {}
+
+    choice = Referee(Track(), budget=7).choose(greedy)
+    assert choice.spent.evaluations == 7
+    assert len(choice.log) == 7
+
+
+def test_lower_is_better_turns_round_everywhere() -> None:
+    track = Track(BITS_PER_BYTE)
+    card = Referee(track).judge(mean, "average")
+    own = {"a": 0.5, "b": 0.5}
+    assert card.ratios(own)["a"] == pytest.approx(0.5 / card.tasks["a"].mean)
+    assert card.worst()[1] == max(card.tasks[n].mean for n in "ab")
+
+
+def test_scorecards_survive_json() -> None:
+    card = Referee(Track()).judge(mean, "average")
+    again = Scorecard.from_json(card.as_json())
+    assert again.mean() == card.mean()
+    assert (again.tasks["a"].scores == card.tasks["a"].scores).all()
+    assert again.spent == card.spent
+
+
+def test_parts_that_share_an_input_are_refused() -> None:
+    shared = Item("the same text", 1)
+    parts = {"train": [Item("x", 0)], "selection": [shared], "test": [Item("the  same text", 0)]}
+    with pytest.raises(EvaluationError, match="same input in `selection` and `test`"):
+        Task.of("t", **parts, metric=ACCURACY, head="none", provenance=HERE)
+
+
+def test_groups_on_both_sides_are_refused() -> None:
+    parts = {"train": [Item("x", 0, "page 1")], "selection": [], "test": [Item("y", 0, "page 1")]}
+    with pytest.raises(EvaluationError, match="1 groups both"):
+        Task.of("t", **parts, metric=ACCURACY, head="none", provenance=HERE)
+
+
+def test_a_model_that_answers_nan_is_an_error() -> None:
+    class Broken(Linear):
+        def answer(self, task: Task, asked: Sequence[Item], ledger: Ledger) -> Any:
+            return np.full(len(asked), np.nan)
+
+    track = Track()
+    track.examinee = Broken  # type: ignore[method-assign]
+    with pytest.raises(EvaluationError, match="NaN or infinity"):
+        Referee(track).score(track.base, "base")
+
+
+def test_unknown_tasks_are_named() -> None:
+    with pytest.raises(EvaluationError, match="no expert for `c`, `z`"):
+        Referee(Track(), ["a", "z", "c"])

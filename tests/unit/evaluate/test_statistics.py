@@ -1,0 +1,81 @@
+"""Intervals and tests against theory, scipy and hand-made cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from cuvee.evaluate.statistics import bootstrap, compare, groups, holm, rank_correlation
+
+
+def drawn(p: float, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    return (np.random.default_rng(seed).random(n) < p).astype(float), np.ones(n)
+
+
+def test_the_interval_of_a_proportion_is_the_normal_one() -> None:
+    scores, weights = drawn(0.7, 2000, 0)
+    found = bootstrap([(scores, weights)], draws=4000)
+    error = scores.std() / np.sqrt(2000)
+    assert found.mean == scores.mean()
+    assert found.low == pytest.approx(found.mean - 1.96 * error, abs=0.1 * error)
+    assert found.high == pytest.approx(found.mean + 1.96 * error, abs=0.1 * error)
+
+
+def test_tasks_count_alike_whatever_their_size() -> None:
+    small, large = (np.ones(10), np.ones(10)), (np.zeros(1000), np.ones(1000))
+    assert bootstrap([small, large]).mean == 0.5
+
+
+def test_weights_make_a_weighted_mean() -> None:
+    found = bootstrap([(np.array([1.0, 3.0]), np.array([3.0, 1.0]))])
+    assert found.mean == 1.5
+
+
+def test_the_interval_covers_about_as_often_as_it_says() -> None:
+    covered = 0
+    for seed in range(200):
+        found = bootstrap([drawn(0.6, 150, seed)], draws=400, seed=seed)
+        covered += found.low <= 0.6 <= found.high
+    assert 180 <= covered <= 199
+
+
+def test_the_paired_test_agrees_with_a_sign_test_where_items_are_right_or_wrong() -> None:
+    random = np.random.default_rng(1)
+    theirs = (random.random(400) < 0.7).astype(float)
+    ours = np.where(random.random(400) < 0.1, 1.0, theirs)
+    won, lost = int((ours > theirs).sum()), int((ours < theirs).sum())
+    expected = stats.binomtest(won, won + lost).pvalue
+    weights = np.ones(400)
+    found = compare([(ours, weights)], [(theirs, weights)])
+    assert found.difference.mean == pytest.approx((won - lost) / 400)
+    assert found.p_value == pytest.approx(max(expected, 1e-4), rel=0.5, abs=2e-4)
+    assert found.error == pytest.approx((ours - theirs).std() / np.sqrt(400))
+
+
+def test_equal_methods_are_not_told_apart() -> None:
+    one = [drawn(0.5, 300, 2)]
+    assert compare(one, one).p_value == 1.0
+
+
+def test_p_values_under_the_null_are_spread_evenly() -> None:
+    found = []
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        a, b = random.normal(size=80), random.normal(size=80)
+        found.append(compare([(a, np.ones(80))], [(b, np.ones(80))], draws=300, seed=seed).p_value)
+    assert stats.kstest(found, "uniform").pvalue > 0.01
+
+
+def test_holm_by_hand() -> None:
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
+
+
+def test_groups_begin_where_the_best_of_the_group_is_beaten() -> None:
+    apart = {("a", "b"): False, ("a", "c"): True, ("b", "c"): False, ("c", "d"): True, ("a", "d"): True}
+    assert groups(["a", "b", "c", "d"], apart) == [["a", "b"], ["c"], ["d"]]
+
+
+def test_rank_correlation_of_reversed_lists() -> None:
+    rho, tau = rank_correlation([1, 2, 3, 4], [4, 3, 2, 1])
+    assert (rho, tau) == (pytest.approx(-1), pytest.approx(-1))
