@@ -8,15 +8,16 @@ from cuvee.methods.contract import Spelling
 from cuvee.methods.parameters import Parameter
 from cuvee.methods.registry import get, names, parameters_for, stage, stages
 from cuvee.recipe.layouts import LAYOUTS
-from cuvee.recipe.mergekit_schema import MergeKitRecipe
-from cuvee.recipe.schema import NativeRecipe
+from cuvee.recipe.mergekit_schema import RECIPE
+from cuvee.recipe.schema import NATIVE
+from cuvee.recipe.shape import json_schema
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def native_schema() -> dict[str, Any]:
     """The schema of `version: 1` recipes; parameters are known for each method and stage."""
-    schema = NativeRecipe.model_json_schema(by_alias=True)
+    schema = json_schema(NATIVE)
     properties = schema["properties"]
     per_expert = {n: p for m in names() for n, p in parameters_for(get(m)).items() if p.per_expert}
     properties["merge"] = {"oneOf": [*map(_method, names()), *map(_layout, LAYOUTS), _chain()]}
@@ -29,7 +30,7 @@ def native_schema() -> dict[str, Any]:
 
 def mergekit_schema() -> dict[str, Any]:
     """The schema of MergeKit's files with the parameters each method of it knows."""
-    schema = MergeKitRecipe.model_json_schema()
+    schema = json_schema(RECIPE)
     known = [m for m in names() if "mergekit" in get(m).dialects]
     schema["properties"]["merge_method"] = {"enum": known}
     found: dict[str, Any] = {}

@@ -18,6 +18,9 @@ from cuvee.methods.contract import Dialect, Method
 from cuvee.methods.registry import get, names
 from cuvee.recipe.document import Document, Path, problem
 from cuvee.recipe.mergekit_schema import (
+    LONG_REFERENCE,
+    MODEL_PATH,
+    RECIPE,
     InputModel,
     InputSlice,
     LongReference,
@@ -29,7 +32,7 @@ from cuvee.recipe.mergekit_schema import (
 from cuvee.recipe.mergekit_settings import SettingsReader
 from cuvee.recipe.mergekit_tokenizer import vocabulary_of
 from cuvee.recipe.model import Input, ModuleRecipe, Output, Recipe, Reference, Slice, SourceSpec
-from cuvee.recipe.validation import validate
+from cuvee.recipe.shape import validate
 
 DIALECT = "mergekit"
 
@@ -40,7 +43,7 @@ def translate(document: Document, named: Mapping[str, Recipe] | None = None) -> 
     `named` are recipes of other documents of the file that this one may name as models.
     """
     found: list[Diagnostic] = []
-    config = validate(MergeKitRecipe, document, found)
+    config: MergeKitRecipe | None = validate(RECIPE, document, found)
     method = _method(document, found)
     if config is None or method is None:
         raise RecipeError.collected([d for d in found if d.severity == "error"])
@@ -188,10 +191,10 @@ class _Translator:
         inner = Document(written, self.document.text, self.document.file, {}, {})
         before = len(self.found)
         if isinstance(written, dict) and "path" in written and "model" not in written:
-            plain = validate(ModelPath, inner, self.found)
+            plain = validate(MODEL_PATH, inner, self.found)
             long = LongReference(model=plain) if plain else None
         else:
-            long = validate(LongReference, inner, self.found)
+            long = validate(LONG_REFERENCE, inner, self.found)
         self.found[before:] = [replace(d, where=self._inside(d, path)) for d in self.found[before:]]
         if long is None:
             return Reference("", where=where)

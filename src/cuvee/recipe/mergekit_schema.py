@@ -5,13 +5,13 @@ Only structure is checked here; parameters are checked against the method in `me
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
-
-from pydantic import BeforeValidator, Field, model_validator
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from cuvee.core.dtypes import parse_dtype
 from cuvee.recipe.coerce import Refused, coerce
-from cuvee.recipe.validation import Strict, refuse
+from cuvee.recipe.scalars import ANYTHING, TEXT, one_of
+from cuvee.recipe.shape import Checked, Listed, Named, Refusal, Section, part, wrong_type
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -19,7 +19,7 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 def _reference(value: Any) -> Any:
     if isinstance(value, (str, dict)):
         return value
-    raise refuse("must be the path or name of a model, or the long form `{model: {path, revision}, lora}`")
+    raise Refusal("must be the path or name of a model, or the long form `{model: {path, revision}, lora}`")
 
 
 def _read(value: Any, kind: Literal["float", "int", "bool"]) -> Any:
@@ -31,30 +31,44 @@ def _read(value: Any, kind: Literal["float", "int", "bool"]) -> Any:
 
 
 def _number(value: Any) -> Any:
-    return _read(value, "float")
+    found = _read(value, "float")
+    if isinstance(found, (int, float)) and not isinstance(found, bool):
+        return found
+    raise wrong_type("must be a number", value)
 
 
 def _whole(value: Any) -> Any:
     return _read(value, "int")
 
 
+def _id(value: Any) -> Any:
+    if type(_whole(value)) is int:
+        return _whole(value)
+    raise wrong_type("must be a whole number", value)
+
+
 def _truth(value: Any) -> Any:
-    return _read(value, "bool")
+    found = _read(value, "bool")
+    if isinstance(found, bool):
+        return found
+    raise wrong_type("must be true or false", value)
 
 
 def _layer_range(value: Any) -> Any:
     if isinstance(value, list):
         value = [_whole(v) for v in value]
     if not (isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value)):
-        raise refuse("must be two whole numbers `[first, end]`, the end not included")
+        raise Refusal("must be two whole numbers `[first, end]`, the end not included")
     if not 0 <= value[0] <= value[1]:
-        raise refuse(f"must go upwards from 0 or more, got {value}")
+        raise Refusal(f"must go upwards from 0 or more, got {value}")
     return value
 
 
 def _padding(value: Any) -> Any:
-    found = _whole(value)
-    return None if found == 0 and not isinstance(found, bool) else found
+    found = _id(value)
+    if found < 0:
+        raise wrong_type("must be at least 1", value)
+    return found or None  # 0 stands for no padding there
 
 
 def _dtype(value: Any) -> Any:
@@ -63,136 +77,161 @@ def _dtype(value: Any) -> Any:
         return value
     meant = parse_dtype(value) if isinstance(value, str) else None
     hint = f"did you mean `{meant}`?" if meant and meant.name in DTYPES else None
-    raise refuse(f"must be one of {', '.join(DTYPES)}, got `{value}`", hint)
+    raise Refusal(f"must be one of {', '.join(DTYPES)}, got `{value}`", hint)
 
 
 def _settings(value: Any) -> Any:
     if not isinstance(value, dict):
-        raise refuse("must be a mapping of parameter names to values")
+        raise Refusal("must be a mapping of parameter names to values")
     return value
 
 
-class ModelPath(Strict):
+REFERENCE = Checked(_reference, {"type": ["string", "object"]})
+SETTINGS = Checked(_settings, {"type": "object"})
+LAYERS = Checked(_layer_range, {"type": "array", "items": {"type": "integer"}})
+DTYPE = Checked(_dtype, {"type": "string"})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPath:
     """`{path, revision}`."""
 
-    path: str
-    revision: str | None = None
+    path: str = part(TEXT)
+    revision: str | None = part(TEXT, None)
 
 
-class LongReference(Strict):
+class _Place:
+    """A text, or `{path, revision}`."""
+
+    inner = Section(ModelPath)
+
+    def read(self, value: Any, path: Any, reading: Any) -> Any:
+        if isinstance(value, dict):
+            return self.inner.read(value, path, reading)
+        return TEXT.read(value, path, reading)
+
+    def schema(self, definitions: dict[str, Any]) -> dict[str, Any]:
+        return {"anyOf": [TEXT.schema(definitions), self.inner.schema(definitions)]}
+
+
+@dataclass(frozen=True, slots=True)
+class LongReference:
     """`{model, lora, override_architecture}`; `model` and `lora` may be texts or `{path, revision}`."""
 
-    model: str | ModelPath
-    lora: str | ModelPath | None = None
-    override_architecture: str | None = None
+    model: str | ModelPath = part(_Place())
+    lora: str | ModelPath | None = part(_Place(), None)
+    override_architecture: str | None = part(TEXT, None)
 
 
-ModelRef = Annotated[
-    Any, BeforeValidator(_reference), Field(json_schema_extra={"type": ["string", "object"]})
-]
-Parameters = Annotated[
-    dict[str, Any], BeforeValidator(_settings), Field(json_schema_extra={"type": "object"})
-]
-LayerRange = Annotated[list[int], BeforeValidator(_layer_range)]
-DTypeName = Annotated[str, BeforeValidator(_dtype)]
-
-
-class InputModel(Strict):
+@dataclass(frozen=True, slots=True)
+class InputModel:
     """An entry of `models`."""
 
-    model: ModelRef
-    parameters: Parameters | None = None
+    model: Any = part(REFERENCE)
+    parameters: dict[str, Any] | None = part(SETTINGS, None)
 
 
-class InputSlice(Strict):
+@dataclass(frozen=True, slots=True)
+class InputSlice:
     """An entry of `sources`."""
 
-    model: ModelRef
-    layer_range: LayerRange
-    parameters: Parameters | None = None
+    model: Any = part(REFERENCE)
+    layer_range: list[int] = part(LAYERS)
+    parameters: dict[str, Any] | None = part(SETTINGS, None)
 
 
-class OutputSlice(Strict):
+@dataclass(frozen=True, slots=True)
+class OutputSlice:
     """An entry of `slices`."""
 
-    sources: list[InputSlice] = Field(min_length=1)
-    base_model: ModelRef | None = None
-    residual_weight: Annotated[float | None, BeforeValidator(_number)] = None
-    parameters: Parameters | None = None
+    sources: list[InputSlice] = part(Listed(Section(InputSlice), least=1))
+    base_model: Any = part(REFERENCE, None)
+    residual_weight: float | None = part(Checked(_number, {"type": "number"}), None)
+    parameters: dict[str, Any] | None = part(SETTINGS, None)
 
 
-class OutputModule(Strict):
+@dataclass(frozen=True, slots=True)
+class OutputModule:
     """An entry of `modules`: exactly one of `slices` and `models`."""
 
-    slices: list[OutputSlice] | None = None
-    models: list[InputModel] | None = None
-    parameters: Parameters | None = None
-
-    @model_validator(mode="after")
-    def _one_of(self) -> OutputModule:
-        if bool(self.slices) == bool(self.models):
-            raise refuse("needs exactly one of `slices` and `models`")
-        return self
+    slices: list[OutputSlice] | None = part(Listed(Section(OutputSlice)), None)
+    models: list[InputModel] | None = part(Listed(Section(InputModel)), None)
+    parameters: dict[str, Any] | None = part(SETTINGS, None)
 
 
-class ModelToken(Strict):
+def _one_layout_of(module: OutputModule) -> None:
+    if bool(module.slices) == bool(module.models):
+        raise Refusal("needs exactly one of `slices` and `models`")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelToken:
     """`{kind: model_token, model, token | token_id}`."""
 
-    kind: Literal["model_token"]
-    model: ModelRef
-    token: str | None = None
-    token_id: Annotated[int | None, BeforeValidator(_whole)] = None
-
-    @model_validator(mode="after")
-    def _one_of(self) -> ModelToken:
-        if (self.token is None) == (self.token_id is None):
-            raise refuse("needs exactly one of `token` and `token_id`")
-        return self
+    kind: str = part(one_of("model_token"))
+    model: Any = part(REFERENCE)
+    token: str | None = part(TEXT, None)
+    token_id: int | None = part(Checked(_id, {"type": "integer"}), None)
 
 
-class ZeroToken(Strict):
+def _one_token(token: ModelToken) -> None:
+    if (token.token is None) == (token.token_id is None):
+        raise Refusal("needs exactly one of `token` and `token_id`")
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroToken:
     """`{kind: zero}`."""
 
-    kind: Literal["zero"]
+    kind: str = part(one_of("zero"))
 
 
-class TokenEmbedding(Strict):
+@dataclass(frozen=True, slots=True)
+class TokenEmbedding:
     """An entry of `tokenizer.tokens`."""
 
-    source: Any = None
-    force: Annotated[bool, BeforeValidator(_truth)] = False
+    source: Any = part(ANYTHING, None)
+    force: bool = part(Checked(_truth, {"type": "boolean"}), False)
 
 
-class Tokenizer(Strict):
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
     """The `tokenizer` section."""
 
-    source: ModelRef = "union"
-    tokens: dict[str, TokenEmbedding] | None = None
-    pad_to_multiple_of: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_padding)] = None
+    source: Any = part(REFERENCE, "union")
+    tokens: dict[str, TokenEmbedding] | None = part(Named(Section(TokenEmbedding)), None)
+    pad_to_multiple_of: int | None = part(Checked(_padding, {"type": "integer", "minimum": 0}), None)
 
 
-class MergeKitRecipe(Strict):
+@dataclass(frozen=True, slots=True)
+class MergeKitRecipe:
     """A document of mergekit-yaml, mergekit-multi or mergekit-pytorch."""
 
-    merge_method: str
-    name: str | None = None
-    models: list[InputModel] | None = None
-    slices: list[OutputSlice] | None = None
-    modules: dict[str, OutputModule] | None = None
-    base_model: ModelRef | None = None
-    dtype: DTypeName | None = None
-    out_dtype: DTypeName | None = None
-    tokenizer_source: ModelRef | None = None
-    tokenizer: Tokenizer | None = None
-    chat_template: str | None = None
-    parameters: Parameters | None = None
+    merge_method: str = part(TEXT)
+    name: str | None = part(TEXT, None)
+    models: list[InputModel] | None = part(Listed(Section(InputModel)), None)
+    slices: list[OutputSlice] | None = part(Listed(Section(OutputSlice)), None)
+    modules: dict[str, OutputModule] | None = part(Named(Section(OutputModule, _one_layout_of)), None)
+    base_model: Any = part(REFERENCE, None)
+    dtype: str | None = part(DTYPE, None)
+    out_dtype: str | None = part(DTYPE, None)
+    tokenizer_source: Any = part(REFERENCE, None)
+    tokenizer: Tokenizer | None = part(Section(Tokenizer), None)
+    chat_template: str | None = part(TEXT, None)
+    parameters: dict[str, Any] | None = part(SETTINGS, None)
 
-    @model_validator(mode="after")
-    def _one_layout(self) -> MergeKitRecipe:
-        given = [n for n in ("models", "slices", "modules") if getattr(self, n)]
-        if len(given) != 1:
-            shown = " and ".join(f"`{n}`" for n in given) or "none of them"
-            raise refuse(f"needs exactly one of `models`, `slices` and `modules`, got {shown}")
-        if self.tokenizer_source is not None and self.tokenizer is not None:
-            raise refuse("cannot have both `tokenizer_source` and `tokenizer`")
-        return self
+
+def _one_layout(recipe: MergeKitRecipe) -> None:
+    given = [name for name in ("models", "slices", "modules") if getattr(recipe, name)]
+    if len(given) != 1:
+        shown = " and ".join(f"`{name}`" for name in given) or "none of them"
+        raise Refusal(f"needs exactly one of `models`, `slices` and `modules`, got {shown}")
+    if recipe.tokenizer_source is not None and recipe.tokenizer is not None:
+        raise Refusal("cannot have both `tokenizer_source` and `tokenizer`")
+
+
+RECIPE = Section(MergeKitRecipe, _one_layout)
+LONG_REFERENCE = Section(LongReference)
+MODEL_PATH = Section(ModelPath)
+MODEL_TOKEN = Section(ModelToken, _one_token)
+ZERO_TOKEN = Section(ZeroToken)

@@ -7,9 +7,9 @@ from typing import Any
 
 from cuvee.errors import Diagnostic
 from cuvee.recipe.document import Document, Path
-from cuvee.recipe.mergekit_schema import MergeKitRecipe, ModelToken, TokenEmbedding, ZeroToken
+from cuvee.recipe.mergekit_schema import MODEL_TOKEN, ZERO_TOKEN, MergeKitRecipe, ModelToken, TokenEmbedding
 from cuvee.recipe.model import TokenRule, Vocabulary
-from cuvee.recipe.validation import validate
+from cuvee.recipe.shape import validate
 
 Alias = Callable[[Any, Path], str]
 
@@ -57,9 +57,9 @@ def _rule(
             {p[len(here) :]: s for p, s in document.values.items() if p[: len(here)] == here},
         )
         if source["kind"] == "zero":
-            validate(ZeroToken, inner, found)
+            validate(ZERO_TOKEN, inner, found)
             return TokenRule(zero=True, force=entry.force)
-        token = validate(ModelToken, inner, found)
+        token: ModelToken | None = validate(MODEL_TOKEN, inner, found)
         if token is None:
             return TokenRule()
         return TokenRule(alias(token.model, (*here, "model")), token.token, token.token_id, force=entry.force)

@@ -31,8 +31,8 @@ from cuvee.recipe.model import (
     Vocabulary,
 )
 from cuvee.recipe.native_settings import ValueReader
-from cuvee.recipe.schema import Layers, NativeRecipe, size_of
-from cuvee.recipe.validation import validate
+from cuvee.recipe.schema import NATIVE, Layers, NativeRecipe, size_of
+from cuvee.recipe.shape import validate
 
 BASE = "base"
 _SOURCE_KEYS = ("source", "recipe", "arithmetic")
@@ -42,7 +42,7 @@ LoadFile = Callable[[FilePath], Recipe]
 def read_native(document: Document, load: LoadFile) -> Recipe:
     """The recipe of a document with `version: 1`; RecipeError with every mistake. `load` reads nested recipe files."""
     found: list[Diagnostic] = []
-    schema = validate(NativeRecipe, document, found)
+    schema: NativeRecipe | None = validate(NATIVE, document, found)
     if schema is None:
         raise RecipeError.collected(found)
     recipe = _Reader(document, schema, load, found).recipe()
@@ -357,8 +357,14 @@ class _Reader:
 
     def output(self) -> Output:
         spec = self.schema.output
+        like = Reference(spec.like, where=self.document.where(("output", "like"))) if spec.like else None
         return Output(
-            dtype=spec.dtype, shard_bytes=size_of(spec.shard_size), card=spec.card, tokenizer=spec.tokenizer
+            dtype=spec.dtype,
+            shard_bytes=size_of(spec.shard_size),
+            card=spec.card,
+            tokenizer=spec.tokenizer,
+            form=spec.form,
+            like=like,
         )
 
     def say(self, code: str, path: Path, message: str, **more: Any) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
-
-from cuvee.core.dtypes import BY_NAME, parse_dtype
+from cuvee.core.dtypes import parse_dtype
 from cuvee.core.names import did_you_mean
-from cuvee.recipe.validation import Strict, refuse, shown
+from cuvee.recipe.scalars import TEXT, TRUTH, one_of, whole
+from cuvee.recipe.shape import Checked, Listed, Named, Refusal, Section, part, shown
 
 STORED = ("float16", "bfloat16", "float32", "float64")
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", re.I)
@@ -19,7 +19,7 @@ def _dtype(value: Any) -> Any:
     meant = parse_dtype(value) if isinstance(value, str) else None
     if meant is None or meant.name not in STORED:
         hint = did_you_mean(value, STORED) if isinstance(value, str) else None
-        raise refuse(f"must be one of {', '.join(STORED)}, got {shown(value)}", hint)
+        raise Refusal(f"must be one of {', '.join(STORED)}, got {shown(value)}", hint)
     return meant.name
 
 
@@ -28,26 +28,26 @@ def _size(value: Any) -> Any:
         return value
     if isinstance(value, str) and _SIZE.fullmatch(value):
         return value
-    raise refuse(f"must be a size such as `5GB` or `500MiB`, got {shown(value)}")
+    raise Refusal(f"must be a size such as `5GB` or `500MiB`, got {shown(value)}")
 
 
 def _range(value: Any) -> Any:
     good = isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value)
     if not good or not 0 <= value[0] <= value[1]:
-        raise refuse("must be two whole numbers `[first, end]`, the end not included")
+        raise Refusal("must be two whole numbers `[first, end]`, the end not included")
     return value
 
 
 def _mapping(value: Any) -> Any:
     if not isinstance(value, dict):
-        raise refuse("must be a mapping of keys to values")
+        raise Refusal("must be a mapping of keys to values")
     return value
 
 
 def _merge(value: Any) -> Any:
     if isinstance(value, (dict, list)) and value:
         return value
-    raise refuse(
+    raise Refusal(
         "must name a method, `{method: ties, density: 0.3}`, or list stages, `[trim: {density: 0.3}, elect]`"
     )
 
@@ -56,7 +56,7 @@ def _donors(value: Any) -> Any:
     names = value if isinstance(value, list) else [value]
     if isinstance(value, dict) or (names and all(isinstance(n, str) for n in names)):
         return value
-    raise refuse(
+    raise Refusal(
         "must name an expert, a list of experts, or map experts to their layers `{name: [first, end]}`"
     )
 
@@ -64,74 +64,87 @@ def _donors(value: Any) -> Any:
 def _spec(value: Any) -> Any:
     if isinstance(value, (str, dict)):
         return value
-    raise refuse("must be a path, a hub URI, or a mapping with `source`, `recipe` or `arithmetic`")
+    raise Refusal("must be a path, a hub URI, or a mapping with `source`, `recipe` or `arithmetic`")
 
 
-DTypeName = Annotated[str, BeforeValidator(_dtype), Field(json_schema_extra={"enum": sorted(BY_NAME)})]
-SourceSpec = Annotated[Any, BeforeValidator(_spec)]
+DTYPE = Checked(_dtype, {"enum": list(STORED)})
+SIZE = Checked(_size, {"type": ["string", "integer"]})
+SOURCE = Checked(_spec, {"type": ["string", "object"]})
+RANGE = Checked(_range, {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2})
+SETTINGS = Checked(_mapping, {"type": "object"})
+DONORS = Checked(_donors, {"type": ["string", "array", "object"]})
 
 
-class Token(Strict):
+@dataclass(frozen=True, slots=True)
+class Token:
     """Where one token's embedding comes from."""
 
-    source: str | None = None
-    token: str | None = None
-    token_id: int | None = None
-    zero: bool = False
-    force: bool = False
+    source: str | None = part(TEXT, None)
+    token: str | None = part(TEXT, None)
+    token_id: int | None = part(whole(), None)
+    zero: bool = part(TRUTH, False)
+    force: bool = part(TRUTH, False)
 
 
-class Tokenizer(Strict):
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
     """How vocabularies are brought together."""
 
-    source: str = "union"
-    tokens: dict[str, Token] = Field(default_factory=dict)
-    pad_to_multiple_of: Annotated[int, Field(ge=1)] | None = None
+    source: str = part(TEXT, "union")
+    tokens: dict[str, Token] = part(Named(Section(Token)), {})
+    pad_to_multiple_of: int | None = part(whole(1), None)
 
 
 def _tokenizer(value: Any) -> Any:
     return {"source": value} if isinstance(value, str) else value
 
 
-class Layers(Strict):
+@dataclass(frozen=True, slots=True)
+class Layers:
     """A run of output layers: which experts, which of their layers."""
 
-    from_: Annotated[Any, BeforeValidator(_donors)] = Field(alias="from")
-    range: Annotated[list[int], BeforeValidator(_range)] | None = None
-    base: str | None = None
-    parameters: Annotated[dict[str, Any], BeforeValidator(_mapping)] = Field(default_factory=dict)
+    from_: Any = part(DONORS, key="from")
+    range: list[int] | None = part(RANGE, None)
+    base: str | None = part(TEXT, None)
+    parameters: dict[str, Any] = part(SETTINGS, {})
 
 
-class OutputSpec(Strict):
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
     """What is written."""
 
-    dtype: DTypeName | None = None
-    shard_size: Annotated[Any, BeforeValidator(_size)] = "5GB"
-    card: bool = True
-    tokenizer: bool = True
+    dtype: str | None = part(DTYPE, None)
+    shard_size: Any = part(SIZE, "5GB")
+    card: bool = part(TRUTH, True)
+    tokenizer: bool = part(TRUTH, True)
+    form: Literal["single_file"] | None = part(one_of("single_file"), None)
+    like: str | None = part(TEXT, None)
 
 
-class NativeRecipe(Strict):
+@dataclass(frozen=True, slots=True)
+class NativeRecipe:
     """A recipe of Cuvée's own."""
 
-    version: Literal[1]
-    merge: Annotated[Any, BeforeValidator(_merge)]
-    experts: dict[str, SourceSpec]
-    base: SourceSpec | None = None
-    sources: dict[str, SourceSpec] = Field(default_factory=dict)
-    layers: list[Layers] | None = None
-    tokenizer: Annotated[Tokenizer, BeforeValidator(_tokenizer)] | None = None
-    chat_template: str | None = None
-    dtype: DTypeName | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
-    edges: Literal["ends", "first"] = "ends"
-    output: OutputSpec = Field(default_factory=OutputSpec)
+    version: int = part(one_of(1))
+    merge: Any = part(Checked(_merge))
+    experts: dict[str, Any] = part(Named(SOURCE))
+    base: Any = part(SOURCE, None)
+    sources: dict[str, Any] = part(Named(SOURCE), {})
+    layers: list[Layers] | None = part(Listed(Section(Layers)), None)
+    tokenizer: Tokenizer | None = part(Section(Tokenizer, before=_tokenizer), None)
+    chat_template: str | None = part(TEXT, None)
+    dtype: str | None = part(DTYPE, None)
+    seed: int = part(whole(0), 0)
+    edges: Literal["ends", "first"] = part(one_of("ends", "first"), "ends")
+    output: OutputSpec = part(Section(OutputSpec), OutputSpec())
 
-    @model_validator(mode="after")
-    def _someone(self) -> NativeRecipe:
-        if not self.experts:
-            raise refuse("needs at least one entry in `experts`")
-        return self
+
+def _someone(recipe: NativeRecipe) -> None:
+    if not recipe.experts:
+        raise Refusal("needs at least one entry in `experts`")
+
+
+NATIVE = Section(NativeRecipe, _someone)
 
 
 def is_size(value: Any) -> bool:

@@ -52,7 +52,18 @@ LIGHT = [
     "cache",
     "verify ./base",
 ]
-HEAVY = {"torch", "numpy", "transformers", "peft", "tokenizers", "huggingface_hub", "rich", "safetensors"}
+HEAVY = {
+    "torch",
+    "numpy",
+    "transformers",
+    "peft",
+    "tokenizers",
+    "huggingface_hub",
+    "rich",
+    "safetensors",
+    "pydantic",
+}
+MODULES = 390  # of all kinds that `check` may import: what it costs grows with them
 BUDGET = 0.3  # seconds of processor beyond the bare interpreter, on a quiet machine with byte code at hand
 SLACK = 2.0  # machines of tests are neither
 
@@ -92,6 +103,22 @@ def test_light_commands_import_nothing_heavy(folder: Path) -> None:
         if HEAVY & set(modules):
             found[line] = sorted(HEAVY & set(modules))
     assert found == {}
+
+
+def test_a_check_imports_few_modules_and_no_method_but_its_own(folder: Path) -> None:
+    program = (
+        "import sys\nfrom cuvee.cli import main\ntry:\n    main()\nfinally:\n"
+        "    print('MODULES', *sys.modules, file=sys.stderr)\n"
+    )
+    arguments = [sys.executable, "-c", program, "check", "r.yaml"]
+    result = subprocess.run(
+        arguments, env=_environment(folder), capture_output=True, text=True, check=False, cwd=folder
+    )
+    modules = result.stderr.rpartition("MODULES ")[2].split()
+    assert len(modules) < MODULES
+    presets = {m.rpartition(".")[2] for m in modules if m.startswith("cuvee.methods.presets.")}
+    assert presets == {"ties"}
+    assert "importlib.metadata" not in modules  # only where a package declares methods
 
 
 def _processor_time(arguments: list[str], folder: Path) -> float:

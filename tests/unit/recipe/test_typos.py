@@ -9,10 +9,10 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
 from cuvee.core.dtypes import parse_dtype
 from cuvee.core.names import edits
@@ -27,6 +27,7 @@ from cuvee.recipe.mergekit import translate
 from cuvee.recipe.model import Recipe
 from cuvee.recipe.native import read_native
 from cuvee.recipe.native_settings import GROUPS
+from cuvee.recipe.shape import parts_of
 
 Path = tuple[str | int, ...]
 
@@ -209,8 +210,8 @@ def test_the_recipes_themselves_are_right() -> None:
 
 
 def _fields(module: Any) -> set[str]:
-    models = [m for m in vars(module).values() if isinstance(m, type) and issubclass(m, BaseModel)]
-    return {field.alias or name for model in models for name, field in model.model_fields.items()}
+    records = [r for r in vars(module).values() if isinstance(r, type) and r.__module__ == module.__name__]
+    return {key for record in records if is_dataclass(record) for key in parts_of(record)}
 
 
 def test_every_field_of_the_schemas_is_in_the_recipes() -> None:

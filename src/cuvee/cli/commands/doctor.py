@@ -17,7 +17,6 @@ _OPTIONAL = {
 _NEEDED = (
     "torch",
     "numpy",
-    "pydantic",
     "ruamel.yaml",
     "click",
     "rich",
