@@ -186,7 +186,7 @@ def stages_page() -> str:
     )
     every = [registry.stage(name) for name in registry.stages()]
     parts: list[str] = [text]
-    for role in ("condition", "combine", "rescale"):
+    for role in ("condition", "space", "combine", "rescale", "leave"):
         parts.append(f"## {role.capitalize()} stages")
         for stage in every:
             if stage.role == role:

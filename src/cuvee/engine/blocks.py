@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from cuvee.methods.contract import Access, rows_of
 from cuvee.methods.registry import stage
-from cuvee.plan.nodes import Apply, Gather, Node, walk
+from cuvee.plan.nodes import Apply, Enter, Gather, Node, walk
 
 LINE = 1024  # elements; flat blocks start at its multiples
 LEAST = 64 * LINE
@@ -44,11 +44,13 @@ def cut(node: Node, budget: int, fixed: int | None = None) -> Cut:
     total = math.prod(node.shape)
     nodes = list(walk(node))
     accesses = {access_of(n) for n in nodes if isinstance(n, Apply)}
-    if "tensor" in accesses or total == 0:
+    if "tensor" in accesses or total == 0 or any(isinstance(n, Enter) for n in nodes):
         return Cut(total, max(total, 1))
     grain = LINE
     if "row" in accesses:
         grain = max(1, rows_of(node.shape)[1])
+        if "element" in accesses:  # whose blocks start at multiples of a line
+            grain = math.lcm(grain, LINE)
     for gather in (n for n in nodes if isinstance(n, Gather)):
         if gather.axis != 0:
             return Cut(total, max(total, 1))

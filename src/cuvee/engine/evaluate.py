@@ -8,6 +8,7 @@ the passes of its summaries, so that nothing is read twice.
 from __future__ import annotations
 
 import inspect
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,14 +19,39 @@ from cuvee.core.lazy import torch
 from cuvee.core.random import Stream as RandomStream
 from cuvee.core.random import key_of
 from cuvee.engine.blocks import access_of, cut
+from cuvee.engine.changes import changes_of, dtype_of, factors_of
 from cuvee.engine.gather import Means, gather
 from cuvee.engine.guard import Guard
 from cuvee.engine.options import RunOptions
+from cuvee.engine.spaces import Kept
 from cuvee.errors import RunError, Where
-from cuvee.methods.contract import Access, Block, Decomposer, Stage, Summary, Uniforms, rows_of
+from cuvee.methods.contract import (
+    Access,
+    Block,
+    Coordinates,
+    Decomposer,
+    Stage,
+    Summary,
+    Uniforms,
+    rows_of,
+)
 from cuvee.methods.decompositions import Plain
 from cuvee.methods.registry import stage
-from cuvee.plan.nodes import Agree, Apply, Convert, Difference, Gather, Node, Read, Sum, walk
+from cuvee.plan.nodes import (
+    Agree,
+    Apply,
+    Convert,
+    Coordinate,
+    Difference,
+    Enter,
+    Gather,
+    Leave,
+    Node,
+    Read,
+    Sum,
+    space_of,
+    walk,
+)
 from cuvee.sources.source import Source
 
 if TYPE_CHECKING:
@@ -43,6 +69,7 @@ class Frame:
     start: int
     stop: int
     values: dict[int, Tensor] = field(default_factory=dict)
+    entered: dict[int, Coordinates] = field(default_factory=dict)
 
 
 class Evaluator:
@@ -67,6 +94,7 @@ class Evaluator:
         self._group_locks: dict[str, threading.RLock] = {}
         self._group_summaries: dict[str, Summary] = {}
         self._summaries: dict[int, tuple[Apply, Summary]] = {}
+        self._coordinates = Kept(options.memory)
         self._means: Means = {}  # nodes live as long as their plan, so they are not mistaken
 
     def blocks(self, node: Node) -> Iterator[tuple[int, int, Tensor]]:
@@ -101,18 +129,25 @@ class Evaluator:
         if isinstance(node, Convert):
             return self.value(node.child, frame).to(node.dtype.torch)
         if isinstance(node, Difference):
-            return self.value(node.expert, frame) - self.value(node.base, frame)
+            return self._difference(node, frame)
         if isinstance(node, Sum):
             return self._sum(node, frame)
         if isinstance(node, Apply):
             return self._apply(node, frame)
         if isinstance(node, Gather):
             return gather(node, frame.start, frame.stop, self._part, self._means)
+        if isinstance(node, Coordinate):
+            return self.entered(node.enter, frame).tensors[node.index].reshape(-1)
+        if isinstance(node, Leave):
+            return self._leave(node, frame)
+        assert isinstance(node, Agree)  # a space has coordinates, no value
         return self._agree(node, frame)
 
     def _part(self, node: Node, start: int, stop: int) -> Tensor:
         """Any run of a child's elements; a child with a stage that sees whole tensors is evaluated whole."""
-        if any(isinstance(n, Apply) and access_of(n) == "tensor" for n in walk(node)):
+        if any(
+            isinstance(n, Enter) or (isinstance(n, Apply) and access_of(n) == "tensor") for n in walk(node)
+        ):
             return self.value(node, Frame(0, _elements(node)))[start:stop]
         return self.value(node, Frame(start, stop))
 
@@ -155,8 +190,11 @@ class Evaluator:
             extra["uniforms"] = uniforms_of(node)
         if "decompose" in wanted:
             extra["decompose"] = self.decompose
+        if "factors" in wanted:
+            extra["factors"] = [factors_of(child, self.sources, inputs[0]) for child in node.inputs]
         if "block" in wanted:
-            extra["block"] = Block(inputs, frame.start, node.shape, self._number(node), node.place)
+            shape = self.shape(node, frame)
+            extra["block"] = Block(inputs, frame.start, shape, self._number(node), node.place)
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in node.values}
         argument = inputs if step.role == "combine" else inputs[0]
         return step.function(argument, **values, **extra).reshape(-1)
@@ -169,12 +207,57 @@ class Evaluator:
         return [self._shaped(node, child, access, step, frame) for child in node.inputs]
 
     def _shaped(self, node: Apply, child: Node, access: Access, step: Stage, frame: Frame) -> Tensor:
-        tensor = self.value(child, frame)
-        if step.upcast and tensor.dtype in (torch.float16, torch.bfloat16):
-            tensor = tensor.float()
-        if access == "row":
-            return tensor.reshape(-1, max(1, rows_of(node.shape)[1]))
-        return tensor.reshape(node.shape) if access == "tensor" else tensor
+        tensor = upcast(self.value(child, frame), step)
+        if access == "element":
+            return tensor
+        shape = self.shape(node, frame)
+        return tensor.reshape(shape) if access == "tensor" else tensor.reshape(-1, max(1, rows_of(shape)[1]))
+
+    def shape(self, node: Node, frame: Frame | None = None) -> tuple[int, ...]:
+        """The shape of a node's whole value; that of coordinates comes from the data."""
+        space = space_of(node)
+        if space is None:
+            return node.shape
+        frame = frame or Frame(0, _elements(space))
+        return self._coordinates.shape(space, lambda: self.entered(space, frame))
+
+    def entered(self, node: Enter, frame: Frame) -> Coordinates:
+        """The inputs of a space in its coordinates; the frame holds the whole tensor."""
+        found = frame.entered.get(id(node))
+        if found is None:
+            found = self._coordinates.get(node, lambda: self._enter(node, frame))
+            frame.entered[id(node)] = found
+        return found
+
+    def _enter(self, node: Enter, frame: Frame) -> Coordinates:
+        space = stage(node.stage)
+        inputs = [upcast(self.value(child, frame).reshape(node.shape), space) for child in node.inputs]
+        extra: dict[str, Any] = {}
+        wanted = _injected(space.function)
+        if "decompose" in wanted:
+            extra["decompose"] = self.decompose
+        if "factors" in wanted:
+            extra["factors"] = [factors_of(child, self.sources, inputs[0]) for child in node.inputs]
+        if "block" in wanted:
+            extra["block"] = Block(inputs, 0, node.shape, 0, node.place)
+        made: Coordinates = space.function(inputs, **dict(node.values), **extra)  # type: ignore[assignment]
+        return made
+
+    def _leave(self, node: Leave, frame: Frame) -> Tensor:
+        space, coordinates = stage(node.enter.stage), self.entered(node.enter, frame)
+        assert space.leave is not None
+        merged = self.value(node.child, frame).reshape(coordinates.tensors[0].shape)
+        return space.leave(merged, coordinates.frame).reshape(-1)
+
+    def _difference(self, node: Difference, frame: Frame) -> Tensor:
+        """An adapter's own change where the base is what it lies on: exact, and without reading the base."""
+        changes, kind = changes_of(node, self.sources), dtype_of(node.base)
+        if changes is None or kind is None:
+            return self.value(node.expert, frame) - self.value(node.base, frame)
+        total = torch.zeros(frame.stop - frame.start, dtype=kind.torch)
+        for change in changes:
+            total += change.slice(frame.start, frame.stop, kind.torch)
+        return total.to(self.options.device)
 
     def _number(self, node: Apply) -> int:
         if node.group is None:
@@ -240,7 +323,7 @@ class NodeStream:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return tuple(_elements(node) for node in self.nodes)
+        return tuple(math.prod(self.evaluator.shape(node)) for node in self.nodes)
 
     @property
     def inputs(self) -> int:
@@ -251,7 +334,8 @@ class NodeStream:
             for frame in self._frames(node):
                 if self.evaluator.stopped():  # a pass may cover the whole model
                     raise Stopped
-                yield Block(self.evaluator.inputs(node, frame), frame.start, node.shape, number, node.place)
+                shape = self.evaluator.shape(node, frame)
+                yield Block(self.evaluator.inputs(node, frame), frame.start, shape, number, node.place)
 
     def _frames(self, node: Apply) -> Iterator[Frame]:
         if self.frame is not None:
@@ -271,14 +355,18 @@ def uniforms_of(node: Apply) -> Uniforms:
     return RandomStream(key_of(node.seed, node.stage, node.label, node.tensor))
 
 
+def upcast(tensor: Tensor, step: Stage) -> Tensor:
+    """At least float32, where the stage asks for it."""
+    narrow = step.upcast and tensor.dtype in (torch.float16, torch.bfloat16)
+    return tensor.float() if narrow else tensor
+
+
 def _elements(node: Node) -> int:
-    size = 1
-    for axis in node.shape:
-        size *= axis
-    return size
+    """Of the tensor the node stands in, whatever its coordinates."""
+    return math.prod(node.shape)
 
 
 @cache
 def _injected(function: Callable[..., Any]) -> frozenset[str]:
     names = inspect.signature(function).parameters
-    return frozenset(n for n in ("summary", "uniforms", "decompose", "block") if n in names)
+    return frozenset(n for n in ("summary", "uniforms", "decompose", "factors", "block") if n in names)

@@ -1,10 +1,12 @@
 """What a merge method is: stages with typed parameters and declared traits, chained into named presets.
 
-A *stage* is a pure function on tensors. Three roles:
+A *stage* is a pure function on tensors. Its roles:
 
     condition   one task vector → one task vector     trim, drop, magprune, band
     combine     all inputs of a tensor → one tensor   weighted_sum, elect, slerp, sce
     rescale     one tensor → one tensor               scale
+    space       all inputs → their coordinates         knots, core_space
+    leave       one tensor of coordinates → one tensor leave
 
 A *method* (`ties`, `dare_linear`, …) names a chain of stages with their defaults; users may also write the
 chain. From a stage's signature come its parameters, their schema, help and validation (`parameters.py`).
@@ -27,6 +29,9 @@ How an engine may call a stage (the traits; `cuvee.testing` tries to refute each
   vectors as they entered the chain, behind its own tensor in `block.tensors`, in its summary's stream too.
 - a combine stage of `tensor` access that declares `lazy=True` gets a sequence that evaluates an input anew each time
   it is asked for, so that memory does not grow with the number of experts; others get a list.
+- a space turns the task vectors of one matrix into `Coordinates`, whose shape the data may decide; the stages behind
+  it work on those as on any tensor, until its `leave` makes a task vector of what they combined to. It sees whole
+  tensors (`access="tensor"`), and low-rank factors of its inputs where it names `factors`.
 - no in-place change of an argument; no global state; accumulation in the compute dtype or better.
 
 This package imports only `cuvee.core`, `cuvee.errors` and (lazily) torch and NumPy.
@@ -46,7 +51,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["weight", "delta", "either"]
 Access = Literal["element", "row", "tensor"]
-Role = Literal["condition", "combine", "rescale"]
+Role = Literal["condition", "combine", "rescale", "space", "leave"]
 Scope = Literal["tensor", "model"]
 Base = Literal["required", "optional", "ordinary"]
 Missing = Literal["error", "skip", "base"]
@@ -74,8 +79,8 @@ NOWHERE = Place()
 class Block:
     """A run of elements of one tensor, and the inputs of a stage there.
 
-    `tensors` has one entry per input (one for condition and rescale stages, before what `beside` adds), each shaped as the stage's
-    access says. `start` is the index of the first element within the flattened tensor, `shape` the whole
+    `tensors` has one entry per input (one for condition and rescale stages, before what `beside` adds), each shaped
+    as the stage's access says. `start` is the index of the first element within the flattened tensor, `shape` the whole
     tensor's shape, `number` the position of the tensor in its group (0 unless a summary spans several
     tensors), `place` what the tensor is.
     """
@@ -133,6 +138,22 @@ class Decomposer(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Coordinates:
+    """The inputs of a stage in a space: one tensor for each, all of one shape and dtype, and what leads back."""
+
+    tensors: tuple[Tensor, ...]
+    frame: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """A task vector that is known as a product: left (rows, rank) @ right (rank, row length), see `rows_of`."""
+
+    left: Tensor
+    right: Tensor
+
+
 def rows_of(shape: tuple[int, ...]) -> tuple[int, int]:
     """Rows and row length of a tensor under `row` access: the first axis counts rows; 0-d and 1-D are one
     row.
@@ -166,6 +187,7 @@ class Stage:
     inputs: tuple[int, int | None]
     doc: str
     paper: str | None
+    leave: Callable[[Tensor, Any], Tensor] | None = None
 
     def access_for(self, values: Mapping[str, Any]) -> Access:
         """The access this stage needs with these parameter values."""
@@ -298,17 +320,22 @@ def stage(  # noqa: PLR0913 (one keyword for each trait)
     beside: Beside | None = None,
     inputs: tuple[int, int | None] = (1, None),
     paper: str | None = None,
-) -> Callable[[Callable[..., Tensor]], Stage]:
+    leave: Callable[[Tensor, Any], Tensor] | None = None,
+) -> Callable[[Callable[..., Any]], Stage]:
     """Make a stage of a function; its keyword-only annotated arguments become parameters.
 
     The function receives, positionally, one tensor (condition, rescale) or the list of input tensors
     (combine), then by keyword its parameters (`PerExpert` ones as a single value in condition stages and as a
-    list in combine stages) and, where it names them, `summary`, `uniforms`, `decompose` and `block`. `summarise` gets
+    list in combine stages) and, where it names them, `summary`, `uniforms`, `decompose`, `factors` and `block`. `summarise` gets
     the stream, the same parameters and, where it names it, `decompose`. `check` gets the same values at plan time
     (single ones in a condition, lists in a combine stage) and says what is wrong with their combination.
+
+    A space receives the list of input tensors and gives `Coordinates`; `leave` receives what was made of them, and
+    their frame. Combine stages and spaces of `tensor` access may name `factors`: a list with the `Factors` of each
+    input, or None where it is not known as a product.
     """
 
-    def wrap(function: Callable[..., Tensor]) -> Stage:
+    def wrap(function: Callable[..., Any]) -> Stage:
         return Stage(
             name=name,
             role=role,
@@ -326,6 +353,7 @@ def stage(  # noqa: PLR0913 (one keyword for each trait)
             inputs=inputs,
             doc=function.__doc__ or "",
             paper=paper,
+            leave=leave,
         )
 
     return wrap

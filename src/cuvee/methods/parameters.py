@@ -103,7 +103,7 @@ class Parameter:
 
 
 _RENAMED = {"lam": "lambda"}
-_INJECTED = {"summary", "uniforms", "decompose", "block"}
+_INJECTED = {"summary", "uniforms", "decompose", "factors", "block"}
 
 
 def parameters_of(function: Callable[..., Any]) -> tuple[Parameter, ...]:

@@ -1,7 +1,7 @@
 """Finds methods and stages by name: those of this package, those of plug-ins, those a test registers.
 
 The folder listing is the registry: every module below `presets/` holds methods, every module below `conditions/`,
-`combine/` and `rescale/` holds stages, and adding a file adds what is in it. Looking one up imports its module alone,
+`combine/`, `rescale/` and `spaces/` holds stages, and adding a file adds what is in it. Looking one up imports its module alone,
 listing them imports all. Nothing here imports torch.
 Plug-ins use the entry-point group `cuvee.methods`: an entry named like its method points at a `Method`, one
 named `stage.NAME` at a `Stage`; their modules are imported when the name is first asked for.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 GROUP = "cuvee.methods"
 _STAGE_PREFIX = "stage."
 _PRESETS = ("presets",)
-_STAGES = ("conditions", "combine", "rescale")
+_STAGES = ("conditions", "combine", "rescale", "spaces")
 
 T = TypeVar("T", Method, Stage)
 _registered: dict[str, Method | Stage] = {}  # keyed like entry points
@@ -127,7 +127,7 @@ def _built_in(kind: type[Method] | type[Stage], folders: tuple[str, ...]) -> Map
 
 
 @functools.cache
-def _own(kind: type[Method] | type[Stage], folders: tuple[str, ...], name: str) -> Any:
+def _own(kind: Any, folders: tuple[str, ...], name: str) -> Any:
     """The built-in object of this name, from its module alone where that can be told."""
     for module in likely(folders, name):
         for item in vars(module).values():
@@ -157,7 +157,8 @@ def _plugins() -> Mapping[str, EntryPoint]:
 def _find(
     kind: type[T], name: str, folders: tuple[str, ...], key: str, known: Callable[[], tuple[str, ...]]
 ) -> T:
-    item: Any = _registered.get(key) or _own(kind, folders, name)
+    wanted: Any = kind
+    item: Any = _registered.get(key) or _own(wanted, folders, name)
     if item is None and key in _plugins():
         item = _load(key)
     if isinstance(item, kind) and item.name == name:

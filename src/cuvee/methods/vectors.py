@@ -1,14 +1,27 @@
-"""Tensors as many vectors: along the last axis of a row block, and dot products of them in float64.
+"""Tensors as many vectors: along the last axis of a row block, and dot products of them in float64; as linear maps.
 
-Owns what the stages share that treat each row on its own. Must not know any method.
+Owns what the stages share that treat each row on its own, and which tensors count as maps. Must not know any method.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cuvee.methods.contract import NOWHERE, Place, rows_of
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+# Their rows are looked up one by one (or are scores of single tokens), so a basis for all of them means nothing.
+_TABLES = frozenset({"embeddings", "position_embeddings", "type_embeddings", "class_token", "head"})
+
+
+def is_map(shape: tuple[int, ...], place: Place = NOWHERE) -> bool:
+    """Whether a tensor is a linear map: at least two axes, more than one row and column, and no table of tokens.
+
+    Convolutions are maps from their flattened patches (`rows_of`).
+    """
+    return len(shape) >= 2 and min(rows_of(shape)) > 1 and place.role not in _TABLES
 
 
 def along_last(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -1,4 +1,7 @@
-"""One output tensor's expression: inputs → (realign, convert) → task vectors → stages → base added back."""
+"""One output tensor's expression: inputs → (realign, convert) → task vectors → stages → base added back.
+
+Owns the order of a chain: where a space is entered and left, and what stands beside a stage.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from cuvee.errors import Diagnostic
-from cuvee.methods.contract import Place
+from cuvee.methods.contract import Place, Stage
 from cuvee.methods.registry import stage
+from cuvee.methods.vectors import is_map
 from cuvee.plan.methods import Chosen
-from cuvee.plan.nodes import Apply, Difference, Node, Sum, walk
+from cuvee.plan.nodes import Apply, Coordinate, Difference, Enter, Leave, Node, Sum, walk
 from cuvee.plan.plan import OutputTensor
 
 
@@ -34,21 +38,62 @@ def expression(
     combine = next(i for i, s in enumerate(stages) if s.role == "combine")
     takes = stages[combine].takes
     deltas = base is not None and (takes in ("delta", "either") or combine > 0)
-    current: list[Node] = (
-        [Difference(e, base) for e in experts] if deltas and base is not None else list(experts)
-    )
-    beside: dict[str | None, tuple[Node, ...]] = {"experts": tuple(current), "base": (base,) if base else ()}
-    for number in range(combine):
-        extra = beside.get(stages[number].beside, ())
-        current = [
-            _apply(stages[number].name, number, (node, *extra), _of(arguments[number], i), call, label)
-            for i, (node, label) in enumerate(zip(current, call.labels, strict=True))
+    origin: Node | None = base if deltas else None
+    entered: list[Node] = [Difference(e, origin) for e in experts] if origin else list(experts)
+    result = _Walk(call, entered, base).through(stages, arguments)
+    return Sum(((1.0, origin), (1.0, result))) if origin else result
+
+
+class _Walk:
+    """The way of one tensor's inputs through the stages of a chain."""
+
+    def __init__(self, call: Call, inputs: list[Node], base: Node | None) -> None:
+        self.call = call
+        self.current = inputs
+        self.space: Enter | None = None
+        self.beside: dict[str | None, tuple[Node, ...]] = {
+            "experts": tuple(inputs),
+            "base": (base,) if base else (),
+        }
+
+    def through(self, stages: Sequence[Stage], arguments: Sequence[dict[str, Any]]) -> Node:
+        """One node: what the last stage gives, in the tensor's own coordinates."""
+        explicit = any(one.role == "leave" for one in stages)
+        for number, (one, values) in enumerate(zip(stages, arguments, strict=True)):
+            if one.role == "space":
+                self._enter(one, values)
+            elif one.role == "leave":
+                self._leave()
+            elif one.role == "combine":
+                self.current = [_apply(one.name, number, tuple(self.current), values, self.call, "")]
+                if not explicit:
+                    self._leave()
+            else:
+                self._each(one, number, values, merged=any(s.role == "combine" for s in stages[:number]))
+        (result,) = self.current
+        return result
+
+    def _each(self, one: Stage, number: int, values: dict[str, Any], *, merged: bool) -> None:
+        extra = self.beside.get(one.beside, ())
+        labels = [""] if merged else self.call.labels
+        self.current = [
+            _apply(one.name, number, (node, *extra), values if merged else _of(values, i), self.call, label)
+            for i, (node, label) in enumerate(zip(self.current, labels, strict=True))
         ]
-    result = _apply(stages[combine].name, combine, tuple(current), arguments[combine], call, "")
-    for number in range(combine + 1, len(stages)):
-        extra = beside.get(stages[number].beside, ())
-        result = _apply(stages[number].name, number, (result, *extra), arguments[number], call, "")
-    return Sum(((1.0, base), (1.0, result))) if deltas and base is not None else result
+
+    def _enter(self, space: Stage, values: dict[str, Any]) -> None:
+        """Only maps have a space to go to; other tensors pass the stages within as they are."""
+        if not is_map(self.current[0].shape, self.call.place):
+            return
+        self.space = Enter(space.name, tuple(self.current), tuple(values.items()), self.call.place)
+        self.current = [Coordinate(self.space, i) for i in range(len(self.current))]
+        self.beside["experts"] = tuple(self.current)
+
+    def _leave(self) -> None:
+        if self.space is not None:
+            self.current = [Leave(self.space, node) for node in self.current]
+            self.beside["experts"] = self.space.inputs
+        self.space = None
 
 
 def _of(arguments: dict[str, Any], expert: int) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cuvee.errors import PlanError
 from cuvee.methods.contract import Base, Dialect, Method, Missing, Spelling, Step
 from cuvee.methods.parameters import Parameter
 from cuvee.methods.registry import arguments_for, get, parameters_for, stage
+from cuvee.plan.algebra import legal
 from cuvee.recipe.model import Recipe, Scalar, Settings, StageCall
 
 
@@ -102,37 +102,13 @@ def step_names(calls: tuple[StageCall, ...]) -> list[dict[str, str]]:
 
 
 def chain(calls: tuple[StageCall, ...]) -> Method:
-    """A method made of the stages a user chained: conditions, one combine, rescales."""
+    """A method made of the stages a user chained: conditions, one combine, rescales, with a space around some."""
     stages = [stage(call.stage) for call in calls]
-    combines = [s for s in stages if s.role == "combine"]
-    listed = " → ".join(s.name for s in stages)
-    if len(combines) != 1:
-        what = "no stage" if not combines else "more than one stage"
-        raise PlanError(
-            "CV-P010",
-            f"the chain {listed} has {what} that combines the experts",
-            where=calls[0].where if calls else None,
-            hint="`cuvee methods --stages` lists the stages by role; exactly one must be a combine stage",
-        )
-    order = {"condition": 0, "combine": 1, "rescale": 2}
-    ranks = [order[s.role] for s in stages]
-    if ranks != sorted(ranks):
-        raise PlanError(
-            "CV-P011",
-            f"the chain {listed} is out of order; expected condition stages, the combine stage, rescale stages",
-            where=calls[0].where,
-        )
-    combine = combines[0]
+    combine = legal(calls, stages)
     deltas = combine.takes == "delta" or any(s.role != "combine" for s in stages)
-    if combine.takes == "weight" and deltas:
-        raise PlanError(
-            "CV-P012",
-            f"`{combine.name}` combines weights, but the stages around it work on task vectors",
-            where=calls[stages.index(combine)].where,
-            hint="combine with `weighted_sum` or `elect`, which take task vectors",
-        )
     steps = tuple(Step(call.stage, names=names) for call, names in zip(calls, step_names(calls), strict=True))
     base: Base = "required" if deltas else "optional" if combine.takes == "either" else "ordinary"
+    listed = " → ".join(s.name for s in stages)
     return Method(
         name="chain",
         steps=steps,

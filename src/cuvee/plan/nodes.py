@@ -7,9 +7,12 @@
     Apply       one stage of a method on its inputs
     Gather      rows chosen along the vocabulary axis
     Agree       inputs that must be identical (integer buffers); gives the first
+    Enter       all inputs of a tensor, taken into a space; has no value of its own
+    Coordinate  one input in the coordinates of a space
+    Leave       what was made of coordinates, back in the tensor's own
 
-Every node knows its shape. Trees share sub-trees; an engine evaluates each shared node once for a block. This module
-knows no engine and no torch.
+Every node knows its shape; within a space that is the tensor's, since the data decide how many coordinates there are.
+Trees share sub-trees; an engine evaluates each shared node once for a block. This module knows no engine and no torch.
 """
 
 from __future__ import annotations
@@ -149,7 +152,64 @@ class Agree:
         return self.inputs
 
 
-Node: TypeAlias = Read | Convert | Difference | Sum | Apply | Gather | Agree
+@dataclass(frozen=True, slots=True, eq=False)
+class Enter:
+    """All inputs of one tensor on their way into the space `stage`; its `Coordinate`s are the values."""
+
+    stage: str
+    inputs: tuple[Node, ...]
+    values: tuple[tuple[str, Any], ...]
+    place: Place = NOWHERE
+
+    @property
+    def shape(self) -> Shape:
+        return self.inputs[0].shape
+
+    @property
+    def children(self) -> tuple[Node, ...]:
+        return self.inputs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Coordinate:
+    """Input number `index` in the coordinates of the space."""
+
+    enter: Enter
+    index: int
+
+    @property
+    def shape(self) -> Shape:
+        return self.enter.shape
+
+    @property
+    def children(self) -> tuple[Node, ...]:
+        return (self.enter,)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Leave:
+    """The tensor that `child`, in the coordinates of the space, stands for."""
+
+    enter: Enter
+    child: Node
+
+    @property
+    def shape(self) -> Shape:
+        return self.enter.shape
+
+    @property
+    def children(self) -> tuple[Node, ...]:
+        return (self.child,)
+
+
+Node: TypeAlias = Read | Convert | Difference | Sum | Apply | Gather | Agree | Enter | Coordinate | Leave
+
+
+def space_of(node: Node) -> Enter | None:
+    """The space whose coordinates the node's value is in; None in the tensor's own."""
+    while isinstance(node, Apply):
+        node = node.inputs[0]
+    return node.enter if isinstance(node, Coordinate) else None
 
 
 def walk(node: Node) -> Iterator[Node]:
@@ -186,6 +246,16 @@ def describe(node: Node) -> Any:
         }
     if isinstance(node, Agree):
         return {"agree": [describe(n) for n in node.inputs]}
+    if isinstance(node, Enter):
+        return {
+            "enter": node.stage,
+            "inputs": [describe(n) for n in node.inputs],
+            "values": dict(node.values),
+        }
+    if isinstance(node, Coordinate):
+        return {"coordinate": node.index}
+    if isinstance(node, Leave):
+        return {"leave": describe(node.enter), "merged": describe(node.child)}
     return {
         "stage": node.stage,
         "inputs": [describe(n) for n in node.inputs],

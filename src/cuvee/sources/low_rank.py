@@ -54,6 +54,11 @@ class LowRank:
             out[begin - start : end - start] = tile[begin - first : end - first]
         return out
 
+    def factors(self, dtype: torch_types.dtype) -> tuple[Tensor, Tensor]:
+        """left · scale and right, whose product is the delta as a matrix."""
+        left, right = self._factors(dtype)
+        return left * self.scale, right
+
     def _factors(self, dtype: torch_types.dtype) -> tuple[Tensor, Tensor]:
         return self.left().to(dtype).contiguous(), self.right().to(dtype).contiguous()
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from cuvee.core import random
 from cuvee.methods.contract import Stage, Summary
 from cuvee.methods.decompositions import Plain
+from cuvee.methods.vectors import is_map
 from cuvee.testing.stages import defaulted, run_group
 from cuvee.testing.streams import MemoryStream, blocks_of
 
@@ -38,6 +39,9 @@ def refute(
     values = defaulted(stage, params or {})
     count = inputs or _inputs(stage)
     groups = sample(count, shapes)
+    if stage.role == "space":
+        refute_space(stage, values, groups)
+        return
     refute_cuts(stage, values, groups)
     refute_purity(stage, values, groups)
     refute_dtypes(stage, values, groups)
@@ -45,8 +49,37 @@ def refute(
         refute_gradients(stage, values, groups)
 
 
+def refute_space(stage: Stage, values: Mapping[str, Any], groups: Groups) -> None:
+    """Claims: coordinates share one shape and the inputs' dtype, what comes back from any weighted sum of them is that
+    sum of the inputs, and no input is changed.
+    """
+    wanted = inspect.signature(stage.function).parameters
+    for group in (group for group in groups if is_map(tuple(group[0].shape))):
+        for dtype in (torch.float32, torch.float64):
+            inputs = [tensor.to(dtype) for tensor in group]
+            before = [tensor.clone() for tensor in inputs]
+            injected = {"decompose": Plain(), "factors": [None] * len(inputs)}
+            extra = {name: value for name, value in injected.items() if name in wanted}
+            made: Any = stage.function(inputs, **values, **extra)
+            one = {(tuple(t.shape), t.dtype) for t in made.tensors}
+            _claim(len(one) == 1 and made.tensors[0].dtype == dtype, stage, "coordinates are alike")
+            assert stage.leave is not None
+            weights = [0.5 - number for number in range(len(inputs))]
+            merged = sum(w * t for w, t in zip(weights, made.tensors, strict=True))
+            back = stage.leave(merged, made.frame)
+            expected = sum(w * t for w, t in zip(weights, inputs, strict=True))
+            error = float((back - expected).abs().max()) if back.shape == expected.shape else 1.0
+            _claim(
+                error < 1e-4 and back.dtype == dtype, stage, "sums of coordinates come back as sums of inputs"
+            )
+            same = all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True))
+            _claim(same, stage, "inputs are not changed")
+
+
 def _inputs(stage: Stage) -> int:
     """How many tensors the stage is tried with: three experts where it allows them, and what stands beside."""
+    if stage.role == "space":
+        return 3
     if stage.role != "combine":
         return {None: 1, "base": 2, "experts": 4}[stage.beside]
     return max(stage.inputs[0], min(3, stage.inputs[1] or 3))

@@ -18,6 +18,7 @@ from cuvee.methods import registry
 from cuvee.methods.contract import Decomposer, Method, Place, Stage, Summary, Uniforms
 from cuvee.methods.decompositions import Plain
 from cuvee.methods.parameters import each
+from cuvee.methods.vectors import is_map
 from cuvee.testing.streams import FixedUniforms, MemoryStream, assembled, blocks_of
 
 __all__ = ["FixedUniforms", "MemoryStream", "run_group", "run_method", "run_stage"]
@@ -137,16 +138,35 @@ def _merge(
     steps = zip(
         method.steps, registry.arguments_for(method, _translated(method, params, dialect)), strict=True
     )
+    frames: dict[str, Any] = {}
+    explicit = any(registry.stage(step.stage).role == "leave" for step in method.steps)
     for step, values in steps:
         stage = registry.stage(step.stage)
-        if stage.role != "combine":
+        if stage.role == "space":
+            space = stage
+            inputs, frames = _enter(stage, values, inputs, places)
+            beside["experts"] = inputs
+        elif stage.role == "leave":
+            inputs, frames = _leave(space, inputs, frames), {}
+        elif stage.role != "combine":
             extra = beside.get(stage.beside, [])
             inputs = [
-                _step(stage, [tensors, *extra], _for_expert(stage, values, i), names, block, seed, str(i), places)
+                _step(
+                    stage,
+                    [tensors, *extra],
+                    _for_expert(stage, values, i),
+                    names,
+                    block,
+                    seed,
+                    str(i),
+                    places,
+                )
                 for i, tensors in enumerate(inputs)
             ]
         else:
             inputs = [_step(stage, inputs, values, names, block, seed, "", places)]
+            if frames and not explicit:
+                inputs, frames = _leave(space, inputs, frames), {}
     merged = inputs[0]
     return merged if offset is None else {name: offset[name] + merged[name] for name in names}
 
@@ -165,6 +185,32 @@ def _inputs(
     if takes == "weight" or method.base == "ordinary":
         return [origin, *wide], None
     return [{name: model[name] - origin[name] for name in names} for model in wide], origin
+
+
+def _enter(
+    space: Stage, values: Mapping[str, Any], inputs: list[Tensors], places: Mapping[str, Place]
+) -> tuple[list[Tensors], dict[str, Any]]:
+    """Every input in the space's coordinates, and the frame of each tensor that has some."""
+    entered: list[Tensors] = [dict(tensors) for tensors in inputs]
+    frames: dict[str, Any] = {}
+    wanted = inspect.signature(space.function).parameters
+    for name in inputs[0]:
+        if not is_map(tuple(inputs[0][name].shape), places.get(name, Place(name))):
+            continue
+        own = [tensors[name] for tensors in inputs]
+        injected = {"decompose": Plain(), "factors": [None] * len(own)}
+        extra = {key: value for key, value in injected.items() if key in wanted}
+        made: Any = space.function(own, **values, **extra)
+        frames[name] = made.frame
+        for tensors, coordinates in zip(entered, made.tensors, strict=True):
+            tensors[name] = coordinates
+    return entered, frames
+
+
+def _leave(space: Stage, inputs: list[Tensors], frames: Mapping[str, Any]) -> list[Tensors]:
+    assert space.leave is not None
+    turned = {name: space.leave(inputs[0][name], frame) for name, frame in frames.items()}
+    return [{**inputs[0], **turned}]
 
 
 def _step(

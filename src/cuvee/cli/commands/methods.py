@@ -47,7 +47,7 @@ def command(name: str | None, stages: bool, as_json: bool, **given: Any) -> int:
     if stages:
         items = sorted(
             (registry.stage(s) for s in registry.stages()),
-            key=lambda s: ("condition", "combine", "rescale").index(s.role),
+            key=lambda s: ("condition", "space", "combine", "rescale", "leave").index(s.role),
         )
         if as_json:
             print_json({"schema": "cuvee.stages/1", "stages": [stage_data(s) for s in items]})

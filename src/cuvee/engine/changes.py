@@ -1,0 +1,57 @@
+"""Task vectors that a source knows by itself: what adapters add, as it stands in their files.
+
+Owns the question whether a difference of two tensors is one. Such a difference needs no subtraction, so it has none of
+its rounding. Knows sources by their protocol alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cuvee.core.dtypes import FLOAT32, FLOAT64, DType
+from cuvee.core.lazy import torch
+from cuvee.methods.contract import Factors, rows_of
+from cuvee.plan.nodes import Convert, Difference, Node, Read
+from cuvee.sources.low_rank import Delta, LowRank
+from cuvee.sources.source import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def changes_of(node: Node, sources: Mapping[str, Source]) -> Sequence[Delta] | None:
+    """The deltas whose sum an expert − base is; None where it must be subtracted."""
+    if not isinstance(node, Difference) or dtype_of(node.base) not in (FLOAT32, FLOAT64):
+        return None
+    expert, base = _read(node.expert), _read(node.base)
+    if expert is None or base is None or expert.meta.name != base.meta.name:
+        return None
+    changes = getattr(sources[expert.source], "changes", None)
+    found: Sequence[Delta] | None = changes(expert.meta.name, sources[base.source]) if changes else None
+    return found
+
+
+def factors_of(node: Node, sources: Mapping[str, Source], like: Tensor) -> Factors | None:
+    """The task vector as a product, in the dtype and on the device of `like`; None where it is not known as one."""
+    changes = changes_of(node, sources)
+    if changes is None or not all(isinstance(change, LowRank) for change in changes):
+        return None
+    rows, columns = rows_of(node.shape)
+    pairs: list[Any] = [change.factors(torch.float64) for change in changes if isinstance(change, LowRank)]
+    lefts = [torch.zeros(rows, 0, dtype=torch.float64), *(left for left, _ in pairs)]
+    rights = [torch.zeros(0, columns, dtype=torch.float64), *(right for _, right in pairs)]
+    left, right = torch.cat(lefts, dim=1), torch.cat(rights, dim=0)
+    return Factors(left.to(like.device, like.dtype), right.to(like.device, like.dtype))
+
+
+def dtype_of(node: Node) -> DType | None:
+    """The type of an input of a task vector, which is a tensor of a source or one converted."""
+    if isinstance(node, Convert):
+        return node.dtype
+    return node.meta.dtype if isinstance(node, Read) else None
+
+
+def _read(node: Node) -> Read | None:
+    inner = node.child if isinstance(node, Convert) else node
+    return inner if isinstance(inner, Read) else None

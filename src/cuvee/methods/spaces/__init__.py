@@ -1,0 +1,1 @@
+"""Spaces: coordinates that several task vectors of one matrix are merged in. One file each."""
