@@ -13,6 +13,7 @@ from cuvee.api.inputs import refuse_changed, refuse_inputs, resume_key, stamps
 from cuvee.api.lock import lock_text
 from cuvee.api.record import libraries, manifest_of
 from cuvee.bundle.json_files import dump_json
+from cuvee.bundle.pipeline import is_pipeline
 from cuvee.engine.events import Finished, Listener, ignore
 from cuvee.engine.options import RunOptions
 from cuvee.engine.run import run
@@ -83,7 +84,7 @@ def load(plan: Plan, options: RunOptions | None = None, listener: Listener = ign
 def side_files(plan: Plan, name: str) -> Mapping[str, bytes]:
     """Every file of the output besides weights and manifest."""
     files = dict(plan.side_files)
-    if plan.config is not None:
+    if plan.config is not None and not is_pipeline(plan.config):  # a pipeline has an index instead
         files["config.json"] = dump_json(plan.config)
     if plan.recipe.text:
         files[RECIPE_NAMES.get(plan.recipe.dialect, "cuvee.yaml")] = plan.recipe.text.encode()

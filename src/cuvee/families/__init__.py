@@ -1,5 +1,6 @@
 """What tensor names mean: families of architectures as data, and a matcher. Never imports torch."""
 
+from cuvee.families.blocks import Block
 from cuvee.families.config import (
     Disagreement,
     disagreements,
@@ -16,6 +17,7 @@ from cuvee.families.roles import ROLES
 
 __all__ = [
     "ROLES",
+    "Block",
     "Disagreement",
     "Family",
     "Module",

@@ -27,7 +27,7 @@ class Disagreement:
 
 def class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
     """The model classes a config names, leaving out whatever is not text."""
-    listed = config.get("architectures")
+    listed = config.get("architectures", [config.get("_class_name")])  # diffusers names one class
     return tuple(c for c in listed if isinstance(c, str)) if isinstance(listed, list | tuple) else ()
 
 

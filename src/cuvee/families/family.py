@@ -7,9 +7,10 @@ Owns the data types and the look-up of one name. Must not know where families co
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from cuvee.families.blocks import NO_BLOCKS, Block, Blocks, Rows
 from cuvee.families.config import class_names
 from cuvee.families.globs import Glob, find
 
@@ -32,7 +33,7 @@ class Place:
 
     `position` is relative to the layers of `module`; `layer` is the index there. `template` is the name
     with that index replaced by `{layer}`. `vocabulary_axis` is the axis with one entry per token, None if
-    there is none.
+    there is none. `block` is its block where the module has blocks rather than one stack of layers.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Place:
     role: str  # one of ROLES
     template: str
     vocabulary_axis: int | None
+    block: Block | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class Module:
     before_roles: tuple[Glob, ...] = field(default=(), repr=False)
     after_roles: tuple[Glob, ...] = field(default=(), repr=False)
     vocabulary: tuple[Glob, ...] = field(default=(), repr=False)  # value: the axis
+    block_rows: Rows = field(default=(), repr=False)  # as the family's file has them
+    blocks: Blocks = field(default=NO_BLOCKS, repr=False)  # those that the checkpoint has
 
     def split(self, name: str) -> tuple[int, int, int] | None:
         """Start of the layer index in the name, its end, the index; None when the name is not of a layer."""
@@ -117,7 +121,12 @@ class Family:
 
     def place(self, name: str) -> Place:
         """What a name means. Never fails: an unknown name is outside the layers, with role `other`."""
-        return recognised(self, name) or self._guess(name)
+        found = recognised(self, name) or self._guess(name)
+        module = self.modules.get(found.module)
+        if module is None or not module.blocks.labels:
+            return found
+        block = next((b for short in module.stripped(name) if (b := module.blocks.of(short))), None)
+        return found if block is None else replace(found, block=block)
 
     def rename(self, name: str, layer: int) -> str:
         """The same tensor in another layer of its module; names outside the layers stay as they are."""

@@ -12,6 +12,8 @@ from functools import lru_cache
 from typing import Any
 
 from cuvee.core.names import printable
+from cuvee.families.blocks import fitted
+from cuvee.families.compose import composed, is_pipeline
 from cuvee.families.config import class_names, get_path
 from cuvee.families.family import Family, Module, is_index, recognised
 from cuvee.families.globs import glob
@@ -37,6 +39,8 @@ def identify(config: Mapping[str, Any] | None, names: Shapes) -> Family:
         names none and the names carry a family's signature; else a family inferred from the names, with a
         note.
     """
+    if config is not None and is_pipeline(config):
+        return composed(config, names, identify)
     named = _named(config or {})
     if named is not None and (not names or _fits(load(named), names)):
         return _fitted(load(named), config or {}, names)
@@ -149,8 +153,10 @@ def _fitted_module(module: Module, config: Mapping[str, Any], names: Shapes) -> 
     prefixes = tuple(sorted(module.prefixes, key=lambda p: p not in used))
     layers = _present(config, (module.layers_key, *module.layers_also))
     rows = _present(config, (module.vocabulary_key, *module.vocabulary_also))
+    inner = [short for n in names for short in module.stripped(n)] if module.block_rows else []
     return replace(
         module,
+        blocks=fitted(module.block_rows, inner),
         prefixes=prefixes,
         layers_key=layers[0],
         layers_also=tuple(k for k in layers[1:] if k is not None),

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from cuvee.families.blocks import rows_of
 from cuvee.families.family import Family, Module
 from cuvee.families.globs import Glob, glob, table
 
@@ -100,6 +101,7 @@ def _module(name: str, data: Mapping[str, Any]) -> Module:
         before_roles=table(data.get("before", {})),
         after_roles=table(data.get("after", {})),
         vocabulary=tuple(glob(p, "0") for p in data.get("vocabulary", ())),
+        block_rows=rows_of(data.get("blocks", {})),
     )
 
 

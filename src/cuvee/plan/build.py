@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from cuvee.bundle.pipeline import COMPONENTS, is_pipeline, stem_of
 from cuvee.core.dtypes import BY_NAME, FLOAT32, FLOAT64, DType
 from cuvee.core.names import printable
 from cuvee.core.tensors import TensorMeta
@@ -26,7 +28,7 @@ from cuvee.plan.rules import apply_rules
 from cuvee.plan.views import Opener, View, as_dtype, promoted, raise_if, same_family
 from cuvee.plan.vocabulary import Realigner, realigner
 from cuvee.recipe.model import Recipe
-from cuvee.sinks.layout import plan_layout
+from cuvee.sinks.layout import Layout, plan_layout, plan_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,7 @@ class _Builder:
         facts = Facts(arrangement.layers, self.untied, metas)
         extras: Companions = companions(self.recipe, views, donor, donor.family, align, facts)
         raise_if(self.found)
-        layout = plan_layout(metas, max_shard_bytes=self.recipe.output.shard_bytes)
+        layout = _layout(donor.config, metas, self.recipe.output.shard_bytes)
         nested = tuple(view.plan for view in views.values() if view.plan is not None)
         self.found += thresholds_apart(tensors, {name for plan in nested for name in plan.groups()})
         notes = (*self.recipe.notes, *_distinct(self.found), *align.notes, *extras.notes)
@@ -225,6 +227,15 @@ class _Builder:
                 self.found.append(Diagnostic("CV-P027", message))
             seen.add(tensor.meta.name)
         raise_if(self.found)
+
+
+def _layout(config: Mapping[str, Any] | None, metas: list[TensorMeta], limit: int | None) -> Layout:
+    """One folder of weights, or one for each component of a pipeline, under the names its library looks for."""
+    if config is None or not is_pipeline(config):
+        return plan_layout(metas, max_shard_bytes=limit, stem=stem_of(config or {}))
+    parts = dict.fromkeys(meta.name.partition(".")[0] for meta in metas)
+    stems = {part: stem_of(config[COMPONENTS].get(part, {})) for part in parts}
+    return plan_parts(metas, stems, max_shard_bytes=limit)
 
 
 def slice_problems(chosen: Chosen, recipe: Recipe, target: Target) -> list[Diagnostic]:

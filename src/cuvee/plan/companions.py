@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cuvee.bundle import chat_template
+from cuvee.bundle import chat_template, pipeline
 from cuvee.bundle.config_files import generation_config, updated_config, with_special_ids
 from cuvee.bundle.json_files import dump_json, load_object
 from cuvee.bundle.side_files import travelling
@@ -48,6 +48,9 @@ def companions(
 ) -> Companions:
     """The companions of an output whose config and files start from `donor`."""
     out = Companions()
+    if pipeline.is_pipeline(donor.config):
+        _pipeline(donor, facts, out)
+        return out
     vocabulary = realigner.plan
     names = {alias: view.files() for alias, view in views.items()}
     generation: dict[str, Mapping[str, Any] | None] = {}
@@ -69,6 +72,17 @@ def companions(
     if donor.config is not None:
         out.config = _config(donor, family, realigner, facts, out)
     return out
+
+
+def _pipeline(donor: View, facts: Facts, out: Companions) -> None:
+    """The files of a pipeline, every one from the donor; it has no config.json of its own."""
+    inside: dict[str, list[TensorMeta]] = {}
+    for meta in facts.tensors:
+        inside.setdefault(meta.name.partition(".")[0], []).append(meta)
+    dtypes = {part: main_dtype(metas) for part, metas in inside.items()}
+    out.config = dict(donor.config or {})
+    components = out.config[pipeline.COMPONENTS]
+    out.files.update(pipeline.pipeline_files(donor.files(), donor.file, components, dtypes))
 
 
 def _template(recipe: Recipe, views: Mapping[str, View], donor: View, out: Companions) -> None:
@@ -101,6 +115,8 @@ def _moved(
 def _config(
     donor: View, family: Family, realigner: Realigner, facts: Facts, out: Companions
 ) -> dict[str, Any]:
+    if pipeline.is_component(donor.config):
+        return pipeline.component_config(donor.config or {}, None)
     config = _moved(donor.config or {}, donor.alias, realigner.plan, out)
     for module, order in facts.layers.items():
         if list(order) != list(range(family.layer_count(donor.tensors, module))):

@@ -87,6 +87,8 @@ class Opener:
 
         `place` is where the recipe stands in the tree of recipes: the aliases on the way to it.
         """
+        from cuvee.plan.forms import one_form
+
         out: dict[str, View] = {}
         late = {}
         for alias, spec in recipe.sources.items():
@@ -98,11 +100,16 @@ class Opener:
             except CuveeError as error:
                 where = getattr(spec, "where", None)
                 found.extend(_placed(error, where))
+        out = one_form(recipe, out, self, found)
         for alias, spec in late.items():
             view = _sum_view(alias, spec, out, found)
             if view is not None:
                 out[alias] = view
         return {alias: out[alias] for alias in recipe.sources if alias in out}
+
+    def source(self, alias: str, spec: Reference, recipe: Recipe) -> Source:
+        """A further source that the recipe names outside its models, opened once like these."""
+        return self._open(alias, spec, self._anchor(recipe, spec))[1]
 
     def _anchor(self, recipe: Recipe, spec: SourceSpec) -> Path:
         """The folder a source's path is relative to.
@@ -121,7 +128,7 @@ class Opener:
             assert self.build is not None
             return _recipe_view(alias, self.build(spec, self, f"{place}{alias.replace('/', '//')}/"))
         key, source = self._open(alias, spec, anchor)
-        return _source_view(alias, key, source)
+        return source_view(alias, key, source)
 
     def _open(self, alias: str, spec: SourceSpec, anchor: Path) -> tuple[str, Source]:
         written: Any = spec.value if isinstance(spec, InMemory) else _written(spec)
@@ -170,7 +177,8 @@ def _written(spec: SourceSpec) -> str | dict[str, Any]:
     return long
 
 
-def _source_view(alias: str, key: str, source: Source) -> View:
+def source_view(alias: str, key: str, source: Source) -> View:
+    """The view of a physical source, opened under `key`."""
     shapes = {name: meta.shape for name, meta in source.tensors.items()}
     return View(
         alias=alias,

@@ -137,6 +137,8 @@ class Output:
     card: bool = True
     tokenizer: bool = True  # copy or build tokenizer files
     single_file: bool = False  # one weights file, no folder (raw merges)
+    form: Literal["single_file"] | None = None  # of diffusion models; None: that of the base or first source
+    like: Reference | None = None  # a pipeline whose names, configurations and files the output takes
 
 
 @dataclass(frozen=True, slots=True)

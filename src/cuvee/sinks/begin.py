@@ -102,7 +102,11 @@ def _prepare(disk: Disk, request: Request, lock: locks.Lock, journal: Journal) -
     _check_space(disk, request)
     disk.make_folder(target.model)
     sizes = {file.name: file.size for file in layout.files}
-    for name in disk.listing(target.model):
+    for folder in layout.folders:
+        if disk.kind(target.model / folder) == "file":
+            remove_tree(target.model / folder, disk)
+        disk.make_folder(target.model / folder)
+    for name in _staged(disk, target, layout):
         path = target.model / name
         if name not in sizes or disk.kind(path) != "file" or disk.size(path) != sizes[name]:
             remove_tree(path, disk)
@@ -119,6 +123,12 @@ def _prepare(disk: Disk, request: Request, lock: locks.Lock, journal: Journal) -
         journals.write_again(disk, target.model, layout, kept)
     journals.write_journal(disk, target.journal, replace(journal, claims=kept, syncing=False))
     return StagedSession(_claim(disk, request, lock, kept))
+
+
+def _staged(disk: Disk, target: Target, layout: Layout) -> list[str]:
+    """What lies in the staged output and in the folders of its weights, those folders aside."""
+    inside = [f"{folder}/{name}" for folder in layout.folders for name in disk.listing(target.model / folder)]
+    return [*(name for name in disk.listing(target.model) if name not in layout.folders), *inside]
 
 
 def _claim(

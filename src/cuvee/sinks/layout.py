@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -49,6 +49,8 @@ class Layout:
     max_shard_bytes: int | None
     metadata: Mapping[str, str]
     index: bytes | None
+    parts: Mapping[str, str] = field(default_factory=dict)  # folders of an output in parts, with their stems
+    indexes: Mapping[str, bytes] = field(default_factory=dict)  # of its parts, by file name
 
     def place(self, name: str) -> Place:
         """Where the tensor lies; KeyError when the layout has no such tensor."""
@@ -61,7 +63,19 @@ class Layout:
     @property
     def total_bytes(self) -> int:
         """Bytes of all weight files and the index."""
-        return sum(file.size for file in self.files) + len(self.index or b"")
+        indexes = sum(len(content) for content in self.index_files.values())
+        return sum(file.size for file in self.files) + indexes
+
+    @property
+    def index_files(self) -> dict[str, bytes]:
+        """Every index by file name: that of the output, or those of its parts."""
+        own = {} if self.index is None else {self.index_name: self.index}
+        return {**own, **self.indexes}
+
+    @property
+    def folders(self) -> list[str]:
+        """Folders within the output that hold weights."""
+        return sorted({file.name.rpartition("/")[0] for file in self.files} - {""})
 
     @property
     def digest(self) -> str:
@@ -75,6 +89,7 @@ class Layout:
             "stem": self.stem,
             "max_shard_bytes": self.max_shard_bytes,
             "metadata": dict(self.metadata),
+            **({"parts": dict(self.parts)} if self.parts else {}),
             "tensors": [[meta.name, meta.dtype.code, list(meta.shape)] for meta in self.tensors.values()],
             "digest": self.digest,
         }
@@ -84,12 +99,11 @@ class Layout:
         """The layout that `to_json` described; PlanError when this version would lay it out otherwise."""
         try:
             metas = [TensorMeta(name, BY_CODE[code], tuple(shape)) for name, code, shape in data["tensors"]]
-            layout = plan_layout(
-                metas,
-                max_shard_bytes=data["max_shard_bytes"],
-                metadata=data["metadata"],
-                stem=data["stem"],
-            )
+            limit, metadata = data["max_shard_bytes"], data["metadata"]
+            if "parts" in data:
+                layout = plan_parts(metas, data["parts"], max_shard_bytes=limit, metadata=metadata)
+            else:
+                layout = plan_layout(metas, max_shard_bytes=limit, metadata=metadata, stem=data["stem"])
             same = layout.digest == data["digest"]
         except (KeyError, TypeError, ValueError):
             same = False
@@ -114,10 +128,58 @@ def plan_layout(
     The limit counts tensor bytes, not headers, and no tensor is split: one that is larger than the limit
     gets a file of its own. None puts everything into one file. ValueError when two tensors share a name.
     """
+    by_name = _by_name(tensors)
+    files, places, index = _files(tensors, max_shard_bytes, metadata, stem)
+    return Layout(by_name, tuple(files), places, stem, max_shard_bytes, dict(metadata), index)
+
+
+def plan_parts(
+    tensors: Sequence[TensorMeta],
+    parts: Mapping[str, str],
+    *,
+    max_shard_bytes: int | None,
+    metadata: Mapping[str, str] = METADATA,
+) -> Layout:
+    """Lay tensors `<part>.<name>` out as `<part>/<stem>.safetensors`, under `<name>`; `parts` gives each stem.
+
+    Every part is laid out as `plan_layout` does it. ValueError when a tensor is of no part.
+    """
+    by_name = _by_name(tensors)
+    groups: dict[str, list[TensorMeta]] = {part: [] for part in parts}
+    for meta in tensors:
+        part, _, name = meta.name.partition(".")
+        if part not in groups:
+            raise ValueError(f"{meta.name} is of no part of the output")
+        groups[part].append(replace(meta, name=name))
+    files: list[PlannedFile] = []
+    places: dict[str, Place] = {}
+    indexes: dict[str, bytes] = {}
+    for part, group in groups.items():
+        inner, placed, index = _files(group, max_shard_bytes, metadata, parts[part])
+        files += [
+            replace(f, name=f"{part}/{f.name}", tensors=tuple(f"{part}.{n}" for n in f.tensors))
+            for f in inner
+        ]
+        places |= {f"{part}.{n}": at._replace(file=f"{part}/{at.file}") for n, at in placed.items()}
+        if index is not None:
+            indexes[f"{part}/{parts[part]}.safetensors.index.json"] = index
+    return Layout(
+        by_name, tuple(files), places, "", max_shard_bytes, dict(metadata), None, dict(parts), indexes
+    )
+
+
+def _by_name(tensors: Sequence[TensorMeta]) -> dict[str, TensorMeta]:
     by_name = {meta.name: meta for meta in tensors}
     if len(by_name) != len(tensors):
         raise ValueError("two tensors of one output share a name")
-    groups = _shards(tensors, max_shard_bytes)
+    return by_name
+
+
+def _files(
+    tensors: Sequence[TensorMeta], limit: int | None, metadata: Mapping[str, str], stem: str
+) -> tuple[list[PlannedFile], dict[str, Place], bytes | None]:
+    """The files of one folder, where each tensor lies in them, and their index if there are several."""
+    groups = _shards(tensors, limit)
     files: list[PlannedFile] = []
     places: dict[str, Place] = {}
     for name, group in zip(_names(stem, len(groups)), groups, strict=True):
@@ -126,8 +188,7 @@ def plan_layout(
         size = len(header) + sum(meta.nbytes for meta in group)
         files.append(PlannedFile(name, header, tuple(meta.name for meta in ordered), size))
         places |= {meta.name: Place(name, offsets[meta.name], meta.nbytes) for meta in group}
-    index = _index(tensors, places) if len(files) > 1 else None
-    return Layout(by_name, tuple(files), places, stem, max_shard_bytes, dict(metadata), index)
+    return files, places, _index(tensors, places) if len(files) > 1 else None
 
 
 def _shards(tensors: Iterable[TensorMeta], limit: int | None) -> list[list[TensorMeta]]:

@@ -126,7 +126,7 @@ class StagedSession:
         layout = self._claim.layout
         if given and self._claim.target.shape == "file":
             raise ValueError("an output that is a single file has no side files")
-        own = {file.name for file in layout.files} | {layout.index_name, MANIFEST}
+        own = {file.name for file in layout.files} | {layout.index_name, MANIFEST, *layout.index_files}
         for name in given:
             flaw = "is the name of a file that cuvee writes itself" if name in own else name_flaw(name)
             if flaw:
@@ -135,8 +135,7 @@ class StagedSession:
                     f"the side file name `{printable(name)}` {flaw}",
                     where=Where(file=printable(name)),
                 )
-        index = {} if layout.index is None else {layout.index_name: layout.index}
-        return {**index, **dict(sorted(given.items()))}
+        return {**layout.index_files, **dict(sorted(given.items()))}
 
     def _complete(self, others: dict[str, bytes], manifest: MakeManifest) -> None:
         """Bring the staged output to its final content, every byte and every name of it durable."""
@@ -144,7 +143,7 @@ class StagedSession:
         self._sync_weights()
         if self._claim.paranoid:
             self._read_back()
-        folders = {model}
+        folders = {model, *(model / name for name in self._claim.layout.folders)}
         for name, content in others.items():
             path = model.joinpath(*name.split("/"))
             missing = [p for p in path.parents if p != model and p.is_relative_to(model)]

@@ -33,6 +33,7 @@ from cuvee.sources.folder import (
     open_folder,
     open_single,
 )
+from cuvee.sources.pipeline import INDEX, is_pipeline, open_pipeline
 from cuvee.sources.reference import WEIGHT_SUFFIXES, Reference
 from cuvee.sources.side_files import is_weights
 from cuvee.sources.source import note
@@ -59,6 +60,8 @@ def open_hub(
     try:
         if path.is_file():
             return open_single(path, label, limits, origin=origin, notes=notes)
+        if is_pipeline(path):
+            return open_pipeline(path, label, limits, origin=origin, notes=notes)
         return open_folder(path, label, limits, origin=origin, notes=notes)
     except SourceError as error:
         if fetched.offline and error.diagnostics[0].code in ("CV-S072", "CV-S077"):
@@ -218,8 +221,21 @@ def _wanted(repository: _Repository, names: Sequence[str]) -> list[str]:
     there = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
     if not there:
         raise repository.refused("CV-S017", f"has no folder `{printable(below or '')}`", None)
+    if INDEX in there:
+        return list(_wanted_of_pipeline(repository, prefix, there))
     weights = _weights(repository, prefix, [name for name in there if "/" not in name])
     return [prefix + name for name in (*filter(_beside, there), *weights)]
+
+
+def _wanted_of_pipeline(repository: _Repository, prefix: str, there: Sequence[str]) -> Iterator[str]:
+    """The side files of a pipeline and of its components, and each component's weights."""
+    yield from (prefix + name for name in there if "/" not in name and _beside(name))
+    for part in sorted({name.partition("/")[0] for name in there if name.count("/") == 1}):
+        inside = [
+            name.partition("/")[2] for name in there if name.startswith(f"{part}/") and name.count("/") == 1
+        ]
+        weights = _weights(repository, f"{prefix}{part}/", inside)
+        yield from (f"{prefix}{part}/{name}" for name in (*filter(_beside, inside), *weights))
 
 
 def _weights(repository: _Repository, prefix: str, names: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from cuvee.core.limits import DEFAULT, Limits
 from cuvee.core.names import printable
 from cuvee.errors import CuveeError, Diagnostic, UsageError
 from cuvee.sources.folder import Origin, open_adapter, open_path
+from cuvee.sources.pipeline import is_pipeline, open_pipeline
 from cuvee.sources.reference import Reference, parse_reference
 from cuvee.sources.source import Source, note
 
@@ -84,6 +85,8 @@ def _open(reference: Reference, label: str, *, anchor: Path, limits: Limits, off
 
 def _open_base(reference: Reference, label: str, anchor: Path, limits: Limits, offline: bool) -> Source:
     if reference.kind == "path":
+        if is_pipeline(anchor / reference.name):
+            return open_pipeline(anchor / reference.name, label, limits)
         return open_path(anchor / reference.name, label, limits)
     from cuvee.sources.hub import open_hub
 
