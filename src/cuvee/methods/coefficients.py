@@ -7,6 +7,7 @@ merge can be differentiated with respect to its parameters. Must not know any me
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,18 @@ def normalized(weights: Any) -> Tensor:
     if _cancels(column.detach().tolist()):
         raise RunError("CV-E070", "the weights sum to 0, so they cannot be normalized", hint=_HINT)
     return column / column.sum()
+
+
+def in_proportion(amounts: Sequence[float]) -> list[float]:
+    """Non-negative amounts divided by their sum; equal shares where all are 0 or there is no finite sum.
+
+    They are divided by the largest first, so that the sum cannot overflow.
+    """
+    largest = max(amounts)
+    if not 0 < largest < math.inf:
+        return [1 / len(amounts)] * len(amounts)
+    parts = [amount / largest for amount in amounts]
+    return [part / math.fsum(parts) for part in parts]
 
 
 def cancelling(values: Mapping[str, Any]) -> str | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from cuvee.core.lazy import torch
 from cuvee.errors import RunError
@@ -23,6 +23,8 @@ from cuvee.methods.contract import Block, Stream
 if TYPE_CHECKING:
     from torch import Tensor
 
+G = TypeVar("G")
+Ties = Literal["index", "all", "none"]
 LINE = 1024
 _DIGIT = 16  # bits of a float decided in each pass of a selection
 _BINS = 1 << _DIGIT
@@ -35,14 +37,21 @@ def totals(stream: Stream, figures: Callable[[Block], list[Tensor]]) -> list[flo
     `figures` returns, for a block, tensors shaped like the block's own, or one value for each row of a row
     block. An empty stream gives an empty list.
     """
-    sums: list[_Exact] = []
+    return totals_by(stream, figures, lambda block: None).get(None, [])
+
+
+def totals_by(
+    stream: Stream, figures: Callable[[Block], list[Tensor]], key: Callable[[Block], G]
+) -> dict[G, list[float]]:
+    """As `totals`, apart for each group of blocks that `key` names, in the order of first mention."""
+    sums: dict[G, list[_Exact]] = {}
     with torch.no_grad():
         for block in stream.blocks():
             found = figures(block)
-            sums = sums or [_Exact() for _ in found]
-            for total, figure in zip(sums, found, strict=True):
+            own = sums.setdefault(key(block), [_Exact() for _ in found])
+            for total, figure in zip(own, found, strict=True):
                 total.add(_line_sums(figure, by_row=block.tensors[0].dim() == 2))
-    return [total.value() for total in sums]
+    return {group: [total.value() for total in own] for group, own in sums.items()}
 
 
 def gram(stream: Stream) -> list[list[float]]:
@@ -56,6 +65,11 @@ def gram(stream: Stream) -> list[list[float]]:
 
     sums = dict(zip(pairs, totals(stream, products), strict=False))
     return [[sums.get((min(i, j), max(i, j)), 0.0) for j in range(count)] for i in range(count)]
+
+
+def magnitude_of(number: int) -> Callable[[Block], Tensor]:
+    """The magnitude of one of the inputs, for `top` and the order statistics."""
+    return lambda block: block.tensors[number].abs()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +107,15 @@ def top(
     magnitude: Callable[[Block], Tensor],
     keep: int | Callable[[int], int],
     *,
-    ties: Literal["index", "all"] = "index",
+    ties: Ties = "index",
 ) -> Cut:
     """The exact selection of the `keep` largest non-negative magnitudes of the stream.
 
     `keep` is a count, or a function from the number of elements to one; it is brought into 0 … n. Equal
     magnitudes at the threshold are kept in index order (tensor number, then element) until the count is
-    reached, or with `ties="all"` all of them. NaN counts as largest. Two passes for float32 and narrower,
-    four for float64, and one more where only some of several equal magnitudes are kept.
+    reached; with `ties="all"` all of them, with `ties="none"` none, nor the `keep`-th itself. NaN counts as
+    largest. Two passes for float32 and narrower, four for float64, and one more where only some of several
+    equal magnitudes are kept.
     """
     return tops(stream, magnitude, [keep], ties=ties)[0]
 
@@ -110,12 +125,12 @@ def tops(
     magnitude: Callable[[Block], Tensor],
     keeps: Sequence[int | Callable[[int], int]],
     *,
-    ties: Literal["index", "all"] = "index",
+    ties: Ties = "index",
 ) -> list[Cut]:
     """Several selections of one magnitude (see `top`) in shared passes; each contains the smaller ones."""
     total = sum(stream.sizes)
     counts = [min(max(keep(total) if callable(keep) else keep, 0), total) for keep in keeps]
-    inner = [count for count in counts if 0 < count < total]
+    inner = [count for count in counts if 0 < count < total + (ties == "none")]
 
     def keys(block: Block) -> Tensor:
         return _magnitude_keys(magnitude(block))
@@ -129,8 +144,9 @@ def tops(
                 continue
             rank = found[count]
             above = total - rank.less - rank.equal
-            if ties == "all":
-                cuts.append(Cut(above + rank.equal, total, rank.key, None))
+            if ties != "index":
+                kept = above + rank.equal if ties == "all" else above
+                cuts.append(Cut(kept, total, rank.key + (ties == "none"), None))
             else:
                 end = None if above + rank.equal == count else _end(stream, keys, rank.key, count - above)
                 cuts.append(Cut(count, total, rank.key, end))
@@ -143,19 +159,27 @@ def order_statistics(stream: Stream, value: Callable[[Block], Tensor], ranks: Se
 
     Exact; −0 counts as less than 0. Ranks outside 0 … n − 1 are an error of the caller (IndexError).
     """
+    return order_statistics_each(stream, lambda block: [value(block)], ranks)[0] if ranks else []
+
+
+def order_statistics_each(
+    stream: Stream, values: Callable[[Block], list[Tensor]], ranks: Sequence[int]
+) -> list[list[float]]:
+    """As `order_statistics`, of several figures in shared passes: for each figure the values at all ranks."""
     total = sum(stream.sizes)
     if any(not 0 <= rank < total for rank in ranks):
         raise IndexError(f"ranks {list(ranks)} of {total} values")
     wide = False
 
-    def keys(block: Block) -> Tensor:
+    def keys(block: Block) -> list[Tensor]:
         nonlocal wide
-        values = value(block)
-        wide = values.dtype == torch.float64
-        return _ordered_keys(torch.where(values == values, values, math.nan))
+        found = values(block)
+        wide = found[0].dtype == torch.float64
+        return [_ordered_keys(torch.where(value == value, value, math.nan)) for value in found]
 
     with torch.no_grad():
-        return [_value_of(rank.key, wide) for rank in _select(stream, keys, ranks)]
+        found = _select_each(stream, keys, ranks)
+    return [[_value_of(rank.key, wide) for rank in own] for own in found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,26 +192,41 @@ class _Rank:
 
 
 def _select(stream: Stream, keys: Callable[[Block], Tensor], ranks: Sequence[int]) -> list[_Rank]:
+    """The keys at these ranks, one figure's alone."""
+    return _select_each(stream, lambda block: [keys(block)], ranks)[0] if ranks else []
+
+
+def _select_each(
+    stream: Stream, keys: Callable[[Block], list[Tensor]], ranks: Sequence[int]
+) -> list[list[_Rank]]:
     """Radix search: each pass counts, among the keys that share a rank's leading digits, the next digit."""
-    found = [_Rank(0, 0, 0) for _ in ranks]
+    found: list[list[_Rank]] = []
     shift = width = 0
     while ranks and (width == 0 or shift > 0):
-        prefixes = {rank.key for rank in found} if width else set()
-        counts: dict[int, Tensor] = {}
+        counts: list[dict[int, Tensor]] = []
         for block in stream.blocks():
-            key = keys(block).reshape(-1)
+            every = [key.reshape(-1) for key in keys(block)]
             if not width:  # the first block says how wide the keys are
-                width = shift = 8 * key.element_size()
-            if shift == width:
-                _count(counts, 0, (key >> (width - _DIGIT)) + (_BINS >> 1))
-                continue
-            for prefix in prefixes:
-                _count(counts, prefix, (key[(key >> shift) == prefix] >> (shift - _DIGIT)) & (_BINS - 1))
+                width = shift = 8 * every[0].element_size()
+                found = [[_Rank(0, 0, 0)] * len(ranks) for _ in every]
+            counts = counts or [{} for _ in every]
+            for key, own, known in zip(every, counts, found, strict=True):
+                _tally(own, key, {rank.key for rank in known}, shift, first=shift == width)
         found = [
-            _narrow(rank, goal, counts, first=shift == width) for rank, goal in zip(found, ranks, strict=True)
+            [_narrow(rank, goal, own, first=shift == width) for rank, goal in zip(known, ranks, strict=True)]
+            for known, own in zip(found, counts, strict=True)
         ]
         shift -= _DIGIT
     return found
+
+
+def _tally(counts: dict[int, Tensor], key: Tensor, prefixes: set[int], shift: int, *, first: bool) -> None:
+    """Count the digit below `shift` of the keys with each of these leading digits."""
+    if first:
+        _count(counts, 0, (key >> (shift - _DIGIT)) + (_BINS >> 1))
+        return
+    for prefix in prefixes:
+        _count(counts, prefix, (key[(key >> shift) == prefix] >> (shift - _DIGIT)) & (_BINS - 1))
 
 
 def _count(counts: dict[int, Tensor], prefix: int, digits: Tensor) -> None:

@@ -42,7 +42,7 @@ def elect(
     *,
     weight: PerExpert[float] = 1.0,
     vote: Vote = "weighted",
-    zero_sign: Literal["plus", "majority"] = "plus",
+    zero_sign: Literal["plus", "minus", "majority"] = "plus",
     merge: Literal["mean", "sum", "max"] = "mean",
     divisor: Literal["weight", "count"] = "weight",
     scope: Literal["model", "tensor"] = "model",
@@ -58,14 +58,14 @@ def elect(
         weight: factor of each task vector
         vote: the sign of Σ wᵢτᵢ (`weighted`), of Σ τᵢ (`unweighted`) or of Σ sign τᵢ (`count`); in the last
             two the signs of the unweighted entries decide who agrees
-        zero_sign: sign where a vote is exactly tied, + or the sign of most coordinates in scope (the paper's
+        zero_sign: sign where a vote is exactly tied: +, −, or the sign of most coordinates in scope (the paper's
             code)
         merge: what is made of the entries that agree
         divisor: `mean` divides by the sum of their weights (1 where that is 0) or by their number
         scope: where `majority` counts, over the whole model or within each tensor
     """
     weights = each(weight, len(deltas))
-    tied = summary["majority"] if zero_sign == "majority" else 1.0
+    tied = summary["majority"] if zero_sign == "majority" else 1.0 if zero_sign == "plus" else -1.0
     sign = _elected(_ballot(deltas, weights, vote), tied)
     total, share = torch.zeros_like(sign), torch.zeros_like(sign)
     for delta, factor in zip(deltas, weights, strict=True):

@@ -9,7 +9,7 @@ from cuvee.core.lazy import torch
 from cuvee.methods.conditions.rescaling import l1_factor
 from cuvee.methods.contract import Block, Scope, Stream, Summary, stage
 from cuvee.methods.parameters import Fraction, PerExpert
-from cuvee.methods.summaries import Cut, top
+from cuvee.methods.summaries import Cut, Ties, magnitude_of, top
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def _scope(values: Mapping[str, Any]) -> Scope | None:
     chosen: Scope = values["scope"]
-    return None if values["density"] >= 1 else chosen
+    return None if values["density"] >= 1 and values["count"] != "strict" else chosen
 
 
 def _summarise(stream: Stream, *, density: float, count: str, rescale: str, **_: Any) -> Summary:
@@ -28,7 +28,8 @@ def _summarise(stream: Stream, *, density: float, count: str, rescale: str, **_:
             return int(density * size) + 1
         return max(1, int(density * size)) if density > 0 else 0
 
-    cut = top(stream, _magnitude, kept, ties="all" if official else "index")
+    ties: Ties = "all" if official else "none" if count == "strict" else "index"
+    cut = top(stream, magnitude_of(0), kept, ties=ties)
     if rescale == "none":
         return {"cut": cut}
     return {"cut": cut, "factor": l1_factor(stream, lambda block: _trimmed(block.tensors[0], cut, block))}
@@ -47,7 +48,7 @@ def trim(
     *,
     density: PerExpert[Fraction] = 0.2,
     scope: Literal["model", "tensor"] = "model",
-    count: Literal["exact", "official"] = "exact",
+    count: Literal["exact", "official", "strict"] = "exact",
     rescale: Literal["none", "l1"] = "none",
     summary: Summary,
     block: Block,
@@ -60,17 +61,14 @@ def trim(
     Args:
         density: share of entries that is kept
         scope: choose the largest over the whole model (paper) or within each tensor (MergeKit)
-        count: `exact`, or `official` for the paper's code, which keeps one more and all that tie with it
+        count: `exact`; `official` for the paper's code, which keeps one more and all that tie with it; `strict` keeps
+            what exceeds the int(density·n)-th largest, so one fewer and none that tie with it (Localize-and-Stitch)
         rescale: `l1` restores the sum of |τ| over the scope, `none` leaves the kept entries as they are
     """
-    if density >= 1:
+    if density >= 1 and count != "strict":
         return delta
     kept = _trimmed(delta, summary["cut"], block)
     return kept * summary["factor"] if rescale == "l1" else kept
-
-
-def _magnitude(block: Block) -> Tensor:
-    return block.tensors[0].abs()
 
 
 def _trimmed(delta: Tensor, cut: Cut, block: Block) -> Tensor:
