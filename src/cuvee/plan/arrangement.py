@@ -87,6 +87,8 @@ class _Arranger:
         self, recipe: Recipe, views: Mapping[str, View], donor: View, found: list[Diagnostic]
     ) -> None:
         self.recipe, self.views, self.family, self.found = recipe, views, donor.family, found
+        # MergeKit knows no layers in bare weight files: a curve over them is its first value, whatever the names.
+        self.flat = recipe.dialect == "mergekit" and all(view.config is None for view in views.values())
         self.index = {alias: _Index(view, donor) for alias, view in views.items()}
 
     def run(self) -> Arrangement:
@@ -195,10 +197,15 @@ class _Arranger:
         for part in slices:
             first, end = part.inputs[0].layers or (0, 0)
             for offset in range(end - first):
-                depth = offset / (end - first - 1) if end - first > 1 else 1.0
+                depth = 0.0 if self.flat else self._depth(offset, end - first)
                 yield from self.layer(module, recipe, part, offset, number, depth)
                 number += 1
         yield from self.outside(module, recipe, slices[-1], "after", after)
+
+    @staticmethod
+    def _depth(layer: int, count: int) -> float:
+        """How deep a layer lies among so many: 0 the first, 1 the last, and 1 where there is one alone."""
+        return layer / (count - 1) if count > 1 else 1.0
 
     def outside(
         self, module: str, recipe: ModuleRecipe, part: Slice, position: str, depth: float

@@ -255,6 +255,17 @@ def test_rules_that_cannot_be_followed(rules: dict[str, TokenRule], codes: list[
     assert found == codes
 
 
+def test_the_tokenizer_of_a_base_asked_for_by_name_keeps_tokens_without_a_row() -> None:
+    own = vocab("a", "b", "c", "d")
+    models = {"m": own, "n": vocab("a", "b", "d", "c")}
+    plan = planned(models, "m", Spec("m"), {"m": 2, "n": 3})
+    assert (plan.rows, plan.output.ids, plan.edited) == (4, own.ids, False)
+    assert {d.code for d in plan.diagnostics} == {"CV-T110", "CV-T011"}
+    assert list(plan.own["m"]) == [0, 1, -1, -1]
+    assert list(plan.own["n"]) == [0, 1, -1, 2]  # it lends the row of `d` to both; `c` is zero
+    assert planned(models, "m", Spec("base"), {"m": 2, "n": 3}).rows == 2
+
+
 def test_a_source_that_is_not_a_model() -> None:
     with pytest.raises(PlanError) as caught:
         planned({"base": vocab("a"), "chat": vocab("a")}, "base", Spec("chta"))

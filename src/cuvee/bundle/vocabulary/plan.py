@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from cuvee.bundle.vocabulary.alignment import Alignment
 from cuvee.bundle.vocabulary.rows import RowTable, Segment
 from cuvee.bundle.vocabulary.tokens import AddedToken, Vocabulary, with_added
-from cuvee.bundle.vocabulary.union import union_of, with_roles_kept, within_rows
+from cuvee.bundle.vocabulary.union import beyond_rows, union_of, with_roles_kept, within_rows
 from cuvee.core.names import did_you_mean, printable
 from cuvee.errors import Diagnostic, PlanError, SourceError, Where
 from cuvee.recipe.model import TokenRule
@@ -84,7 +84,9 @@ def plan_vocabulary(
     first = base if base is not None else next(iter(models))
     known, notes = _assumed(models, first)
     donor = _donor(spec, known, first)
-    output, more = within_rows(donor, known[donor], embedding_rows[donor])
+    asked_by_name = donor == first and spec.source not in ("union", "base")
+    take = beyond_rows if asked_by_name else within_rows
+    output, more = take(donor, known[donor], embedding_rows[donor])
     notes += more
     if spec.source == "union":
         ordered = {donor: output, **{m: v for m, v in known.items() if m != donor}}

@@ -41,6 +41,23 @@ def within_rows(model: str, vocabulary: Vocabulary, rows: int) -> tuple[Vocabula
     return without(vocabulary, beyond), [warning]
 
 
+def beyond_rows(model: str, vocabulary: Vocabulary, rows: int) -> tuple[Vocabulary, list[Diagnostic]]:
+    """The vocabulary as it is, and a warning if tokens of it have no row in an embedding of `rows` rows.
+
+    So MergeKit takes the tokenizer of a base that a recipe names by its path: such tokens get the rows of models that
+    have them, else zeros.
+    """
+    count = sum(row >= rows for row in vocabulary.ids.values())
+    if not count:
+        return vocabulary, []
+    message = (
+        f"the tokenizer of `{printable(model)}` has {count} tokens beyond its embedding of {rows} rows; it is asked "
+        "for by name, so they stay: with the rows of models that have them, else with zeros"
+    )
+    hint = "`tokenizer: {source: base}` leaves them out"
+    return vocabulary, [Diagnostic("CV-T110", message, Where(source=model), hint, "warning")]
+
+
 def with_roles_kept(cut: Vocabulary, original: Vocabulary) -> Vocabulary:
     """The cut vocabulary with its special tokens added again at the end: a union keeps every role's token."""
     lost = [original.roles[role] for role in ROLES if role in original.roles]
