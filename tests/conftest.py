@@ -147,7 +147,9 @@ def here(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 _VOLATILE = (
     (re.compile(r"\b\d+\.\d s\b"), "N.N s"),
-    (re.compile(r"peak memory [\d.]+ [kMG]?B"), "peak memory N MB"),
+    (re.compile(r"peak memory (up to )?[\d.]+ [kMG]?B"), r"peak memory \1N MB"),
+    (re.compile(r"at (an assumed|the) [\d.]+ [kMG]?B/s( of earlier runs)?"), "at an assumed N MB/s"),
+    (re.compile(r"free disk [\d.]+ [kMGT]?B"), "free disk N GB"),
     (re.compile(r'"(seconds|peak_memory)": [\d.e+-]+'), r'"\1": 0'),
     (re.compile(r"cuvee \d+\.\d+\.\d+\S*"), "cuvee VERSION"),
 )

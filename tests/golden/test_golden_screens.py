@@ -134,6 +134,7 @@ SCREENS = {
 @pytest.mark.parametrize("name", SCREENS)
 def test_screen(name: str, recipes: Path, cli: Any, golden: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in (
+        "CUVEE_CACHE",
         "HF_HOME",
         "TMPDIR",
         "XDG_CACHE_HOME",

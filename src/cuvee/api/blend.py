@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cuvee.api.outlook import outlook
 from cuvee.core.names import printable
 from cuvee.errors import UsageError
 from cuvee.plan.build import PlanOptions, build
@@ -30,10 +31,10 @@ class PlanView:
     value: Plan
 
     def __str__(self) -> str:
-        return explain_text(self.value)
+        return explain_text(self.value, outlook(self.value))
 
     def _repr_html_(self) -> str:
-        return explain_html(self.value)
+        return explain_html(self.value, outlook(self.value))
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -53,10 +54,11 @@ class Blend:
     anchor: Path = field(default_factory=Path)
     offline: bool = False
     options: PlanOptions = field(default_factory=PlanOptions)
+    elsewhere: bool = False  # paths are relative to `anchor`, wherever the recipe's file is
 
     def build(self) -> Plan:
         """A fresh plan; close it when done."""
-        return build(self.recipe, Opener(self.anchor, self.offline), self.options)
+        return build(self.recipe, Opener(self.anchor, self.offline, elsewhere=self.elsewhere), self.options)
 
     def plan(self) -> PlanView:
         """What would be read, computed and written."""
@@ -114,4 +116,4 @@ class Blend:
         return replace(self, recipe=replace(self.recipe, **changes))
 
     def _repr_html_(self) -> str:
-        return explain_html(self.plan().value)
+        return self.plan()._repr_html_()

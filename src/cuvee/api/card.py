@@ -1,38 +1,82 @@
-"""Facts of a plan → the output's model card."""
+"""Facts of a plan, or of a finished output, → the model card."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from hashlib import sha256
-from pathlib import PurePath
+from pathlib import Path, PurePath
+from typing import Any
 
 import cuvee
 from cuvee.bundle.card import CardFacts, CardMethod, CardSource, model_card
 from cuvee.bundle.licence import Licence, agreed, licence_of
+from cuvee.bundle.manifest_form import parse
 from cuvee.bundle.vocabulary.tokens import FileReader
 from cuvee.core.names import printable
-from cuvee.errors import CuveeError
+from cuvee.errors import CuveeError, UsageError
 from cuvee.methods.registry import get, stage
 from cuvee.plan.plan import Opened, Plan
+from cuvee.plan.summary import size
+from cuvee.recipe.load import parse_recipe
 from cuvee.recipe.model import Recipe, Reference, SourceSpec
+from cuvee.sinks.target import MANIFEST, beside
+from cuvee.sources.reference import WEIGHT_SUFFIXES
 
 
 def card_text(plan: Plan, name: str) -> str:
     """The text of README.md."""
-    recipe = plan.recipe
     licence, _ = agreed({key: _licence(opened) for key, opened in plan.sources.items()})
-    return model_card(
-        CardFacts(
-            name=name,
-            methods=methods_of(recipe),
-            sources=[_source(plan, key, opened) for key, opened in plan.sources.items()],
-            recipe=recipe.text or f"# built in Python: {plan.method_label}",
-            recipe_name="mergekit_config.yml" if recipe.dialect == "mergekit" else "cuvee.yaml",
-            recipe_digest=sha256(recipe.text.encode()).hexdigest() if recipe.text else None,
-            version=cuvee.__version__,
-            licence=licence,
-            notes=[d.message for d in plan.notes if d.severity == "warning"],
+    facts = _facts(
+        plan.recipe,
+        name,
+        [_source(plan, key, opened) for key, opened in plan.sources.items()],
+        cuvee.__version__,
+    )
+    notes = [d.message for d in plan.notes if d.severity == "warning"]
+    recipe = plan.recipe.text or f"# built in Python: {plan.method_label}"
+    return model_card(replace(facts, recipe=recipe, licence=licence, notes=notes))
+
+
+def card_of_output(output: Path, name: str) -> str:
+    """The card of an output, from its manifest and recipe alone; what went in need not be there any more.
+
+    Its licence is the one the output's own card states. UsageError (CV-U009) when no recipe is kept with it.
+    """
+    path = output / MANIFEST if output.is_dir() else beside(output)
+    try:
+        manifest = parse(path.read_bytes(), path.name)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        hint = "name a recipe, or an output of `cuvee merge`"
+        raise UsageError(
+            "CV-U009", f"`{printable(str(output))}` has no manifest: {reason}", hint=hint
+        ) from None
+    text = str(manifest.content["recipe"].get("text", ""))
+    if not text:
+        raise UsageError(
+            "CV-U009", f"`{printable(str(output))}` holds no recipe", hint="it was built in Python"
         )
+    recipe = parse_recipe(text)
+    identities = manifest.content["lock"].get("sources", {})
+    order = [key for key in recipe.sources if key in identities]
+    order += [key for key in identities if key not in order]
+    sources = [_recorded(recipe, key, identities[key]) for key in order]
+    version = str(manifest.content["cuvee"].get("version", ""))
+    licence = licence_of(_Folder(output)) if output.is_dir() else None
+    return model_card(replace(_facts(recipe, name, sources, version), licence=licence))
+
+
+def _facts(recipe: Recipe, name: str, sources: list[CardSource], version: str) -> CardFacts:
+    """What a card says of a recipe and its sources."""
+    return CardFacts(
+        name=name,
+        methods=methods_of(recipe),
+        sources=sources,
+        recipe=recipe.text,
+        recipe_name="mergekit_config.yml" if recipe.dialect == "mergekit" else "cuvee.yaml",
+        recipe_digest=sha256(recipe.text.encode()).hexdigest() if recipe.text else None,
+        version=version,
     )
 
 
@@ -70,6 +114,18 @@ class _Files:
         return self.opened.source.files()
 
 
+class _Folder:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, name: str) -> bytes | None:
+        path = self.folder / name
+        return path.read_bytes() if path.is_file() else None
+
+    def names(self) -> list[str]:
+        return [path.name for path in self.folder.iterdir()]
+
+
 def _licence(opened: Opened) -> Licence | None:
     reader: FileReader = _Files(opened)
     try:
@@ -79,19 +135,30 @@ def _licence(opened: Opened) -> Licence | None:
 
 
 def _source(plan: Plan, key: str, opened: Opened) -> CardSource:
-    identity = opened.source.identity()
-    spec = plan.recipe.sources.get(key)
-    hub = str(identity["name"]) if identity.get("kind") == "hub" else None
-    size = sum(meta.nbytes for meta in opened.source.tensors.values())
+    total = sum(meta.nbytes for meta in opened.source.tensors.values())
     family = opened.family.name if opened.family else "unknown"
+    made = _recorded(plan.recipe, key, opened.source.identity())
+    return replace(made, detail=f"{family}, {size(total)}")
+
+
+def _recorded(recipe: Recipe, key: str, identity: Mapping[str, Any]) -> CardSource:
+    """A source from its identity in a lock."""
     return CardSource(
         alias=key,
-        location=_location(key, spec),
-        hub_id=hub,
+        location=_location(key, recipe.sources.get(key)),
+        hub_id=str(identity["name"]) if identity.get("kind") == "hub" else None,
         revision=identity.get("revision"),
-        part="base" if key == plan.recipe.base else "expert",
-        detail=f"{family}, {size / 1e9:.2f} GB",
+        part="base" if key == recipe.base else "expert",
+        detail=size(total) if (total := _recorded_size(identity)) else "",
     )
+
+
+def _recorded_size(identity: Mapping[str, Any]) -> int:
+    files = [
+        file for file in identity.get("files", ()) if str(file.get("name", "")).endswith(WEIGHT_SUFFIXES)
+    ]
+    inner = identity.get("base")
+    return sum(int(f.get("size", 0)) for f in files) + (_recorded_size(inner) if inner else 0)
 
 
 def _location(key: str, spec: SourceSpec | None) -> str:

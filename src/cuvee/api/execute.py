@@ -14,15 +14,17 @@ from cuvee.api.lock import lock_text
 from cuvee.api.record import libraries, manifest_of
 from cuvee.bundle.json_files import dump_json
 from cuvee.bundle.pipeline import is_pipeline
+from cuvee.core.names import printable
 from cuvee.engine.events import Finished, Listener, ignore
 from cuvee.engine.options import RunOptions
 from cuvee.engine.run import run
-from cuvee.errors import Interrupted
+from cuvee.errors import Interrupted, UsageError
 from cuvee.plan.plan import Plan
 from cuvee.sinks.folder import FolderSink
 from cuvee.sinks.layout import plan_layout
 from cuvee.sinks.memory import MemorySink
 from cuvee.sinks.single import SingleFileSink
+from cuvee.sources.reference import WEIGHT_SUFFIXES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,11 +55,9 @@ def save(
     """
     chosen = options or RunOptions.from_settings()
     refuse_inputs(plan, out)
-    single = out.suffix == ".safetensors"
+    single = is_single(out)
     sink = SingleFileSink(out) if single else FolderSink(out)
-    if single:
-        metas = [tensor.meta for tensor in plan.tensors]
-        plan = replace(plan, layout=plan_layout(metas, max_shard_bytes=None, stem=out.stem))
+    plan = laid_out(plan, out)
     inputs = stamps(plan)
     arithmetic = {"cuvee": cuvee.__version__, "device": chosen.device, **libraries()}
     key = resume_key(plan, inputs, arithmetic)
@@ -70,6 +70,25 @@ def save(
         files = {} if single else side_files(plan, out.name)
         session.commit(files, lambda records: manifest_of(plan, session.digests, records, chosen.device))
     return Saved(out, finished)
+
+
+def is_single(out: Path) -> bool:
+    """Whether an output is one file rather than a folder; UsageError for a file of a kind that is never written."""
+    if out.suffix in set(WEIGHT_SUFFIXES) - {".safetensors"}:
+        raise UsageError(
+            "CV-U101",
+            f"`{printable(out.name)}` is named like a {out.suffix} file, which merges are not written as",
+            hint="name a folder or a .safetensors file; `cuvee convert` also writes .gguf",
+        )
+    return out.suffix == ".safetensors"
+
+
+def laid_out(plan: Plan, out: Path) -> Plan:
+    """The plan with the layout of its output: one file where `out` is one."""
+    if not is_single(out):
+        return plan
+    metas = [tensor.meta for tensor in plan.tensors]
+    return replace(plan, layout=plan_layout(metas, max_shard_bytes=None, stem=out.stem))
 
 
 def load(plan: Plan, options: RunOptions | None = None, listener: Listener = ignore) -> dict[str, Tensor]:

@@ -137,6 +137,16 @@ def device_of(name: str) -> str:
     return name
 
 
+def existing_output(path: Path) -> Path:
+    """The path; UsageError when there is neither an output nor, for a single file, a manifest beside it."""
+    from cuvee.core.near import nearest
+    from cuvee.sinks.target import beside
+
+    if path.exists() or beside(path).exists():
+        return path
+    raise UsageError("CV-U100", f"there is nothing at `{printable(str(path))}`", hint=nearest(path))
+
+
 def shard_bytes(text: str) -> int:
     """The size of a `--shard-size`; UsageError when it is not one, or nothing."""
     from cuvee.engine.options import parse_bytes

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cuvee.api.blend import Blend
-from cuvee.api.execute import save
+from cuvee.api.execute import Saved, laid_out, save
+from cuvee.api.outlook import outlook, remember
 from cuvee.cli.progress import listener
 from cuvee.cli.render import json_line, notes, stderr, stdout
-from cuvee.engine.events import Finished
 from cuvee.engine.options import RunOptions
-from cuvee.errors import Diagnostic, Interrupted
+from cuvee.errors import Interrupted
 from cuvee.plan.explain import explain_text, size
 from cuvee.plan.plan import Plan
 
@@ -26,7 +27,9 @@ class Manner:
     as_json: bool = False
     quiet: bool = False
     strict: bool = False
-    again: str = "cuvee merge"  # the command that resumes
+    again: str = field(
+        default_factory=lambda: "cuvee " + shlex.join(sys.argv[1:])
+    )  # the command that resumes
 
 
 def merge_into(blend: Blend, out: Path, options: RunOptions, manner: Manner) -> int:
@@ -40,14 +43,16 @@ def merge_into(blend: Blend, out: Path, options: RunOptions, manner: Manner) -> 
 
 def run_plan(plan: Plan, out: Path, options: RunOptions, manner: Manner) -> int:
     """Run a plan and report."""
+    plan = laid_out(plan, out)
+    ahead = outlook(plan, out, options)
     if manner.as_json:
         json_line({"type": "version", "schema": "cuvee.merge/1"})
         for note in plan.notes:
             json_line({"type": "diagnostic", **note.as_dict()})
     else:
-        notes(plan.notes, manner.quiet)
         if not manner.quiet:
-            stderr(explain_text(plan))
+            stderr(explain_text(plan, ahead, notes=False))
+        notes(plan.notes, manner.quiet)
     try:
         saved = save(
             plan,
@@ -61,12 +66,15 @@ def run_plan(plan: Plan, out: Path, options: RunOptions, manner: Manner) -> int:
         if not manner.as_json:
             stderr(f"resume with: {manner.again}")
         raise
-    _report(saved.path, saved.finished, plan.notes, manner)
+    if not saved.finished.resumed_bytes:
+        remember(ahead.prediction, saved.finished.seconds)
+    _report(plan, saved, manner)
     warned = any(note.severity == "warning" for note in plan.notes)
     return 4 if manner.strict and warned else 0
 
 
-def _report(out: Path, finished: Finished, diagnostics: tuple[Diagnostic, ...], manner: Manner) -> None:
+def _report(plan: Plan, saved: Saved, manner: Manner) -> None:
+    finished, out = saved.finished, saved.path
     if manner.as_json:
         json_line(
             {
@@ -75,16 +83,20 @@ def _report(out: Path, finished: Finished, diagnostics: tuple[Diagnostic, ...], 
                 "seconds": finished.seconds,
                 "read_bytes": finished.read_bytes,
                 "written_bytes": finished.written_bytes,
+                "resumed_bytes": finished.resumed_bytes,
+                "weight_bytes": plan.layout.total_bytes,
                 "peak_memory": finished.peak_memory,
-                "warnings": sum(d.severity == "warning" for d in diagnostics),
+                "warnings": sum(d.severity == "warning" for d in plan.notes),
             }
         )
         return
     stdout(str(out))
     if manner.quiet:
         return
+    there = f" ({size(finished.resumed_bytes)} were there already)" if finished.resumed_bytes else ""
     stderr(
-        f"wrote {size(finished.written_bytes)} in {finished.seconds:.1f} s, peak memory {size(finished.peak_memory)}\n"
+        f"wrote {size(plan.layout.total_bytes)}{there} in {finished.seconds:.1f} s, "
+        f"peak memory {size(finished.peak_memory)}\n"
         f"next: cuvee verify {shlex.quote(str(out))} · cuvee inspect {shlex.quote(str(out))} · "
         f"cuvee push {shlex.quote(str(out))} OWNER/NAME"
     )

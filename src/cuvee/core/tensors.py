@@ -28,6 +28,14 @@ class TensorMeta:
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """How a tensor lies in its file: the name of its type or packing (`Q4_K`), and the bytes that reading it takes."""
+
+    kind: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Extent:
     """A run of bytes in a file that holds one tensor, row-major, little-endian, without gaps."""
 

@@ -36,12 +36,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The run is done and durable."""
+    """The run is done and durable; `resumed_bytes` of the tensors were there before it began."""
 
     seconds: float
     read_bytes: int
     written_bytes: int
     peak_memory: int
+    resumed_bytes: int = 0
 
 
 Event = Started | Progress | Finding | Finished

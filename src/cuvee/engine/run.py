@@ -59,16 +59,15 @@ def run(plan: Plan, session: Session, options: RunOptions, listener: Listener = 
         if fused:
             fused.prepare(waiting, lambda function, items: _each(function, items, options, stopped))
         _each(one, waiting, options, stopped)
-    done = Finished(time.monotonic() - began, _bytes_read(plan, waiting), left, peak_memory())
+    done = Finished(time.monotonic() - began, _bytes_read(plan, waiting), left, peak_memory(), total - left)
     tell(done)
     return done
 
 
 def _evaluator(plan: Plan, options: RunOptions, tell: Callable[[Event], None]) -> Evaluator:
-    labels = {key: opened.source.label for key, opened in plan.sources.items()}
     groups = {name: [node for _, node in members] for name, members in plan.groups().items()}
     sources = {key: opened.source for key, opened in plan.sources.items()}
-    return Evaluator(sources, groups, options, Guard(options, labels, tell))
+    return Evaluator(sources, groups, options, Guard(options, sources, tell))
 
 
 def _each(function: Callable[[Any], None], items: Iterable[Any], options: RunOptions, stopped: _Stop) -> None:
@@ -106,7 +105,7 @@ def _tensor(
         for start, stop, value in evaluator.blocks(tensor.node):
             result = value.to(dtype.torch)
             if tensor.action != "copied":
-                evaluator.guard.check_output(value, result, name, start)
+                evaluator.guard.check_output(value, result, name, start, tensor.meta.numel)
             session.write(name, start * dtype.size, as_bytes(result))
             tell(Progress(name, (stop - start) * dtype.size))
         session.finish(name)

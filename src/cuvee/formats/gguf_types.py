@@ -60,3 +60,11 @@ ENCODINGS = {
 
 # Encodings that exist but are only used inside computations, or have been withdrawn.
 UNREADABLE = {4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 15: "Q8_K", 41: "Q1_0"}
+
+_BY_NAME = {encoding.name: encoding for encoding in ENCODINGS.values()}
+
+
+def packed_bytes(name: str, elements: int) -> int:
+    """Bytes that so many elements take under the encoding of this name, in whole blocks."""
+    encoding = _BY_NAME[name]
+    return -(-elements // encoding.elements) * encoding.size

@@ -1,14 +1,65 @@
-"""What a plan costs, before anything is read: bytes in and out, passes, memory."""
+"""What a plan costs, before anything is read: bytes in and out, passes, memory, time.
+
+`cost` counts what the plan says; `predict` adds what depends on the machine and on how it is run. Must not know how
+an engine works beyond its budget and its threads.
+"""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from cuvee.core.tensors import TensorMeta
 from cuvee.methods.registry import stage
-from cuvee.plan.nodes import Apply, Read, walk
+from cuvee.plan.nodes import Apply, Gather, Node, Read, walk
 from cuvee.plan.plan import OutputTensor, Plan
+from cuvee.sources.source import stored_form
+
+PROGRAM = 260_000_000  # bytes of the interpreter, torch and what a small merge takes besides its blocks
+_WORD = 4  # bytes of a float32
+
+
+class Budget(Protocol):
+    """What of a run's options decides its memory."""
+
+    @property
+    def memory(self) -> int:
+        """Bytes of block buffers, over all threads."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """Workers, each of which has one tensor in hand."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How fast bytes pass through this machine, read and written together, and whether that was measured here."""
+
+    bytes_per_second: float = 300e6
+    measured: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a run will take: bytes (repeated passes count), peak resident memory, and seconds of wall clock."""
+
+    bytes_read: int
+    bytes_written: int
+    peak_memory: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """A prediction with what it rests on, and the room there is for the output (None: not known)."""
+
+    prediction: Prediction
+    rates: Rates
+    free: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +87,70 @@ def inputs_of(tensors: Iterable[OutputTensor]) -> dict[tuple[str, str], TensorMe
 
 def cost(plan: Plan) -> Cost:
     """The plan's cost; one walk over its expressions."""
-    whole = summarised = 0
-    for tensor in plan.tensors:
-        applied = [n for n in walk(tensor.node) if isinstance(n, Apply)]
-        if any(stage(n.stage).access_for(dict(n.values)) == "tensor" for n in applied):
-            count = len(list(walk(tensor.node)))
-            whole = max(whole, 4 * tensor.meta.numel * count)
-        summarised += any(stage(n.stage).scope_for(dict(n.values)) is not None for n in applied)
     actions = [t.action for t in plan.tensors]
     return Cost(
-        reads=sum(meta.nbytes for meta in inputs_of(plan.tensors).values()),
+        reads=_stored_bytes(plan, inputs_of(plan.tensors)) + _overlaid(plan),
         writes=plan.layout.total_bytes,
-        largest_whole=whole,
+        largest_whole=max((_whole(tensor) for tensor in plan.tensors), default=0),
         merged=actions.count("merged"),
         copied=actions.count("copied"),
         converted=actions.count("converted"),
-        summarised=summarised,
+        summarised=sum(_passes(tensor.node) > 0 for tensor in plan.tensors),
     )
+
+
+def predict(plan: Plan, options: Budget, rates: Rates) -> Prediction:
+    """What running the plan will take with these options on a machine of these rates.
+
+    A stage that needs figures first reads its inputs once more. Memory is the program's own, the blocks of the
+    budget (or of all tensors in hand, where those are smaller), and one whole tensor for each worker where a method
+    needs them whole.
+    """
+    again = sum(
+        _passes(t.node) * _stored_bytes(plan, inputs_of([t])) for t in plan.tensors if t.action == "merged"
+    )
+    read = _stored_bytes(plan, inputs_of(plan.tensors)) + _overlaid(plan) + again
+    written = plan.layout.total_bytes
+    in_hand = sum(heapq.nlargest(options.threads, (_buffers(tensor) for tensor in plan.tensors)))
+    whole = sum(heapq.nlargest(options.threads, (_whole(tensor) for tensor in plan.tensors)))
+    peak = PROGRAM + min(options.memory, in_hand) + whole
+    return Prediction(read, written, peak, (read + written) / rates.bytes_per_second)
+
+
+def _stored_bytes(plan: Plan, inputs: Iterable[tuple[str, str]]) -> int:
+    return sum(stored_form(plan.sources[source].source, name).nbytes for source, name in inputs)
+
+
+def _overlaid(plan: Plan) -> int:
+    """Bytes of the adapters that lie over sources."""
+    return sum(facts.nbytes for one in plan.sources.values() for facts in getattr(one.source, "overlays", ()))
+
+
+def _passes(node: Node) -> int:
+    """How often inputs are read before the pass that writes."""
+    return sum(_summarised(n) for n in _distinct_stages(node))
+
+
+def _distinct_stages(node: Node) -> list[Apply]:
+    """Applications of stages, one for each stage: all experts' are gathered in one pass."""
+    return list({n.stage: n for n in walk(node) if isinstance(n, Apply)}.values())
+
+
+def _summarised(node: Apply) -> bool:
+    return stage(node.stage).scope_for(dict(node.values)) is not None
+
+
+def _buffers(tensor: OutputTensor) -> int:
+    return _WORD * tensor.meta.numel * len(list(walk(tensor.node)))
+
+
+def _whole(tensor: OutputTensor) -> int:
+    """Bytes of everything that is held while a tensor is made whole; 0 where it is made block by block."""
+    cuttable = all(
+        stage(n.stage).access_for(dict(n.values)) in ("element", "row")
+        if isinstance(n, Apply)
+        else n.axis == 0
+        for n in walk(tensor.node)
+        if isinstance(n, (Apply, Gather))
+    )
+    return 0 if cuttable else _buffers(tensor)

@@ -1,80 +1,16 @@
-"""A plan for people: the summary screen, the table of tensors with the origin of every value, and a graph."""
+"""What a plan does to single tensors: their parameters with the origin of every value, and expressions as graphs."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping
-from html import escape
+from collections.abc import Iterator
 from typing import Any
 
 from cuvee.core.names import printable
-from cuvee.plan.cost import cost
 from cuvee.plan.nodes import Agree, Convert, Difference, Gather, Node, Read, Sum
 from cuvee.plan.plan import OutputTensor, Plan
+from cuvee.plan.summary import duration, explain_html, explain_text, number, size
 from cuvee.recipe.settings import Resolved
-
-
-def size(count: float) -> str:
-    """Bytes in the unit that fits: `16.1 GB`."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(count) < 1000 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def explain_text(plan: Plan) -> str:
-    """The summary: recipe, sources, output, work, cost, notes."""
-    return "\n".join(_lines(plan))
-
-
-def _lines(plan: Plan) -> Iterator[str]:
-    figures = cost(plan)
-    name = printable(plan.recipe.file or "(in Python)")
-    yield f"recipe   {name}   method  {plan.method_label}{_shared(plan)}"
-    for i, (key, opened) in enumerate(plan.sources.items()):
-        tensors = opened.source.tensors
-        total = sum(m.nbytes for m in tensors.values())
-        family = opened.family.name if opened.family else ""
-        kinds = "/".join(sorted({m.dtype.name for m in tensors.values()})[:3])
-        mark = "sources" if i == 0 else "       "
-        label = "base" if key == plan.recipe.base else printable(key, 32)
-        shown = printable(opened.source.label, 60)
-        yield f"{mark}  {label:<12} {shown}   {size(total)} {kinds}   {len(tensors)} tensors   {family}"
-    files = len(plan.layout.files)
-    kinds = "/".join(sorted({t.meta.dtype.name for t in plan.tensors}))
-    compute = "/".join(sorted({t.compute.name for t in plan.tensors if t.action == "merged"})) or "none"
-    yield (
-        f"output   {len(plan.tensors)} tensors, {size(plan.layout.total_bytes)} {kinds}, "
-        f"{files} file{'s' if files > 1 else ''}   arithmetic {compute}"
-    )
-    yield (
-        f"work     {figures.merged} merged · {figures.copied} copied · {figures.converted} converted"
-        f" · {figures.summarised} read twice or more"
-    )
-    whole = f" + {size(figures.largest_whole)} for the largest whole tensor" if figures.largest_whole else ""
-    yield f"cost     reads {size(figures.reads)} · writes {size(figures.writes)} · blocks within the budget{whole}"
-    for i, note in enumerate(plan.notes):
-        yield f"{'notes' if i == 0 else '     '}    {note.severity}: {note.message}"
-
-
-def _shared(plan: Plan) -> str:
-    for tensor in plan.tensors:
-        shown = [f"{k} {_value(v)}" for k, v in tensor.parameters.items()]
-        if shown:
-            return ", " + ", ".join(shown)
-    return ""
-
-
-def _value(resolved: Resolved | Mapping[str, Resolved]) -> str:
-    if isinstance(resolved, Resolved):
-        return _number(resolved.value)
-    values = [_number(r.value) for r in resolved.values()]
-    return values[0] if len(set(values)) == 1 else "/".join(values)
-
-
-def _number(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def selected(plan: Plan, pattern: str) -> list[OutputTensor]:
@@ -86,10 +22,10 @@ def tensor_rows(tensor: OutputTensor) -> Iterator[tuple[str, str, str]]:
     """(parameter, value, origin) for one tensor: which line, default or curve gave each value."""
     for name, resolved in tensor.parameters.items():
         if isinstance(resolved, Resolved):
-            yield name, _number(resolved.value), _origin(resolved)
+            yield name, number(resolved.value), _origin(resolved)
             continue
         for expert, one in resolved.items():
-            yield f"{name} [{printable(expert, 40)}]", _number(one.value), _origin(one)
+            yield f"{name} [{printable(expert, 40)}]", number(one.value), _origin(one)
 
 
 def _origin(resolved: Resolved) -> str:
@@ -118,12 +54,12 @@ def tensor_json(tensor: OutputTensor) -> dict[str, Any]:
 def graph(node: Node, depth: int = 0) -> Iterator[str]:
     """The expression as an indented tree."""
     pad = "  " * depth
-    yield pad + _title(node)
+    yield pad + _operation(node)
     for child in node.children:
         yield from graph(child, depth + 1)
 
 
-def _title(node: Node) -> str:
+def _operation(node: Node) -> str:
     if isinstance(node, Read):
         return f"read {printable(node.source, 40)} · {printable(node.meta.name)} {node.meta.dtype}"
     if isinstance(node, Convert):
@@ -142,14 +78,8 @@ def _title(node: Node) -> str:
 
 def _short(value: Any) -> str:
     if isinstance(value, tuple):
-        return "[" + ", ".join(_number(v) for v in value) + "]"
-    return _number(value)
-
-
-def explain_html(plan: Plan) -> str:
-    """The summary for notebooks."""
-    rows = "".join(f"<div>{escape(line)}</div>" for line in _lines(plan))
-    return f"<div style='font-family:monospace;white-space:pre-wrap'>{rows}</div>"
+        return "[" + ", ".join(number(v) for v in value) + "]"
+    return number(value)
 
 
 def dot(node: Node) -> str:
@@ -161,7 +91,7 @@ def dot(node: Node) -> str:
         if id(current) in numbers:
             return numbers[id(current)]
         number = numbers[id(current)] = len(numbers)
-        text = _title(current).replace("\\", "\\\\").replace('"', '\\"')
+        text = _operation(current).replace("\\", "\\\\").replace('"', '\\"')
         lines.append(f'  n{number} [label="{text}"];')
         lines.extend(f"  n{visit(child)} -> n{number};" for child in current.children)
         return number
@@ -172,6 +102,7 @@ def dot(node: Node) -> str:
 
 __all__ = [
     "dot",
+    "duration",
     "explain_html",
     "explain_text",
     "graph",

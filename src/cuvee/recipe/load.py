@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cuvee.core.limits import DEFAULT, Limits
 from cuvee.core.names import did_you_mean, edits, printable
+from cuvee.core.near import nearest
 from cuvee.errors import Diagnostic, RecipeError, Where
 from cuvee.recipe.document import Document, parse_documents
 from cuvee.recipe.model import Recipe
@@ -29,6 +30,7 @@ def load_recipe(path: Path, limits: Limits = DEFAULT, _open: tuple[Path, ...] = 
             "CV-R003",
             f"cannot read the recipe `{printable(str(path))}`: {(error.strerror or str(error)).lower()}",
             where=Where(file=str(path)),
+            hint=nearest(path),
         ) from None
     if real in _open:
         raise RecipeError(

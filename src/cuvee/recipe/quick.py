@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -11,8 +12,17 @@ from cuvee.errors import UsageError
 from cuvee.recipe.document import parse_documents
 
 
-def quick_text(method: str, models: list[str], base: str | None, parameters: list[str]) -> str:
-    """YAML of a recipe with these models; `name=value` parameters, a list being one value for each model."""
+def quick_text(
+    method: str,
+    models: list[str],
+    base: str | None,
+    parameters: list[str],
+    output: Mapping[str, Any] | None = None,
+) -> str:
+    """YAML of a recipe with these models; `name=value` parameters, a list being one value for each model.
+
+    `output` is the recipe's section of that name; entries that are None are left out.
+    """
     names = _names(models)
     shared: dict[str, Any] = {"method": method}
     experts: dict[str, Any] = dict(zip(names, models, strict=True))
@@ -35,7 +45,9 @@ def quick_text(method: str, models: list[str], base: str | None, parameters: lis
     content: dict[str, Any] = {"version": 1}
     if base is not None:
         content["base"] = base
-    return _yaml({**content, "experts": experts, "merge": shared})
+    content |= {"experts": experts, "merge": shared}
+    written = {key: value for key, value in (output or {}).items() if value is not None}
+    return _yaml({**content, "output": written} if written else content)
 
 
 def _names(models: list[str]) -> list[str]:

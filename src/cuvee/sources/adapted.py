@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.dtypes import FLOAT32, FLOAT64, DType
-from cuvee.core.tensors import Extent, TensorMeta
+from cuvee.core.tensors import Extent, Stored, TensorMeta
 from cuvee.errors import Diagnostic
 from cuvee.sources.low_rank import Delta
-from cuvee.sources.source import Source, bounded, kept_dtype, meta_of
+from cuvee.sources.source import Source, bounded, kept_dtype, meta_of, stored_form
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +29,17 @@ class Replacement:
 
 
 @dataclass(frozen=True, slots=True)
+class OverlayFacts:
+    """An adapter in figures: its name, the ranks of its factors, bytes stored, tensors it changes and it replaces."""
+
+    name: str
+    ranks: tuple[int, ...]
+    nbytes: int
+    changed: int
+    replaced: int
+
+
+@dataclass(frozen=True, slots=True)
 class Overlay:
     """What an adapter changes: whole tensors by name, deltas by name, side files, and what it is."""
 
@@ -39,6 +50,7 @@ class Overlay:
     read_file: Callable[[str], bytes | None] = lambda name: None
     file_names: tuple[str, ...] = ()
     close: Callable[[], None] = lambda: None
+    facts: OverlayFacts | None = None
 
 
 class AdaptedSource:
@@ -75,6 +87,17 @@ class AdaptedSource:
         """The base's type: an adapted tensor is float32 only on its way."""
         replaced = name in self._overlay.replaced
         return self.tensors[name].dtype if replaced else kept_dtype(self._base, name)
+
+    def stored(self, name: str) -> Stored:
+        """The base's form, or the replacement's; what a delta adds counts with the adapter (`overlays`)."""
+        made = self._overlay.replaced.get(name)
+        return Stored(made.meta.dtype.name, made.meta.nbytes) if made else stored_form(self._base, name)
+
+    @property
+    def overlays(self) -> tuple[OverlayFacts, ...]:
+        """What lies over the base, innermost first."""
+        below: tuple[OverlayFacts, ...] = getattr(self._base, "overlays", ())
+        return below if self._overlay.facts is None else (*below, self._overlay.facts)
 
     def extent(self, name: str) -> Extent | None:
         """The base's bytes, or the replacement's; None for adapted tensors."""

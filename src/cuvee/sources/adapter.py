@@ -12,12 +12,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.names import printable
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import CorruptFile, Diagnostic, SourceError, Where
-from cuvee.sources.adapted import AdaptedSource, Overlay, Replacement
+from cuvee.sources.adapted import AdaptedSource, Overlay, OverlayFacts, Replacement
 from cuvee.sources.adapter_places import Places
 from cuvee.sources.folder import Origin
 from cuvee.sources.low_rank import Delta, FactorCache, LowRank, Scaled
@@ -66,6 +67,7 @@ def apply_adapter(
         read_file=side.file,
         file_names=_tokenizer_files(base, replaced, side),
         close=stored.close,
+        facts=_facts(stored, contents, len(deltas), len(replaced)),
     )
     return AdaptedSource(base, overlay, f"{base.label} + {stored.label}")
 
@@ -92,6 +94,14 @@ def _take_apart(stored: StoredTensors) -> _Contents:
         else:
             _put(contents.whole, _plain(name), name, stored.label)
     return contents
+
+
+def _facts(stored: StoredTensors, contents: _Contents, changed: int, replaced: int) -> OverlayFacts:
+    first = ("lora_A", "lora_embedding_A")  # (rank, inputs), both
+    named = (parts[part] for parts in contents.factors.values() for part in first if part in parts)
+    ranks = {stored.tensors[name].shape[0] for name in named}
+    total = sum(stored.stored(name).nbytes for name in stored.tensors)
+    return OverlayFacts(PurePath(stored.label).name, tuple(sorted(ranks)), total, changed, replaced)
 
 
 def _plain(name: str) -> str:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.limits import Limits
-from cuvee.core.names import did_you_mean, printable
-from cuvee.core.tensors import Extent, TensorMeta
+from cuvee.core.names import printable
+from cuvee.core.near import nearest
+from cuvee.core.tensors import Extent, Stored, TensorMeta
 from cuvee.errors import CorruptFile, Diagnostic, SourceError, Where
 from cuvee.formats.file import TensorFile, open_file
 from cuvee.formats.json_file import read_json
@@ -65,6 +66,10 @@ class FolderSource:
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """Elements [start, stop) of a tensor, 1-D, fresh memory."""
         return self._stored.read(name, start, stop)
+
+    def stored(self, name: str) -> Stored:
+        """How the tensor lies in its file."""
+        return self._stored.stored(name)
 
     def extent(self, name: str) -> Extent | None:
         """Where the tensor's bytes lie."""
@@ -186,16 +191,9 @@ def not_found(path: Path, label: str) -> SourceError:
     if label.startswith("~"):
         hint = "`~` is expanded by the shell only; write the whole path"
     elif path.parent.is_dir():
-        hint = _near_miss(path)
+        hint = nearest(path)
     where = Where(source=label, file=str(path))
     return SourceError("CV-S001", f"there is no file or folder `{printable(label)}`", where=where, hint=hint)
-
-
-def _near_miss(path: Path) -> str | None:
-    try:
-        return did_you_mean(path.name, sorted(entry.name for entry in path.parent.iterdir())[:10_000])
-    except OSError:
-        return None
 
 
 def _own_config(file: TensorFile, label: str) -> tuple[Mapping[str, Any] | None, tuple[Diagnostic, ...]]:

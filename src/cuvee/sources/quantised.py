@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from cuvee.core.dtypes import BFLOAT16, FLOAT32, DType
 from cuvee.core.lazy import torch
 from cuvee.core.names import printable
-from cuvee.core.tensors import Extent, TensorMeta
+from cuvee.core.tensors import Extent, Stored, TensorMeta
 from cuvee.errors import CorruptFile, SourceError, Where
-from cuvee.sources.source import Source, bounded, kept_dtype, meta_of, note
+from cuvee.sources.source import Source, bounded, kept_dtype, meta_of, note, stored_form
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,6 +106,10 @@ class DequantisedSource:
     def kept_dtype(self, name: str) -> DType:
         """bfloat16 for weights that were float8: what such checkpoints are trained and dequantised in."""
         return BFLOAT16 if name in self._scales else kept_dtype(self._base, name)
+
+    def stored(self, name: str) -> Stored:
+        """As in the base: float8 weights are one byte an element, whatever `read` gives."""
+        return stored_form(self._base, name)
 
     def extent(self, name: str) -> Extent | None:
         """The base's bytes; None for dequantised tensors."""

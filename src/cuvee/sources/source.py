@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from cuvee.core.dtypes import DType
 from cuvee.core.names import did_you_mean, printable
-from cuvee.core.tensors import Extent, TensorMeta
+from cuvee.core.tensors import Extent, Stored, TensorMeta
 from cuvee.errors import Diagnostic, MissingTensor, UsageError, Where
 
 if TYPE_CHECKING:
@@ -69,6 +69,14 @@ def kept_dtype(source: Source, name: str) -> DType:
     """
     kept = getattr(source, "kept_dtype", None)
     found: DType = source.tensors[name].dtype if kept is None else kept(name)
+    return found
+
+
+def stored_form(source: Source, name: str) -> Stored:
+    """How a tensor is stored, where that is not simply in the type `read` gives."""
+    own = getattr(source, "stored", None)
+    meta = source.tensors[name]
+    found: Stored = Stored(meta.dtype.name, meta.nbytes) if own is None else own(name)
     return found
 
 

@@ -17,9 +17,10 @@ from blake3 import blake3
 
 from cuvee.core.limits import Limits
 from cuvee.core.names import printable
-from cuvee.core.tensors import Extent, TensorMeta
+from cuvee.core.tensors import Extent, Stored, TensorMeta
 from cuvee.errors import CorruptFile, Where
 from cuvee.formats.file import TensorFile, open_file
+from cuvee.formats.gguf_types import packed_bytes
 from cuvee.sources.file_pool import FilePool
 from cuvee.sources.prefixes import strip_prefixes
 from cuvee.sources.source import bounded, meta_of
@@ -37,6 +38,7 @@ class StoredTensors:
         self._pool = FilePool(partial(open_file, limits=limits))
         self._homes: dict[str, Path] = {}
         self._digests: dict[Path, str] = {}
+        self._packed: dict[str, Stored] = {}
         stored: dict[str, TensorMeta] = {}
         try:
             for file in files:
@@ -64,6 +66,10 @@ class StoredTensors:
                 )
             stored[name] = meta
             self._homes[name] = file.path
+            if name in file.encodings:
+                self._packed[name] = Stored(
+                    file.encodings[name], packed_bytes(file.encodings[name], meta.numel)
+                )
         self._digests[file.path] = _header_digest(file)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
@@ -79,6 +85,11 @@ class StoredTensors:
         stored = self._names[name]
         with self._pool.using(self._homes[stored]) as file:
             return file.extent(stored)
+
+    def stored(self, name: str) -> Stored:
+        """How a tensor lies in its file."""
+        meta = meta_of(self.tensors, name, self.label)
+        return self._packed.get(self._names[name]) or Stored(meta.dtype.name, meta.nbytes)
 
     def identity(self) -> list[dict[str, Any]]:
         """Name, size and header digest of every file, in order of names."""

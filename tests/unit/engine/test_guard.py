@@ -50,6 +50,38 @@ def test_policies_go_on(policy: str, tmp_path: Path) -> None:
     assert torch.isinf(cuvee.open(tmp_path / "out.safetensors").tensor("layers.0.w")).sum() == 1
 
 
+def test_the_whole_tensor_is_counted_and_the_file_is_named(tmp_path: Path) -> None:
+    """Blocks of 64 elements see one bad value each; the message speaks of the tensor."""
+    values = torch.zeros(300)
+    values[[70, 200, 299]] = torch.tensor([float("nan"), float("inf"), float("-inf")])
+    save_file({"w": values}, tmp_path / "a.safetensors")
+    options = RunOptions(block=64, kernels=False)
+    with pytest.raises(
+        NonFinite, match="holds 3 values that are NaN or infinite, the first at index 70"
+    ) as caught:
+        cuvee.merge([tmp_path / "a.safetensors"], method="linear").load(options)
+    where = caught.value.diagnostics[0].where
+    assert where is not None
+    assert (where.tensor, where.file) == ("w", str(tmp_path / "a.safetensors"))
+    save_file({"w": values[:100]}, tmp_path / "a.safetensors")
+    with pytest.raises(NonFinite, match="holds 1 value that is NaN or infinite, the first at index 70"):
+        cuvee.merge([tmp_path / "a.safetensors"], method="linear").load(options)
+
+
+def test_of_a_result_only_the_block_at_hand_is_counted(tmp_path: Path) -> None:
+    values = torch.zeros(3000)
+    values[[70, 200, 2900]] = 1e5
+    save_file({"w": values}, tmp_path / "a.safetensors")
+    blend = cuvee.merge([tmp_path / "a.safetensors"], method="linear", out_dtype="float16")
+    with pytest.raises(NonFinite, match="at least 2 values of the result `w` are NaN or infinite"):
+        blend.load(RunOptions(block=1024, kernels=False))
+    save_file({"w": values[:71]}, tmp_path / "a.safetensors")
+    with pytest.raises(
+        NonFinite, match=r"CV-E021: 1 value of the result `w` is NaN or infinite \(it overflows"
+    ):
+        blend.load()
+
+
 def test_overflow_of_the_output_type_is_counted(tmp_path: Path) -> None:
     save_file({"w": torch.tensor([1.0, 70000.0, 80000.0])}, tmp_path / "a.safetensors")
     with pytest.raises(NonFinite, match="2 of them overflow `float16`"):

@@ -47,9 +47,14 @@ def command(
     from cuvee.cli.render import diagnostic_text, print_json, stderr, stdout
     from cuvee.cli.saved import blend_of
     from cuvee.core.disk import write_file
+    from cuvee.core.near import nearest
+    from cuvee.errors import UsageError
     from cuvee.plan.build import PlanOptions
 
     target = out or recipe.parent / "cuvee.lock"
+    if check and not target.exists():
+        hint = nearest(target) or f"`cuvee lock {recipe}` writes it"
+        raise UsageError("CV-U100", f"there is no lock at `{target}`", hint=hint)
     plan = blend_of(recipe, is_offline(offline), PlanOptions()).build()
     try:
         if check:
@@ -60,6 +65,8 @@ def command(
                 )
             for d in [] if as_json else found:
                 stderr(diagnostic_text(d))
+            if not found and not as_json and not quiet:
+                stdout(f"{recipe}: its sources are as locked in {target}")
             return 3 if found else 0
         content = with_sha256(plan) if sha256 else lock_of(plan)
     finally:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +56,7 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
     if given["locked"]:
         check_lock(blend, given["locked"])
     if given["dry_run"]:
-        return show(blend, as_json=given["as_json"], quiet=given["quiet"])
+        return show(blend, as_json=given["as_json"], quiet=given["quiet"], target=out)
     options = run_choices(given)
     manner = Manner(
         overwrite=given["overwrite"],
@@ -66,6 +64,5 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
         as_json=given["as_json"],
         quiet=given["quiet"],
         strict=given["strict"],
-        again="cuvee " + shlex.join(sys.argv[1:]),
     )
     return merge_into(blend, out, options, manner)

@@ -117,7 +117,7 @@ def command(ctx: click.Context, /, config_file: Path, out_path: Path, **given: A
     options = RunOptions.from_settings(threads=given["num_threads"], device=device_of(wanted))
     plan_options = PlanOptions(allow_mixed=given["allow_crimes"])
     # MergeKit resolves relative paths against the working folder, not the recipe's.
-    blend = Blend(replace(recipe, file=None), Path(), is_offline(given["offline"]), plan_options)
+    blend = Blend(recipe, Path(), is_offline(given["offline"]), plan_options, elsewhere=True)
     manner = Manner(
         overwrite=given["overwrite"],
         resume=not given["no_resume"],

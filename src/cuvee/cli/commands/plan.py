@@ -68,26 +68,22 @@ def show(
     pattern: str | None = None,
     graph: bool = False,
     dot: bool = False,
+    target: Path | None = None,
 ) -> int:
     """Print a plan in the form asked for; the exit code."""
+    from cuvee.api.outlook import outlook
     from cuvee.cli.render import notes, print_json, stdout
     from cuvee.errors import PlanError
     from cuvee.plan import explain
-    from cuvee.plan.cost import cost
 
     plan = blend.build()
     plan.close()
     chosen = explain.selected(plan, pattern) if pattern else []
     if pattern and not chosen:
         raise PlanError("CV-P021", f"no output tensor matches `{pattern}`")
+    ahead = outlook(plan, target)
     if as_json:
-        figures = cost(plan)
-        content: dict[str, Any] = {
-            "schema": "cuvee.plan/1",
-            "digest": plan.digest,
-            "cost": {name: getattr(figures, name) for name in figures.__slots__},
-            "notes": [note.as_dict() for note in plan.notes],
-        }
+        content = {"schema": "cuvee.plan/1", **_figures(plan, ahead)}
         content |= {"tensors": [explain.tensor_json(t) for t in chosen]} if pattern else plan.as_json()
         print_json(content)
         return 0
@@ -105,6 +101,23 @@ def show(
             for name, value, origin in explain.tensor_rows(tensor):
                 stdout(f"  {name} = {value}   ← {origin}")
         return 0
-    stdout(explain.explain_text(plan))
-    notes((n for n in plan.notes if n.severity == "warning"), quiet)
+    stdout(explain.explain_text(plan, ahead, notes=not quiet))
+    if quiet:
+        notes((n for n in plan.notes if n.severity == "warning"), quiet)
     return 0
+
+
+def _figures(plan: Any, ahead: Any) -> dict[str, Any]:
+    """Digest, cost, prediction and notes of a plan, as plain data."""
+    from cuvee.plan.cost import cost
+
+    def plain(record: Any) -> dict[str, Any]:
+        return {name: getattr(record, name) for name in record.__slots__}
+
+    rates = {"bytes_per_second": ahead.rates.bytes_per_second, "rate_measured": ahead.rates.measured}
+    return {
+        "digest": plan.digest,
+        "cost": plain(cost(plan)),
+        "prediction": {**plain(ahead.prediction), **rates, "free_disk": ahead.free},
+        "notes": [note.as_dict() for note in plan.notes],
+    }

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cuvee.cli.options import EXISTING, output_options
+from cuvee.cli.options import EXISTING, existing_output, output_options
 
 
 @click.command("push")
@@ -30,7 +30,8 @@ def command(output: Path, repository: str, **given: Any) -> int:
     from cuvee.cli.render import print_json, stderr, stdout
     from cuvee.plan.explain import size
 
-    if not given["quiet"]:
+    existing_output(output)
+    if not given["quiet"] and not given["as_json"]:
         total = sum(f.stat().st_size for f in output.rglob("*") if f.is_file())
         stderr(f"uploading {size(total)} to {repository}")
     url = push(

@@ -62,7 +62,7 @@ def command(
     options = plan_choices(given["rules_off"], given["allow_crimes"])
     blend = Blend(recipe, Path(), is_offline(given["offline"]), options)
     if given["dry_run"]:
-        return show(blend, as_json=given["as_json"], quiet=given["quiet"])
+        return show(blend, as_json=given["as_json"], quiet=given["quiet"], target=out)
     run = run_choices(given)
     keys = ("overwrite", "as_json", "quiet", "strict")
     return merge_into(blend, out, run, Manner(resume=not given["no_resume"], **{k: given[k] for k in keys}))

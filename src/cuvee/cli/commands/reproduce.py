@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cuvee.cli.options import EXISTING, is_offline, output_options, run_choices, run_options
+from cuvee.cli.options import EXISTING, existing_output, is_offline, output_options, run_choices, run_options
 
 
 @click.command("reproduce")
@@ -35,6 +35,7 @@ def command(output: Path, anchor: Path | None, **given: Any) -> int:
     from cuvee.cli.progress import listener
     from cuvee.cli.render import diagnostic_text, print_json, stderr, stdout
 
+    existing_output(output)
     options = run_choices(given)
     talk = listener(as_json=False, quiet=given["quiet"] or given["as_json"])
     found = again(output, anchor or Path(), options, offline=is_offline(given["offline"]), listener=talk)
@@ -46,5 +47,5 @@ def command(output: Path, anchor: Path | None, **given: Any) -> int:
     for d in found:
         stderr(diagnostic_text(d))
     if not found and not given["quiet"]:
-        stdout(f"{output}: the same bytes")
+        stdout(f"{output}: made again, every tensor has the same bytes")
     return 3 if found else 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cuvee.cli.options import EXISTING, output_options
+from cuvee.cli.options import EXISTING, existing_output, output_options
 
 
 def _share(ctx: click.Context, parameter: Any, value: str | None) -> float | None:
@@ -50,6 +50,7 @@ def command(
     from cuvee.cli.render import diagnostic_text, print_json, stderr, stdout
     from cuvee.errors import Diagnostic
 
+    existing_output(output)
     check = verify_folder if output.is_dir() else verify_file
     found = check(output, sample=sample)
     if against is not None:

@@ -1,0 +1,60 @@
+"""What a run of a plan will take on this machine: the prediction, at the rate that runs here have shown.
+
+Owns `rates.json` in the cache, which holds one number and is written after a large run. A missing, damaged or
+unwritable cache changes nothing but the estimate.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from cuvee.bundle.json_files import dump_json, load_object
+from cuvee.core.cache import folder
+from cuvee.core.disk import REAL, make_folders, write_file
+from cuvee.engine.options import RunOptions
+from cuvee.errors import CuveeError
+from cuvee.plan.cost import Outlook, Prediction, Rates, predict
+from cuvee.plan.plan import Plan
+
+_FILE = "rates.json"
+LARGE = 500_000_000  # bytes: smaller runs measure how fast Python starts
+_SHARE = 0.5  # of the newest run in the remembered rate
+
+
+def outlook(plan: Plan, target: Path | None = None, options: RunOptions | None = None) -> Outlook:
+    """The prediction for a run into `target` (the working folder where it is not known yet)."""
+    rates = known_rates()
+    prediction = predict(plan, options or RunOptions.from_settings(), rates)
+    try:
+        free: int | None = REAL.free((target or Path()).absolute().parent if target else Path().absolute())
+    except (CuveeError, OSError):
+        free = None
+    return Outlook(prediction, rates, free)
+
+
+def known_rates() -> Rates:
+    """The rate earlier runs had, else the one assumed."""
+    path = folder() / _FILE
+    try:
+        found = load_object(path.read_bytes(), str(path)).get("bytes_per_second")
+    except (OSError, CuveeError):
+        return Rates()
+    usable = isinstance(found, (int, float)) and math.isfinite(found) and found > 0
+    return Rates(float(found), measured=True) if usable and found is not None else Rates()
+
+
+def remember(prediction: Prediction, seconds: float) -> None:
+    """Take a finished run into the remembered rate; small ones say nothing about the disk and are left out."""
+    total = prediction.bytes_read + prediction.bytes_written
+    if total < LARGE or seconds <= 0:
+        return
+    before = known_rates()
+    rate = total / seconds
+    if before.measured:
+        rate = _SHARE * rate + (1 - _SHARE) * before.bytes_per_second
+    try:
+        make_folders(folder())
+        write_file(folder() / _FILE, dump_json({"bytes_per_second": round(rate)}))
+    except (CuveeError, OSError):
+        return  # a cache that cannot be written is no reason to fail
