@@ -26,9 +26,8 @@ from engine import narrow
 import cuvee
 from cuvee.core.lazy import torch
 from cuvee.engine.evaluate import Evaluator
-from cuvee.engine.fused.fuse import Fused
+from cuvee.engine.fused.fuse import fuse
 from cuvee.engine.guard import Guard
-from cuvee.engine.kernels import kernels
 from cuvee.engine.options import RunOptions
 from cuvee.methods.registry import get, names
 
@@ -40,6 +39,7 @@ METHODS: dict[str, tuple[int, dict[str, Any]]] = {
     "dare_linear": (3, {"density": 0.3}),
     "dare_ties": (3, {"density": 0.3}),
     "dare_linear l1": (3, {"density": 0.3, "rescale": "l1"}),
+    "ram": (3, {}),
     "della": (3, {"density": 0.3, "epsilon": 0.15}),
     "della_linear": (3, {"density": 0.3, "epsilon": 0.15}),
     "slerp": (2, {"t": 0.3}),
@@ -88,8 +88,7 @@ def measure(method: str, folder: Path, rounds: int, size: int, *, generic: bool)
     options = RunOptions(threads=1)
     plan = cuvee.merge(paths, method=method.split()[0], **first, **values).build()
     (tensor,) = (t for t in plan.tensors if t.meta.name == "w")
-    machine = kernels()
-    fused = Fused(plan, options, machine) if machine else None
+    fused = fuse(plan, options)
 
     def compiled() -> None:
         fused.prepare([tensor], lambda f, items: [f(item) for item in items])
@@ -99,7 +98,7 @@ def measure(method: str, folder: Path, rounds: int, size: int, *, generic: bool)
     def plain() -> None:
         sources = {key: opened.source for key, opened in plan.sources.items()}
         groups = {name: [node for _, node in members] for name, members in plan.groups().items()}
-        evaluator = Evaluator(sources, groups, options, Guard(options, {}, lambda found: None))
+        evaluator = Evaluator(sources, groups, options, Guard(options, sources, lambda found: None))
         with torch.no_grad():
             for start, _, value in evaluator.blocks(tensor.node):
                 result = value.to(tensor.meta.dtype.torch)

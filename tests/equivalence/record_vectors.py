@@ -145,6 +145,27 @@ def arithmetic() -> list[dict[str, Any]]:
     return found
 
 
+def votes() -> list[dict[str, Any]]:
+    """The operations by which a coordinate decides which experts count."""
+    few, y, z = INPUTS["few"], INPUTS["y"], INPUTS["z"]
+    own, boost = z.abs() > X, 1.75
+    (bits,) = struct.unpack("I", struct.pack("f", boost))
+    copied = op(Code.SCALE, 5, 0, x=1.0)
+    counts = [int((own & (few > 1)).sum()), int((own & (few == 1)).sum())]
+    boosted = few + torch.where(own, torch.where(few == 1, z * boost, z), 0.0)
+    outweighs = few + (z.abs() > (y - z).abs() * X)
+    return [
+        case("moved", "few z", [op(Code.MOVED, 0, 1, x=X), copied], few + own),
+        case("boost", "few z few", [op(Code.BOOST, 0, 1, 2, x=X, bits=bits), copied], boosted),
+        case("unique", "z few", [op(Code.UNIQUE, 0, 0, 1, x=X)], None, data=raw(torch.tensor(counts))),
+        case("larger", "y z", [op(Code.LARGER, 5, 0, 1)], torch.where(y.abs() >= z.abs(), y, z)),
+        case("larger, tied", "few x", [op(Code.ABS, 2, 0), op(Code.LARGER, 5, 0, 2)], few),
+        case("outweighs", "few z y", [op(Code.OUTWEIGHS, 0, 1, 2, x=X), copied], outweighs),
+        case("reached", "y few", [op(Code.REACHED, 5, 0, 1, x=1.0)], torch.where(few >= 1, y, 0.0)),
+        case("at least", "y", [op(Code.AT_LEAST, 5, 0, x=X)], y.clamp(min=X)),
+    ]
+
+
 def agree(code: Code, to: int, share: int) -> list[list[Any]]:
     return [op(code, to, 0, 1, 2, share, x=X)]
 
@@ -253,7 +274,7 @@ def sums() -> list[dict[str, Any]]:
 
 def recorded() -> dict[str, Any]:
     """All vectors, as they are stored."""
-    cases = [*types(), *arithmetic(), *selection(), *gathering(), *randomness(), *sums()]
+    cases = [*types(), *arithmetic(), *votes(), *selection(), *gathering(), *randomness(), *sums()]
     inputs = {name: base64.b64encode(raw(tensor)).decode() for name, tensor in INPUTS.items()}
     return {"elements": ELEMENTS, "inputs": inputs, "cases": cases}
 

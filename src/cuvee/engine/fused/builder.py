@@ -113,6 +113,13 @@ class Builder:
         self.emit(Code.FILL, value, x=x)
         return value
 
+    def scaled(self, value: Value, x: float, code: Code = Code.SCALE) -> Value:
+        """A value after one operation with a number; it is released."""
+        to = self.new()
+        self.emit(code, to, value, x=x)
+        self.release(value)
+        return to
+
     def store(self, value: Value, dtype: DType) -> None:
         """Write to the output, rounded to its type."""
         if dtype not in STORES:

@@ -10,8 +10,10 @@ import math
 from collections.abc import Sequence
 
 from cuvee.engine.fused.builder import Unfusable
-from cuvee.engine.fused.selection import Gathering, Probe, cuts
+from cuvee.engine.fused.selection import Gathering, Probe, chosen_of, cuts, ranked
 from cuvee.engine.kernels.library import Kernels
+from cuvee.methods.combine.ram import boosts
+from cuvee.methods.combine.sce import energy_weights, selected_count
 from cuvee.methods.conditions.band import counts
 from cuvee.plan.nodes import Apply
 
@@ -29,6 +31,10 @@ def wanted(node: Apply) -> tuple[str, ...]:
         return ("factor",) if values["rescale"] == "l1" and values["density"] < 1 else ()
     if node.stage == "elect":
         return ("majority",) if values["zero_sign"] == "majority" else ()
+    if node.stage == "sce":
+        return ("cuts", "weights") if values["select_topk"] < 1 else ("weights",)
+    if node.stage == "ram_plus":
+        return ("boosts",)
     if node.stage in ("multislerp", "karcher") and len(node.inputs) == 1:
         return ()
     if node.stage == "karcher":
@@ -39,6 +45,12 @@ def wanted(node: Apply) -> tuple[str, ...]:
 def gathering(figure: str, nodes: Sequence[Apply], kernels: Kernels) -> Gathering:
     """The passes of one figure over the tensors of these nodes; returns its value for each of them."""
     sizes = [math.prod(node.shape) for node in nodes]
+    if figure == "cuts" and nodes[0].stage == "sce":
+        return _varying(nodes[0], sizes, kernels)
+    if figure == "weights":
+        return _energies(nodes[0], sum(sizes))
+    if figure == "boosts":
+        return _boosts(nodes)
     if figure == "cuts":
         return cuts(_keeps(nodes[0], sum(sizes)), sizes, kernels, all_ties=_official(nodes[0]))
     if figure == "factor":
@@ -61,6 +73,33 @@ def _keeps(node: Apply, size: int) -> list[int]:
     if _official(node):
         return [int(density * size) + 1]
     return [max(1, int(density * size)) if density > 0 else 0]
+
+
+def _varying(node: Apply, sizes: list[int], kernels: Kernels) -> Gathering:
+    """The coordinates of greatest variance that `sce` selects: a share of those that vary at all."""
+    (size,) = sizes
+    values = dict(node.values)
+
+    def count(zeros: int) -> int:
+        return min(selected_count(size - zeros, values["select_topk"], values["guard"]), size)
+
+    goals = [lambda zeros: min(size - count(zeros), size - 1)]
+    zeros, (rank,) = yield from ranked(goals, size, kernels, zeros=True)
+    found = yield from chosen_of(count(zeros), rank if 0 < count(zeros) < size else None, sizes, False)
+    return [found]
+
+
+def _energies(node: Apply, size: int) -> Gathering:
+    (lines,) = yield Probe("energies")
+    return [energy_weights([_exact(line) for line in lines], size, dict(node.values)["guard"])]
+
+
+def _boosts(nodes: Sequence[Apply]) -> Gathering:
+    found = yield Probe("movers")
+    inputs = range(len(nodes[0].inputs))
+    shared, unique = ([sum(counts[i][which] for counts in found) for i in inputs] for which in range(2))
+    values = dict(nodes[0].values)
+    return [boosts(shared, unique, values["epsilon"], values["r"], values["alpha"])] * len(nodes)
 
 
 def _factor(tensors: int) -> Gathering:

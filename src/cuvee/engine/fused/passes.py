@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cuvee.engine.fused.builder import Builder, Figures, Program, Unfusable
 from cuvee.engine.fused.feed import Feed, Worker
 from cuvee.engine.fused.figures import wanted
-from cuvee.engine.fused.selection import Gathering, Probe, Window
-from cuvee.engine.fused.stages import ballot, thinned
+from cuvee.engine.fused.probes import TABLE, probed, roots
+from cuvee.engine.fused.selection import Gathering, Probe
 from cuvee.engine.kernels.library import Kernels
-from cuvee.engine.kernels.operations import TILE, Code, Picked
 from cuvee.plan.nodes import Apply, Node, walk
 
 _BINS = {"high": 32768, "low": 65536}
-_MOST = 4 << 20  # magnitudes of one tensor that may be gathered
-_TABLE = 65536  # 32-bit counts; `high` counts in two halves
 
 
 @dataclass(slots=True)
@@ -59,8 +55,8 @@ def sweep(
     for every in sorted({part.tally.probe.every for part in parts}):
         together = [part for part in parts if part.tally.probe.every == every]
         builder = Builder(known)
-        builder.expect([root for part in together for root in _roots(part)])
-        results = [_emit(builder, part, feed.total) for part in together]
+        builder.expect([root for part in together for root in roots(part.tally.probe, part.node)])
+        results = [probed(builder, part.tally.probe, part.node, feed.total) for part in together]
         run(
             feed,
             worker,
@@ -140,90 +136,6 @@ def _lacking(node: Node, known: Mapping[int, Figures]) -> str | None:
     return next((figure for figure in wanted(node) if figure not in have), None)
 
 
-def _roots(part: Part) -> Iterable[Node]:
-    return (*part.node.inputs, *part.node.inputs) if part.tally.probe.kind == "norms" else part.node.inputs
-
-
-def _emit(builder: Builder, part: Part, total: int) -> Callable[[], list[Any]]:
-    """The operations of a probe; what to call for its results once they ran."""
-    probe, node = part.tally.probe, part.node
-    lines = -(-total // TILE)
-    if probe.kind == "pick":
-        return _pick(builder, probe, node, -(-lines // probe.every) * TILE)
-    if probe.kind in ("high", "low", "tied"):
-        return _count(builder, probe, node)
-    if probe.kind == "gram":
-        values = [builder.use(child) for child in node.inputs]
-        sums = []
-        for i, a in enumerate(values):
-            for b in values[i:]:
-                sums.append(_lines(lines))
-                builder.emit(Code.DOT, None, a, b, data=ctypes.addressof(sums[-1]))
-        for value in values:
-            builder.release(value)
-        return lambda: sums
-    if probe.kind == "signs":
-        figure, entries, judged = ballot(builder, node)
-        builder.emit(Code.SIGN, figure, figure)
-        sums = [_lines(lines)]
-        builder.emit(Code.SUM, None, figure, data=ctypes.addressof(sums[0]))
-        for value in (figure, *entries, *judged):
-            builder.release(value)
-        return lambda: sums
-    sums = []
-    for value in (builder.use(node.inputs[0]), thinned(builder, node, builder.known.get(id(node), {}))):
-        size = builder.new()
-        builder.emit(Code.ABS, size, value)
-        sums.append(_lines(lines))
-        builder.emit(Code.SUM, None, size, data=ctypes.addressof(sums[-1]))
-        builder.release(size)
-        builder.release(value)
-    return lambda: sums
-
-
-def _pick(builder: Builder, probe: Probe, node: Apply, total: int) -> Callable[[], list[Any]]:
-    value = builder.use(node.inputs[0])
-    room = min(total, _MOST)
-    places = [_Places(room) for _ in probe.windows]
-    for (low, high), place in zip(probe.windows, places, strict=True):
-        builder.emit(Code.PICK, None, value, bits=low, key=high, count=room, data=place.address)
-    builder.release(value)
-    return lambda: [place.window(bounds) for place, bounds in zip(places, probe.windows, strict=True)]
-
-
-class _Places:
-    """Where the machine puts the magnitudes it picks; memory comes when it is written."""
-
-    def __init__(self, room: int) -> None:
-        self._data = mmap.mmap(-1, ctypes.sizeof(Picked) + 4 * (room + 16))
-        self._head = Picked.from_buffer(self._data)
-        self.address = ctypes.addressof(self._head)
-
-    def window(self, bounds: tuple[int, int]) -> Window:
-        head = self._head
-        keys = None
-        if head.picked >= 0:
-            keys = (ctypes.c_uint32 * head.picked).from_buffer_copy(self._data, ctypes.sizeof(Picked))
-        return Window(bounds, head.less, head.low, head.high, keys)
-
-
-def _count(builder: Builder, probe: Probe, node: Apply) -> Callable[[], list[Any]]:
-    value = builder.use(node.inputs[0])
-    if probe.kind == "tied":
-        counts = [_one_count() for _ in probe.bits]
-        for bits, count in zip(probe.bits, counts, strict=True):
-            builder.emit(Code.TIED, None, value, bits=bits, data=ctypes.addressof(count))
-        builder.release(value)
-        return lambda: [count.value for count in counts]
-    code = Code.HIGH if probe.kind == "high" else Code.LOW
-    tables = []
-    for bits in probe.bits or (0,):
-        tables.append((ctypes.c_uint32 * _TABLE)())
-        builder.emit(code, None, value, bits=bits, data=ctypes.addressof(tables[-1]))
-    builder.release(value)
-    return lambda: tables
-
-
 def _take(part: Part, gathered: list[Any], kernels: Kernels) -> None:
     tally = part.tally
     if not tally.tables:
@@ -231,13 +143,5 @@ def _take(part: Part, gathered: list[Any], kernels: Kernels) -> None:
         return
     bins = _BINS[tally.probe.kind]
     for table, counts in zip(tally.tables, gathered, strict=True):
-        for half in range(0, _TABLE, bins):
+        for half in range(0, TABLE, bins):
             kernels.add(table, ctypes.addressof(counts) + 4 * half, bins)
-
-
-def _one_count() -> Any:
-    return ctypes.c_int64(0)
-
-
-def _lines(count: int) -> Any:
-    return (ctypes.c_double * count)()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cuvee.engine.fused.builder import Unfusable
-from cuvee.engine.fused.stages import ALL, Chosen
+from cuvee.engine.fused.chosen import ALL, Chosen
 from cuvee.engine.kernels.library import Kernels
 
 Kind = Literal["high", "low", "tied", "pick", "norms", "gram", "signs", "energies", "movers"]
@@ -82,7 +82,8 @@ def cuts(
     counts = [min(max(count, 0), total) for count in keeps]
     inner = sorted({count for count in counts if 0 < count < total})
     goals: list[Goal] = [lambda zeros, count=count: total - count for count in inner]  # type: ignore[misc]
-    ranks = dict(zip(inner, (yield from ranked(goals, total, kernels)), strict=True))
+    _, found = yield from ranked(goals, total, kernels)
+    ranks = dict(zip(inner, found, strict=True))
     chosen: list[list[Chosen]] = [[] for _ in sizes]
     for count in counts:
         for part, one in zip(
@@ -118,10 +119,11 @@ def _shared(left: int, ties: Sequence[int]) -> Iterator[int]:
 
 def ranked(
     goals: Sequence[Goal], total: int, kernels: Kernels, *, zeros: bool = False
-) -> Generator[Probe, Found, list[Rank]]:
-    """What stands at each position of all magnitudes when sorted; `zeros`: positions depend on how many are 0."""
+) -> Generator[Probe, Found, tuple[int, list[Rank]]]:
+    """How many magnitudes are 0 (found out only where `zeros` says that goals depend on it), and what stands at each
+    goal when all are sorted."""
     if not goals:
-        return []
+        return 0, []
     windows = yield from _gathered(goals, total, kernels, zeros)
     if zeros and not windows:
         found = yield Probe("tied", (0,))
@@ -135,7 +137,7 @@ def ranked(
         if rank is not None:
             ranks[place] = rank
     ranks |= yield from _counted([place for place in places if place not in ranks], total, kernels)
-    return [ranks[place] for place in places]
+    return none, [ranks[place] for place in places]
 
 
 def _gathered(

@@ -8,31 +8,21 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from cuvee.core.dtypes import FLOAT32
 from cuvee.engine.evaluate import uniforms_of
 from cuvee.engine.fused.builder import Builder, Figures, Unfusable, Value
+from cuvee.engine.fused.chosen import cut
 from cuvee.engine.fused.coefficients import shares
 from cuvee.engine.fused.trace import Traced, trace
+from cuvee.engine.fused.votes import consensus, magmax, ram, sce
 from cuvee.engine.kernels.operations import Code
 from cuvee.methods.parameters import each
 from cuvee.plan.nodes import Apply
 
 Values = Mapping[str, Any]
 _NEGLIGIBLE = 1e-8  # as in `weighted_sum`
-ALL = 1 << 62  # more ties than there can be
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """Of `total` magnitudes the `kept` largest: those whose bits exceed `bits`, and the first `ties` equal to it."""
-
-    kept: int
-    total: int
-    bits: int = 0
-    ties: int = 0
 
 
 def emitted(builder: Builder, node: Apply, figures: Figures) -> Value:
@@ -50,6 +40,10 @@ def known_stage(node: Apply) -> bool:
         return bool(values["flatten"])
     if node.stage == "model_stock":
         return not values["filter_wise"]
+    if node.stage == "consensus":
+        return bool(values["total"] == "sum")
+    if node.stage == "trim":
+        return bool(values["count"] != "strict")
     if node.stage == "nearswap":
         return single(values["t"]) > 0  # signs of zeros differ at 0
     return node.stage in _EMITTERS
@@ -62,11 +56,11 @@ def thinned(builder: Builder, node: Apply, figures: Figures) -> Value:
     if node.stage == "drop":
         return _kept(builder, node, values["density"], delta)
     if node.stage == "trim":
-        return _cut(builder, figures["cuts"][0], delta, delta, drop=False)
+        return cut(builder, figures["cuts"][0], delta, delta)
     outer, inner = figures["cuts"]
     builder.hold(delta)
-    middle = _cut(builder, inner, delta, delta, drop=False)
-    return _cut(builder, outer, Value(delta.register, FLOAT32), middle, drop=True)
+    middle = cut(builder, inner, delta, delta)
+    return cut(builder, outer, Value(delta.register, FLOAT32), middle, drop=True)
 
 
 def ballot(builder: Builder, node: Apply) -> tuple[Value, list[Value], list[Value]]:
@@ -102,24 +96,6 @@ def _single(builder: Builder, node: Apply) -> Value:
     return Value(builder.use(node.inputs[0]).register, FLOAT32)
 
 
-def _cut(builder: Builder, chosen: Chosen, by: Value, value: Value, *, drop: bool) -> Value:
-    """`value` where |by| is among the chosen (or not among them), else 0; both are released."""
-    if chosen.kept <= 0 or chosen.kept >= chosen.total:
-        if by is not value:
-            builder.release(by)
-        if (chosen.kept > 0) != drop:
-            return value
-        builder.release(value)
-        return builder.filled(0.0)
-    to = builder.new()
-    op = builder.emit(Code.TRIM, to, by, value, bits=chosen.bits, count=chosen.ties)
-    op.c = int(drop)
-    builder.release(value)
-    if by is not value:
-        builder.release(by)
-    return to
-
-
 def _kept(builder: Builder, node: Apply, density: float, delta: Value) -> Value:
     below = round(density * 2.0**32)
     if below >= 1 << 32:
@@ -130,18 +106,11 @@ def _kept(builder: Builder, node: Apply, density: float, delta: Value) -> Value:
     return to
 
 
-def _scaled(builder: Builder, value: Value, x: float, code: Code = Code.SCALE) -> Value:
-    to = builder.new()
-    builder.emit(code, to, value, x=x)
-    builder.release(value)
-    return to
-
-
 def _trim(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
     if values["density"] >= 1:
         return _single(builder, node)
     kept = thinned(builder, node, figures)
-    return _scaled(builder, kept, figures["factor"]) if values["rescale"] == "l1" else kept
+    return builder.scaled(kept, figures["factor"]) if values["rescale"] == "l1" else kept
 
 
 def _drop(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
@@ -150,9 +119,9 @@ def _drop(builder: Builder, node: Apply, values: Values, figures: Figures) -> Va
         return _single(builder, node)
     kept = thinned(builder, node, figures)
     if values["rescale"] == "l1":
-        return _scaled(builder, kept, figures["factor"])
+        return builder.scaled(kept, figures["factor"])
     divisor = density if values["rescale"] == "inverse_p" and density > 0 else 1.0
-    return _scaled(builder, kept, divisor, Code.SHRINK)
+    return builder.scaled(kept, divisor, Code.SHRINK)
 
 
 def _weighted_sum(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
@@ -164,7 +133,7 @@ def _weighted_sum(builder: Builder, node: Apply, values: Values, figures: Figure
         builder.release(delta)
     share = sum(weights)
     if values["normalize"] and abs(share) >= _NEGLIGIBLE:
-        return _scaled(builder, total, share, Code.SHRINK)
+        return builder.scaled(total, share, Code.SHRINK)
     return total
 
 
@@ -188,6 +157,7 @@ def _linear(builder: Builder, node: Apply, values: Values, figures: Figures) -> 
 def _elect(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
     weights = each(values["weight"], len(node.inputs))
     tied = figures["majority"] if values["zero_sign"] == "majority" else 1.0
+    tied = -1.0 if values["zero_sign"] == "minus" else tied
     sign, entries, judged = ballot(builder, node)
     builder.emit(Code.ELECT, sign, sign, x=tied)
     total, share = builder.filled(0.0), builder.filled(0.0)
@@ -211,11 +181,11 @@ def _elect(builder: Builder, node: Apply, values: Values, figures: Figures) -> V
 
 
 def _scale(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
-    return _scaled(builder, _single(builder, node), values["lam"])
+    return builder.scaled(_single(builder, node), values["lam"])
 
 
 def _negate(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
-    return _scaled(builder, _single(builder, node), -values["lam"])
+    return builder.scaled(_single(builder, node), -values["lam"])
 
 
 def _passthrough(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
@@ -223,14 +193,14 @@ def _passthrough(builder: Builder, node: Apply, values: Values, figures: Figures
     (factor,) = each(values["scale"], 1)
     if factor is None:
         return tensor
-    return builder.rounded(_scaled(builder, tensor, factor), tensor.dtype)
+    return builder.rounded(builder.scaled(tensor, factor), tensor.dtype)
 
 
 def _nearswap(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
     limit, floor = single(values["t"]), values["floor"]
     share = min(single(limit / single(floor)), 1.0) if floor > 0 else 1.0
-    moved = _scaled(builder, _single(builder, node), share)
-    return _scaled(builder, moved, limit, Code.CLAMP)
+    moved = builder.scaled(_single(builder, node), share)
+    return builder.scaled(moved, limit, Code.CLAMP)
 
 
 def _traced(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
@@ -257,6 +227,11 @@ _EMITTERS: dict[str, Callable[[Builder, Apply, Values, Figures], Value]] = {
     "negate": _negate,
     "passthrough": _passthrough,
     "nearswap": _nearswap,
+    "ram": ram,
+    "ram_plus": ram,
+    "sce": sce,
+    "magmax": magmax,
+    "consensus": consensus,
     "slerp": _traced,
     "nuslerp": _traced,
     "multislerp": _traced,

@@ -37,7 +37,8 @@ typedef struct {
 enum {
     LOAD_BF16, LOAD_F16, LOAD_F32, STORE_BF16, STORE_F16, STORE_F32, ROUND_BF16, ROUND_F16,
     FILL, ADD, SUB, MUL, SCALE, SHRINK, MULTIPLY_ADD, ABS, SIGN, ELECT, CLAMP,
-    TRIM, KEEP, AGREE, LARGEST, QUOTIENT, HIGH, LOW, TIED, SUM, DOT, PICK, CODES
+    TRIM, KEEP, AGREE, LARGEST, QUOTIENT, HIGH, LOW, TIED, SUM, DOT, PICK,
+    MOVED, BOOST, UNIQUE, LARGER, OUTWEIGHS, REACHED, AT_LEAST, CODES
 };
 enum { BAD_INPUT = 1, BAD_OUTPUT = 2, BAD_CODE = 4 };
 
@@ -48,6 +49,7 @@ static inline u16 to_bf16(float f) {
     u32 b = bits_of(f), r = (b + 0x7fffu + ((b >> 16) & 1u)) >> 16;
     return (b & 0x7fffffffu) > 0x7f800000u ? (u16)0x7fc0 : (u16)r;
 }
+static inline float size_of(float f) { return float_of(bits_of(f) & 0x7fffffffu); }
 static inline float sign_of(float f) { return (float)((f > 0.0f) - (f < 0.0f)); }
 
 static void widen_f16(float *to, const u16 *from, int m) {
@@ -288,7 +290,7 @@ int cuvee_run(Op *ops, int32_t count, const void **in, void *out, int64_t first,
             case SCALE: EACH to[i] = a[i] * x; break;
             case SHRINK: EACH to[i] = a[i] / x; break;
             case MULTIPLY_ADD: EACH { float product = b[i] * x; to[i] = a[i] + product; } break;
-            case ABS: EACH to[i] = float_of(bits_of(a[i]) & 0x7fffffffu); break;
+            case ABS: EACH to[i] = size_of(a[i]); break;
             case SIGN: EACH to[i] = sign_of(a[i]); break;
             case ELECT: EACH to[i] = a[i] == 0.0f ? x : sign_of(a[i]); break;
             case CLAMP: EACH { float v = a[i] < -x ? -x : a[i]; to[i] = v > x ? x : v; } break;
@@ -313,7 +315,7 @@ int cuvee_run(Op *ops, int32_t count, const void **in, void *out, int64_t first,
             case LARGEST: {
                 const float *value = REG(op->c);
                 EACH {
-                    float entry = sign_of(a[i]) == b[i] ? float_of(bits_of(value[i]) & 0x7fffffffu) : 0.0f;
+                    float entry = sign_of(a[i]) == b[i] ? size_of(value[i]) : 0.0f;
                     to[i] = (entry > to[i]) | (entry != entry) ? entry : to[i];
                 }
                 break;
@@ -339,6 +341,30 @@ int cuvee_run(Op *ops, int32_t count, const void **in, void *out, int64_t first,
                 break;
             }
             case PICK: pick(op, a, m); break;
+            case MOVED: EACH to[i] += size_of(a[i]) > x ? 1.0f : 0.0f; break;
+            case BOOST: {
+                float boost = float_of(op->bits);
+                EACH {
+                    float value = a[i] * (b[i] == 1.0f ? boost : 1.0f);
+                    to[i] += size_of(a[i]) > x ? value : 0.0f;
+                }
+                break;
+            }
+            case UNIQUE: {
+                int32_t shared = 0, unique = 0;
+                SOME {
+                    int own = size_of(a[i]) > x;
+                    shared += own & (b[i] > 1.0f);
+                    unique += own & (b[i] == 1.0f);
+                }
+                ((int64_t *)op->data)[0] += shared;
+                ((int64_t *)op->data)[1] += unique;
+                break;
+            }
+            case LARGER: EACH to[i] = size_of(a[i]) >= size_of(b[i]) ? a[i] : b[i]; break;
+            case OUTWEIGHS: EACH to[i] += size_of(a[i]) > size_of(b[i] - a[i]) * x ? 1.0f : 0.0f; break;
+            case REACHED: EACH to[i] = b[i] >= x ? a[i] : 0.0f; break;
+            case AT_LEAST: EACH to[i] = a[i] < x ? x : a[i]; break;
             default: return BAD_CODE;
             }
             if (m < TILE && op->code <= LOAD_F32) memset(to + m, 0, (size_t)(TILE - m) * 4);

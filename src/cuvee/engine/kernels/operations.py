@@ -42,6 +42,13 @@ class Code(IntEnum):
     SUM = 27  # float64 sum of each line
     DOT = 28  # float64 product of each line
     PICK = 29  # gather those of |a| between `bits` and `key`, at most `count` (`Picked`)
+    MOVED = 30  # to += 1 where |a| > x
+    BOOST = 31  # to += a where |a| > x, times the float of `bits` where b is 1
+    UNIQUE = 32  # count those with |a| > x where b is above 1, and where it is 1 (two of 64 bits)
+    LARGER = 33  # a where |a| >= |b|, else b
+    OUTWEIGHS = 34  # to += 1 where |a| > |b - a| · x
+    REACHED = 35  # a where b >= x, else 0
+    AT_LEAST = 36  # a, at least x
 
 
 class Op(ctypes.Structure):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from cuvee.core.lazy import torch
@@ -39,8 +39,15 @@ def _summarise(stream: Stream, *, epsilon: float, r: float, alpha: float, **_: A
 
     figures = totals(stream, shared_and_unique) or [0.0] * (2 * stream.inputs)
     shared, unique = figures[: stream.inputs], figures[stream.inputs :]
+    return {"boosts": boosts(shared, unique, epsilon, r, alpha)}
+
+
+def boosts(
+    shared: Sequence[float], unique: Sequence[float], epsilon: float, r: float, alpha: float
+) -> list[float]:
+    """The factors of the experts' unique entries, from how many entries each moved with others and alone."""
     ratios = [s / max(u, epsilon) for s, u in zip(shared, unique, strict=True)]
-    return {"boosts": [1 + r * min(max(ratio, 0.0), alpha) for ratio in ratios]}
+    return [1 + r * min(max(ratio, 0.0), alpha) for ratio in ratios]
 
 
 @stage("ram_plus", role="combine", summarise=_summarise, scope=_scope, upcast=True, paper="arXiv:2601.13572")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from cuvee.core.lazy import numpy, torch
+from cuvee.core.lazy import torch
 from cuvee.methods.contract import Block, Stream, Summary, stage
 from cuvee.methods.parameters import Fraction
 from cuvee.methods.summaries import Cut, top, totals
@@ -26,7 +27,7 @@ def _summarise(stream: Stream, *, select_topk: float, guard: Guard, mask_scope: 
         return [selected.double().square() for selected in _selected(block.tensors, cut, block)]
 
     energies = totals(stream, squares) or [0.0] * stream.inputs
-    return {"cut": cut, "weights": _weights(energies, sum(stream.sizes), guard)}
+    return {"cut": cut, "weights": energy_weights(energies, sum(stream.sizes), guard)}
 
 
 @stage("sce", role="combine", summarise=_summarise, upcast=True, paper="arXiv:2408.07990")
@@ -73,10 +74,20 @@ def _selection(stream: Stream, select_topk: float, guard: Guard) -> Cut | None:
     if select_topk >= 1:
         return None
     varying = totals(stream, lambda block: [_variance(block.tensors) != 0]) or [0.0]
-    count = int(varying[0]) * select_topk
+    count = selected_count(int(varying[0]), select_topk, guard)
+    return top(stream, lambda block: _variance(block.tensors), count)
+
+
+def selected_count(varying: int, select_topk: float, guard: Guard) -> int:
+    """How many of the varying coordinates are selected."""
     if guard == "mergekit":  # it multiplies in float32, so that 0.29 of 100 are 29 there, not 28
-        count = float(numpy.float32(int(varying[0])) * numpy.float32(select_topk))
-    return top(stream, lambda block: _variance(block.tensors), int(count))
+        return int(_single(_single(varying) * _single(select_topk)))
+    return int(varying * select_topk)
+
+
+def _single(x: float) -> float:
+    """The nearest float32."""
+    return ctypes.c_float(x).value
 
 
 def _selected(deltas: Sequence[Tensor], cut: Cut | None, block: Block) -> list[Tensor]:
@@ -99,7 +110,7 @@ def _variance(deltas: Sequence[Tensor]) -> Tensor:
     return spread / len(deltas)
 
 
-def _weights(energies: list[float], size: int, guard: Guard) -> list[float]:
+def energy_weights(energies: list[float], size: int, guard: Guard) -> list[float]:
     """The experts' shares of the energy; equal ones where there is none (or, for MergeKit, next to none)."""
     total = sum(energies)
     negligible = total / max(size, 1) < _MERGEKIT_SMALLEST if guard == "mergekit" else total == 0

@@ -1,0 +1,154 @@
+"""What a probe emits for one tensor, and how its results are read once that ran. Knows no passes and no files."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from cuvee.engine.fused.builder import Builder, Value
+from cuvee.engine.fused.selection import Probe, Window
+from cuvee.engine.fused.stages import ballot, thinned
+from cuvee.engine.fused.votes import moved, selected, variance
+from cuvee.engine.kernels.operations import TILE, Code, Picked
+from cuvee.plan.nodes import Apply, Node
+
+TABLE = 65536  # 32-bit counts of `high` (in two halves) and `low`
+_MOST = 4 << 20  # magnitudes of one tensor that may be gathered
+
+Results = Callable[[], list[Any]]
+
+
+def roots(probe: Probe, node: Apply) -> Iterable[Node]:
+    """The nodes that the probe uses, once for each use."""
+    return (*node.inputs, *node.inputs) if probe.kind == "norms" else node.inputs
+
+
+def probed(builder: Builder, probe: Probe, node: Apply, total: int) -> Results:
+    """The operations of a probe over a tensor of `total` elements; what to call for its results once they ran."""
+    lines = -(-total // TILE)
+    if probe.kind == "pick":
+        return _pick(builder, probe, node, -(-lines // probe.every) * TILE)
+    if probe.kind in ("high", "low", "tied"):
+        return _count(builder, probe, node)
+    emit = {"gram": _gram, "signs": _signs, "energies": _energies, "movers": _movers, "norms": _norms}
+    return emit[probe.kind](builder, node, lines)
+
+
+def _gram(builder: Builder, node: Apply, lines: int) -> Results:
+    values = [builder.use(child) for child in node.inputs]
+    sums = []
+    for i, a in enumerate(values):
+        for b in values[i:]:
+            sums.append(_lines(lines))
+            builder.emit(Code.DOT, None, a, b, data=ctypes.addressof(sums[-1]))
+    for value in values:
+        builder.release(value)
+    return lambda: sums
+
+
+def _signs(builder: Builder, node: Apply, lines: int) -> Results:
+    figure, entries, by = ballot(builder, node)
+    builder.emit(Code.SIGN, figure, figure)
+    sums = [_lines(lines)]
+    builder.emit(Code.SUM, None, figure, data=ctypes.addressof(sums[0]))
+    for value in (figure, *entries, *by):
+        builder.release(value)
+    return lambda: sums
+
+
+def _norms(builder: Builder, node: Apply, lines: int) -> Results:
+    sums = []
+    for value in (builder.use(node.inputs[0]), thinned(builder, node, builder.known.get(id(node), {}))):
+        size = builder.new()
+        builder.emit(Code.ABS, size, value)
+        sums.append(_lines(lines))
+        builder.emit(Code.SUM, None, size, data=ctypes.addressof(sums[-1]))
+        builder.release(size)
+        builder.release(value)
+    return lambda: sums
+
+
+def _judged(builder: Builder, node: Apply) -> Value:
+    """What a stage selects by."""
+    if node.stage != "sce":
+        return builder.use(node.inputs[0])
+    tensors = [builder.use(child) for child in node.inputs]
+    value = variance(builder, tensors)
+    for tensor in tensors:
+        builder.release(tensor)
+    return value
+
+
+def _energies(builder: Builder, node: Apply, lines: int) -> Results:
+    tensors = [builder.use(child) for child in node.inputs]
+    sums = []
+    for value in selected(builder, tensors, builder.known.get(id(node), {})):
+        sums.append(_lines(lines))
+        builder.emit(Code.DOT, None, value, value, data=ctypes.addressof(sums[-1]))
+        builder.release(value)
+    return lambda: sums
+
+
+def _movers(builder: Builder, node: Apply, lines: int) -> Results:
+    tensors, movers = moved(builder, node)
+    counts = []
+    for tensor in tensors:
+        counts.append((ctypes.c_int64 * 2)())
+        epsilon = dict(node.values)["epsilon"]
+        builder.emit(Code.UNIQUE, None, tensor, movers, x=epsilon, data=ctypes.addressof(counts[-1]))
+        builder.release(tensor)
+    builder.release(movers)
+    return lambda: counts
+
+
+def _pick(builder: Builder, probe: Probe, node: Apply, total: int) -> Results:
+    value = _judged(builder, node)
+    room = min(total, _MOST)
+    places = [_Places(room) for _ in probe.windows]
+    for (low, high), place in zip(probe.windows, places, strict=True):
+        builder.emit(Code.PICK, None, value, bits=low, key=high, count=room, data=place.address)
+    builder.release(value)
+    return lambda: [place.window(bounds) for place, bounds in zip(places, probe.windows, strict=True)]
+
+
+class _Places:
+    """Where the machine puts the magnitudes it picks; memory comes when it is written."""
+
+    def __init__(self, room: int) -> None:
+        self._data = mmap.mmap(-1, ctypes.sizeof(Picked) + 4 * (room + 16))
+        self._head = Picked.from_buffer(self._data)
+        self.address = ctypes.addressof(self._head)
+
+    def window(self, bounds: tuple[int, int]) -> Window:
+        head = self._head
+        keys = None
+        if head.picked >= 0:
+            keys = (ctypes.c_uint32 * head.picked).from_buffer_copy(self._data, ctypes.sizeof(Picked))
+        return Window(bounds, head.less, head.low, head.high, keys)
+
+
+def _count(builder: Builder, probe: Probe, node: Apply) -> Results:
+    value = _judged(builder, node)
+    if probe.kind == "tied":
+        counts = [_one_count() for _ in probe.bits]
+        for bits, count in zip(probe.bits, counts, strict=True):
+            builder.emit(Code.TIED, None, value, bits=bits, data=ctypes.addressof(count))
+        builder.release(value)
+        return lambda: [count.value for count in counts]
+    code = Code.HIGH if probe.kind == "high" else Code.LOW
+    tables = []
+    for bits in probe.bits or (0,):
+        tables.append((ctypes.c_uint32 * TABLE)())
+        builder.emit(code, None, value, bits=bits, data=ctypes.addressof(tables[-1]))
+    builder.release(value)
+    return lambda: tables
+
+
+def _one_count() -> Any:
+    return ctypes.c_int64(0)
+
+
+def _lines(count: int) -> Any:
+    return (ctypes.c_double * count)()

@@ -1,0 +1,125 @@
+"""Combinations in which every coordinate decides for itself which experts count: RAM, SCE, MagMax, consensus.
+
+Each emission repeats the stage's function operation by operation, as those in `stages.py`. Must not import torch.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cuvee.engine.fused.builder import Builder, Figures, Unfusable, Value
+from cuvee.engine.fused.chosen import cut
+from cuvee.engine.kernels.operations import Code
+from cuvee.methods.parameters import each
+from cuvee.plan.nodes import Apply
+
+Values = Mapping[str, Any]
+_MERGEKIT_SMALLEST = 1e-6  # as in `sce`
+
+
+def ram(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
+    """Both `ram` and `ram_plus`, whose unique changes are boosted."""
+    epsilon = values["epsilon"]
+    tensors, movers = moved(builder, node)
+    total = builder.filled(0.0)
+    for tensor, boost in zip(tensors, figures.get("boosts", [1.0] * len(tensors)), strict=True):
+        (bits,) = struct.unpack("I", struct.pack("f", boost))
+        builder.emit(Code.BOOST, total, tensor, movers, x=epsilon, bits=bits)
+        builder.release(tensor)
+    builder.emit(Code.QUOTIENT, total, total, movers)
+    builder.release(movers)
+    return total
+
+
+def moved(builder: Builder, node: Apply) -> tuple[list[Value], Value]:
+    """The inputs of `ram` or `ram_plus`, and how many of them moved each coordinate (all to be released)."""
+    tensors = [builder.use(child) for child in node.inputs]
+    movers = builder.filled(0.0)
+    for tensor in tensors:
+        builder.emit(Code.MOVED, movers, tensor, x=dict(node.values)["epsilon"])
+    return tensors, movers
+
+
+def magmax(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
+    largest = builder.use(node.inputs[0])
+    for child in node.inputs[1:]:
+        tensor, to = builder.use(child), builder.new()
+        builder.emit(Code.LARGER, to, tensor, largest)
+        builder.release(tensor)
+        builder.release(largest)
+        largest = to
+    return largest
+
+
+def consensus(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
+    if values["total"] != "sum":
+        raise Unfusable("masks of a trimmed sum")
+    tensors = [builder.use(child) for child in node.inputs]
+    merged = builder.filled(0.0)
+    builder.emit(Code.SCALE, merged, tensors[0], x=1.0)
+    for tensor in tensors[1:]:
+        builder.emit(Code.ADD, merged, merged, tensor)
+    votes = builder.filled(0.0)
+    for tensor, strength in zip(tensors, each(values["strength"], len(tensors)), strict=True):
+        builder.emit(Code.OUTWEIGHS, votes, tensor, merged, x=strength)
+        builder.release(tensor)
+    builder.emit(Code.REACHED, merged, merged, votes, x=values["agree"])
+    builder.release(votes)
+    return merged
+
+
+def sce(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
+    tensors = [builder.use(child) for child in node.inputs]
+    if values["mask_scope"] == "all":
+        tensors = selected(builder, tensors, figures)
+    sign = builder.filled(0.0)
+    for tensor in tensors:
+        builder.emit(Code.ADD, sign, sign, tensor)
+    builder.emit(Code.ELECT, sign, sign, x=1.0)
+    total, share = builder.filled(0.0), builder.filled(0.0)
+    for tensor, weight in zip(tensors, figures["weights"], strict=True):
+        weighted = builder.new()
+        builder.emit(Code.SCALE, weighted, tensor, x=weight)
+        builder.emit(Code.AGREE, total, tensor, sign, weighted, x=weight).d = share.register
+        builder.release(weighted)
+        builder.release(tensor)
+    if values["guard"] == "mergekit":
+        builder.emit(Code.AT_LEAST, share, share, x=_MERGEKIT_SMALLEST)
+    builder.emit(Code.QUOTIENT, total, total, share)
+    builder.release(share)
+    builder.release(sign)
+    return total
+
+
+def selected(builder: Builder, tensors: Sequence[Value], figures: Figures) -> list[Value]:
+    """The inputs of `sce` where they are selected, else 0; takes the place of what is given."""
+    if "cuts" not in figures:
+        return list(tensors)
+    spread = variance(builder, tensors)
+    kept = []
+    for tensor in tensors:
+        builder.hold(spread)
+        kept.append(cut(builder, figures["cuts"][0], spread, tensor))
+    builder.release(spread)
+    return kept
+
+
+def variance(builder: Builder, tensors: Sequence[Value]) -> Value:
+    """Population variance over the inputs of `sce`, of differences to the first."""
+    differences = []
+    mean, spread = builder.filled(0.0), builder.filled(0.0)
+    for tensor in tensors:
+        differences.append(builder.new())
+        builder.emit(Code.SUB, differences[-1], tensor, tensors[0])
+        builder.emit(Code.ADD, mean, mean, differences[-1])
+    builder.emit(Code.SHRINK, mean, mean, x=len(tensors))
+    for difference in differences:
+        builder.emit(Code.SUB, difference, difference, mean)
+        builder.emit(Code.MUL, difference, difference, difference)
+        builder.emit(Code.ADD, spread, spread, difference)
+        builder.release(difference)
+    builder.emit(Code.SHRINK, spread, spread, x=len(tensors))
+    builder.release(mean)
+    return spread
