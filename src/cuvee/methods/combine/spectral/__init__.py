@@ -1,0 +1,1 @@
+"""Stages that work on whole matrices through their singular values or gradients."""

@@ -1,0 +1,268 @@
+"""DRM: bring all task matrices into one basis, renormalise their rows there, prune, elect signs, and merge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cuvee.core.lazy import torch
+from cuvee.methods.combine.spectral.matrices import Matrices, is_matrix, matrix_stage
+from cuvee.methods.contract import Block, Decomposer, Scope, Stream, Summary
+from cuvee.methods.parameters import Fraction, NonNegative, PerExpert, Range, each
+from cuvee.methods.summaries import order_statistics
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_RUN = 1 << 20  # elements that are ranked at a time
+Parts = Annotated[int, Range(1)]
+
+
+def _scope(values: Mapping[str, Any]) -> Scope | None:
+    return "model" if values["rest_drop_rate"] > 0 else None
+
+
+def _summarise(stream: Stream, *, rest_drop_rate: float, **values: Any) -> Summary:
+    """For each expert the least magnitude that survives among its tensors that are no matrices."""
+
+    def expert(index: int) -> Callable[[], Iterator[Tensor]]:
+        def tensors() -> Iterator[Tensor]:
+            for block in stream.blocks():
+                if not is_matrix(block.shape, block.place, values):
+                    yield block.tensors[index] * each(values["weight"], stream.inputs)[index]
+
+        return tensors
+
+    return {"thresholds": [threshold(expert(i), rest_drop_rate) for i in range(stream.inputs)]}
+
+
+def _rest(deltas: Sequence[Tensor], *, summary: Summary, coefficient: Any, weight: Any, **_: Any) -> Tensor:
+    """Tensors that are no matrices: trimmed over the whole model, signs elected, mean of those that agree."""
+    count = len(deltas)
+    least = summary.get("thresholds", [0.0] * count)
+    weights = each(weight, count)
+
+    def trimmed(index: int) -> Tensor:
+        delta = deltas[index] * weights[index]
+        return torch.where(delta.abs() < least[index], 0.0, delta)
+
+    return disjoint_mean(trimmed, each(coefficient, count), elect=True)
+
+
+def _merged(matrices: Matrices, *, across: bool, **values: Any) -> Tensor:
+    """Merge the matrices part by part (fused projections are several matrices in one)."""
+    rows, parts = matrices.shape[0], values.pop("parts")
+    if parts == 1:
+        return aligned(matrices, across=across, **values)
+    bounds = [(i * (rows // parts) + min(i, rows % parts)) for i in range(parts + 1)]
+    return torch.cat(
+        [
+            aligned(_Rows(matrices, slice(first, last)), across=across, **values)
+            for first, last in pairwise(bounds)
+            if last > first
+        ]
+    )
+
+
+@matrix_stage(
+    name="drm_h",
+    paper="arXiv:2505.23117",
+    elsewhere=None,
+    tensors="layers",
+    exclude="",
+    cut=False,
+    summarise=_summarise,
+    scope=_scope,
+    rest=_rest,
+)
+def drm_h(
+    matrices: Matrices,
+    *,
+    decompose: Decomposer,
+    summary: Summary,
+    drop_rate: Fraction = 0.8,
+    coefficient: PerExpert[float] = 1.0,
+    rank_cut: NonNegative = 1e-2,
+    parts: Parts = 1,
+    rest_drop_rate: Fraction = 0.0,
+) -> Tensor:
+    """Merge the task matrices in the left basis they share, where every direction of every task has the same length.
+
+    [τ₁ … τ_K] = U S Vᵀ with the directions S > 0.01 S_max; the block of Vᵀ that belongs to task i has rows of norm ν,
+    which are brought to length 1, and their strengths become s = Sν. The smallest entries of all blocks together are
+    dropped (share p); of what remains, times s, one sign is elected for each entry, those that disagree are dropped,
+    and the rest is averaged over those that are not zero: τ = U · M. p = 0 is a plain average without zeros, in the
+    official code too. One eigendecomposition of rows × rows and five evaluations of each expert.
+
+    Chaichana et al., "Decom-Renorm-Merge: model merging on the right space improves multitasking", 2025
+    (arXiv:2505.23117). Tensors that are no matrices: entries dropped over the whole model, signs elected, mean of
+    those that agree.
+
+    Args:
+        drop_rate: p, share of the entries of the normalised directions that is dropped
+        coefficient: factor of each task after the election of signs
+        rank_cut: directions up to this times the strongest are left out; they carry noise, but also small changes
+        parts: number of matrices that are fused in one along its rows (3 for query, key and value in one), each
+            merged by itself
+        rest_drop_rate: share of the entries dropped from tensors that are no matrices
+    """
+    values = {"drop_rate": drop_rate, "coefficient": coefficient, "rank_cut": rank_cut, "parts": parts}
+    return _merged(matrices, across=False, decompose=decompose, **values)
+
+
+@matrix_stage(
+    name="drm_v",
+    paper="arXiv:2505.23117",
+    elsewhere=None,
+    tensors="layers",
+    exclude="",
+    cut=False,
+    summarise=_summarise,
+    scope=_scope,
+    rest=_rest,
+)
+def drm_v(
+    matrices: Matrices,
+    *,
+    decompose: Decomposer,
+    summary: Summary,
+    drop_rate: Fraction = 0.8,
+    coefficient: PerExpert[float] = 1.0,
+    rank_cut: NonNegative = 1e-2,
+    parts: Parts = 1,
+    rest_drop_rate: Fraction = 0.0,
+) -> Tensor:
+    """Merge the task matrices in the right basis they share: `drm_h` of the transposed matrices, transposed back.
+
+    The matrices are stacked as rows, [τ₁; …; τ_K] = U S Vᵀ, and the blocks of U are renormalised, pruned, elected and
+    averaged; τ = M · Vᵀ. One eigendecomposition of columns × columns. Paper: arXiv:2505.23117.
+
+    Args:
+        drop_rate: p, share of the entries of the normalised directions that is dropped
+        coefficient: factor of each task after the election of signs
+        rank_cut: directions up to this times the strongest are left out
+        parts: number of matrices that are fused in one along its rows, each merged by itself
+        rest_drop_rate: share of the entries dropped from tensors that are no matrices
+    """
+    values = {"drop_rate": drop_rate, "coefficient": coefficient, "rank_cut": rank_cut, "parts": parts}
+    return _merged(matrices, across=True, decompose=decompose, **values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Some rows of each matrix."""
+
+    matrices: Matrices
+    rows: slice
+
+    def __len__(self) -> int:
+        return len(self.matrices)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.matrices[index][self.rows]
+
+
+def aligned(
+    matrices: Matrices | _Rows,
+    *,
+    decompose: Decomposer,
+    across: bool,
+    drop_rate: float,
+    coefficient: Any,
+    rank_cut: float,
+) -> Tensor:
+    """DRM of matrices, along their columns (or rows, `across`)."""
+    count = len(matrices)
+    coefficients = each(coefficient, count)
+    if drop_rate == 0:
+        return disjoint_mean(lambda i: matrices[i], [1.0] * count, elect=False)
+
+    def one(index: int) -> Tensor:
+        matrix = matrices[index]
+        return matrix.T if across else matrix
+
+    basis = shared_basis(one, count, decompose, rank_cut)
+
+    def rows(index: int) -> tuple[Tensor, Tensor]:
+        inside = basis.T @ one(index)
+        return inside, inside.norm(dim=1, keepdim=True).clamp(min=torch.finfo(inside.dtype).tiny)
+
+    def normalised() -> Iterator[Tensor]:
+        for index in range(count):
+            inside, lengths = rows(index)
+            yield inside / lengths
+
+    least = threshold(normalised, drop_rate)
+
+    def pruned(index: int) -> Tensor:
+        inside, lengths = rows(index)
+        return torch.where((inside / lengths).abs() < least, 0.0, inside)
+
+    merged = basis @ disjoint_mean(pruned, coefficients, elect=True)
+    return merged.T if across else merged
+
+
+def shared_basis(one: Callable[[int], Tensor], count: int, decompose: Decomposer, rank_cut: float) -> Tensor:
+    """U of [τ₁ … τ_K], from the float64 sum of τᵢτᵢᵀ: exact enough, since σ below the cut is not wanted."""
+    total: Tensor | None = None
+    for index in range(count):
+        wide = one(index).double()
+        total = wide @ wide.T if total is None else total.addmm_(wide, wide.T)
+        del wide
+    assert total is not None
+    values, vectors = decompose.eigh(total)
+    sizes = values.clamp(min=0).sqrt()
+    kept = sizes > rank_cut * sizes[-1:]
+    return vectors[:, kept].flip(1).to(one(0).dtype).contiguous()
+
+
+def threshold(tensors: Callable[[], Iterator[Tensor]], drop_rate: float) -> float:
+    """The magnitude of rank N − round(N(1 − p)) from below among all entries; entries below it are dropped."""
+    stream = _Magnitudes(tensors)
+    total = sum(stream.sizes)
+    rank = total - round(total * (1 - drop_rate))
+    return order_statistics(stream, lambda block: block.tensors[0], [rank - 1])[0] if rank else 0.0
+
+
+class _Magnitudes:
+    """The magnitudes of tensors that are made again for each pass, as a `Stream` of one input."""
+
+    inputs = 1
+
+    def __init__(self, tensors: Callable[[], Iterator[Tensor]]) -> None:
+        self.tensors = tensors
+        self.sizes = tuple(tensor.numel() for tensor in tensors())
+
+    def blocks(self) -> Iterator[Block]:
+        for number, tensor in enumerate(self.tensors()):
+            for start in range(0, tensor.numel(), _RUN):
+                run = tensor.reshape(-1)[start : start + _RUN].abs()
+                yield Block([run], start, tuple(tensor.shape), number)
+
+    def uniforms(self, number: int) -> Any:
+        raise LookupError(f"there are no random numbers for tensor {number}")
+
+
+def disjoint_mean(tensor: Callable[[int], Tensor], coefficients: Sequence[Any], *, elect: bool) -> Tensor:
+    """The mean of tensors over their entries that are not zero; with `elect`, of those that have the elected sign.
+
+    The sign is that of the sum, and where that is zero, of the sum of all signs.
+    """
+    sign: Tensor | None = None
+    if elect:
+        sign = tensor(0).clone()
+        for index in range(1, len(coefficients)):
+            sign.add_(tensor(index))
+        sign.sign_()
+        sign[sign == 0] = sign.sum().sign()
+    total = share = torch.zeros(())
+    for index, coefficient in enumerate(coefficients):
+        value = tensor(index)
+        if sign is not None:
+            value = torch.where(value.sign() == sign, value, 0.0)
+        value = value * coefficient
+        total = value if index == 0 else total.add_(value)
+        share = (value != 0).to(value.dtype) if index == 0 else share.add_(value != 0)
+    return total / share.clamp_(min=1)

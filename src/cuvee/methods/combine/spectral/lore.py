@@ -1,0 +1,58 @@
+"""LoRE: an approximate base and low-rank task vectors, estimated together from the experts alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cuvee.core.lazy import torch
+from cuvee.methods.combine.spectral.matrices import Matrices, added, matrix_stage
+from cuvee.methods.contract import Decomposer
+from cuvee.methods.parameters import NonNegative, Range
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@matrix_stage(name="lore", takes="either", paper="arXiv:2502.10749", exclude="")
+def lore(
+    matrices: Matrices,
+    *,
+    decompose: Decomposer,
+    mu: NonNegative = 0.01,
+    steps: Annotated[int, Range(1)] = 10,
+    lam: float = 1.0,
+    aggregate: Literal["mean", "sum"] = "mean",
+    start: Literal["mean", "base"] = "mean",
+) -> Tensor:
+    """Estimate a base θ₀ and low-rank changes δᵢ with θᵢ ≈ θ₀ + δᵢ, and merge the changes onto θ₀.
+
+    Minimises Σ ‖θ₀ + δᵢ − θᵢ‖² + μ‖δᵢ‖_* by turns: δᵢ = the singular values of θᵢ − θ₀ less μ/2 (at least 0), then
+    θ₀ = mean(θᵢ − δᵢ); the result is θ₀ + λ · aggregate(δᵢ). With `mean` and λ = 1 that is exactly the average of the
+    models, whatever μ: choose another λ, or `sum`. Convex, so enough steps find the minimum. K decompositions for each
+    step; δᵢ are never kept, so memory does not grow with the experts. Other tensors are averaged.
+
+    Liu et al., "LoRE-Merging: exploring low-rank estimation for LLM merging", Findings of EMNLP 2025
+    (arXiv:2502.10749), which gives no defaults. Where the loss carries ½ before the square, double μ.
+
+    Args:
+        mu: μ; singular values of a change up to μ/2 vanish, so it is on the scale of the task matrices' own
+        steps: sweeps over all experts
+        lam: λ, how much of the merged changes is added to the estimated base
+        aggregate: whether the changes are averaged or summed
+        start: where θ₀ begins, at the mean of the experts or at the base (at zero, where there is none)
+    """
+    mean = matrices.mean()
+    centre = mean.clone() if start == "mean" else torch.zeros_like(mean)
+    for _ in range(steps):
+        left_over = (rest_of(matrices[i], centre, decompose, mu / 2) for i in range(len(matrices)))
+        centre = added(left_over).div_(len(matrices))
+    count = 1 if aggregate == "mean" else len(matrices)
+    return centre + (mean - centre).mul_(lam * count)  # mean(δᵢ) = mean(θᵢ) − θ₀ after a step
+
+
+def rest_of(matrix: Tensor, centre: Tensor, decompose: Decomposer, threshold: float) -> Tensor:
+    """θᵢ − δᵢ with δᵢ = θᵢ − θ₀ after soft thresholding of its singular values."""
+    u, s, vh = decompose.svd(matrix - centre)
+    soft = s.sub(threshold).clamp_(min=0)
+    rank = int((soft > 0).sum())
+    return matrix - (u[:, :rank] * soft[:rank]) @ vh[:rank]
