@@ -87,6 +87,12 @@ def laid_out(plan: Plan, out: Path) -> Plan:
     """The plan with the layout of its output: one file where `out` is one."""
     if not is_single(out):
         return plan
+    if is_pipeline(plan.config):
+        raise UsageError(
+            "CV-P156",
+            f"the merge is a pipeline of several components, and `{printable(out.name)}` is one file",
+            hint="name a folder, or write `output: {form: single_file}` in the recipe",
+        )
     metas = [tensor.meta for tensor in plan.tensors]
     return replace(plan, layout=plan_layout(metas, max_shard_bytes=None, stem=out.stem))
 

@@ -1,6 +1,7 @@
 """The family of a pipeline: the families of its components, each under the component's name.
 
-A component of one module gives a module of its own name; further modules are called `<component>.<module>`. Must not
+A component of one module, or with one stack of layers, gives a module of its own name; further modules are called
+`<component>.<module>`. Must not
 know any single family.
 """
 
@@ -53,10 +54,12 @@ def composed(config: Mapping[str, Any], names: Shapes, identify: Identify) -> Fa
 
 def _modules(part: str, family: Family, names: Shapes) -> dict[str, Module]:
     """The modules of a component that the names have, under the component's name."""
-    used = [m for m in family.modules if any(family.place(n).module == m for n in names)]
+    used = [m for m in family.modules if any(family.place(n).module == m for n in names)] or [family.main]
+    stacked = [m for m in used if family.modules[m].stacks]
+    first = used[0] if len(used) == 1 else stacked[0] if len(stacked) == 1 else None
     out = {}
-    for module in used or [family.main]:
-        name = part if len(used) < 2 else f"{part}.{module}"
+    for module in used:
+        name = part if module == first else f"{part}.{module}"
         inner = family.modules[module]
         out[name] = replace(inner, name=name, prefixes=tuple(f"{part}.{p}" for p in inner.prefixes))
     return out

@@ -112,7 +112,7 @@ class _Arranger:
         left: set[str] = set()
         for name in view.tensors:
             place = self.family.place(name)
-            if place.module in self.recipe.modules:
+            if any(_of(place.module, written) for written in self.recipe.modules):
                 continue
             left.add(place.module)
             feeds = (Feed(part.inputs[0], view, name),)
@@ -152,7 +152,7 @@ class _Arranger:
                 )
                 place = next((s.where for s in written[name].slices), None)
                 self.found.append(Diagnostic("CV-P022", message, place, meant))
-        return {name: m for name, m in written.items() if name in self.family.modules}
+        return {m: written[name] for name in written for m in self.family.modules if _of(m, name)}
 
     @staticmethod
     def _has(index: _Index, module: str) -> bool:
@@ -245,6 +245,11 @@ class _Arranger:
         """The slice's inputs, base first: its files decide the order of the output."""
         base = part.base or self.recipe.base
         return sorted(part.inputs, key=lambda i: i.source != base)
+
+
+def _of(module: str, name: str) -> bool:
+    """Whether a module is the one named, or a part of that component of a pipeline."""
+    return module == name or module.startswith(f"{name}.")
 
 
 def _unsliced(module: ModuleRecipe) -> ModuleRecipe:

@@ -27,7 +27,7 @@ from cuvee.plan.plan import Opened, OutputTensor, Plan
 from cuvee.plan.rules import apply_rules
 from cuvee.plan.views import Opener, View, as_dtype, promoted, raise_if, same_family
 from cuvee.plan.vocabulary import Realigner, realigner
-from cuvee.recipe.model import Recipe
+from cuvee.recipe.model import BlockValues, Recipe
 from cuvee.sinks.layout import Layout, plan_layout, plan_parts
 
 
@@ -166,7 +166,8 @@ class _Builder:
         """Rules and sources that nothing came of: errors in Cuvée's recipes, warnings in MergeKit's."""
         severity = "error" if self.recipe.dialect == "cuvee" else "warning"
         for rule in resolver.unused():
-            shown = rule.name or ", ".join(rule.roles) or rule.module or "layers"
+            by_block = ", ".join(rule.blocks) or (isinstance(rule.value, BlockValues) and "blocks")
+            shown = rule.name or ", ".join(rule.roles) or rule.module or by_block or "layers"
             message = f"the filter `{printable(str(shown))}` matches no tensor that is merged"
             self.found.append(Diagnostic("CV-P021", message, rule.where, severity=severity))  # type: ignore[arg-type]
         used = {f.input.source for t in arrangement.targets for f in t.feeds} | {self.recipe.base}

@@ -47,6 +47,7 @@ def one_form(
     first = out[donor.alias]
     if is_pipeline(first.config):
         out = {alias: _within(view, first, found) for alias, view in out.items()}
+        found += _lacking(recipe, out, first)
     return out
 
 
@@ -106,10 +107,30 @@ def _renamed(view: View, source: MappedSource, opener: Opener) -> View:
     return source_view(view.alias, view.key, source)
 
 
+def _lacking(recipe: Recipe, views: Mapping[str, View], donor: View) -> list[Diagnostic]:
+    """Components to merge that some model has not."""
+    every = _components(donor)
+    wanted = every if "*" in recipe.modules else [part for part in every if part in recipe.modules]
+    out = []
+    for view in views.values():
+        absent = [part for part in wanted if part not in _components(view)]
+        if absent:
+            shown = ", ".join(f"`{printable(part)}`" for part in absent)
+            rest = ", ".join(f"{part}: {{}}" for part in wanted if part not in absent)
+            message = f"`{printable(view.alias)}` has no {shown}, so it cannot be merged"
+            hint = f"write `modules: {{{rest}}}` to merge the rest; what is left out is copied"
+            out.append(Diagnostic("CV-P155", message, hint=hint))
+    return out
+
+
+def _components(view: View) -> list[str]:
+    return list(dict.fromkeys(name.partition(".")[0] for name in view.tensors))
+
+
 def _within(view: View, donor: View, found: list[Diagnostic]) -> View:
     """The view without components that the output does not have."""
-    have = {name.partition(".")[0] for name in donor.tensors}
-    extra = sorted({name.partition(".")[0] for name in view.tensors} - have)
+    have = _components(donor)
+    extra = [part for part in _components(view) if part not in have]
     if not extra:
         return view
     shown = ", ".join(f"`{printable(part)}`" for part in extra)

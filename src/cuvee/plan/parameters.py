@@ -11,7 +11,7 @@ from cuvee.errors import Diagnostic, Where
 from cuvee.methods.registry import stage
 from cuvee.plan.arrangement import Feed, Target
 from cuvee.plan.methods import Chosen, Slot
-from cuvee.recipe.model import ModuleRecipe, Recipe, Rule, Setting, Settings, Slice
+from cuvee.recipe.model import BlockValues, ModuleRecipe, Recipe, Rule, Setting, Settings, Slice
 from cuvee.recipe.settings import Resolved, Spot, applies, resolve
 
 
@@ -33,6 +33,7 @@ class Resolver:
     found: list[Diagnostic]
     used: set[int] = field(default_factory=set)
     told: set[tuple[str, str]] = field(default_factory=set)
+    blocked: set[int] = field(default_factory=set)  # rules by block that met one
 
     def values(self, target: Target, experts: Sequence[Feed]) -> Values | None:
         """Values for one output tensor; None (and diagnostics) when one is missing or not allowed."""
@@ -111,6 +112,8 @@ class Resolver:
             for rule in setting or ():
                 if id(rule) not in self.used and applies(rule, spot):
                     self.used.add(id(rule))
+                if spot.block is not None and isinstance(rule.value, BlockValues):
+                    self.blocked.add(id(rule))
 
     def _missing(self, slot: Slot, target: Target, feed: Feed | None) -> None:
         who = f" of `{printable(feed.input.source)}`" if feed else ""
@@ -157,12 +160,14 @@ class Resolver:
         every: list[Rule] = [rule for setting in self.shared.values() for rule in setting]
         for module in self.recipe.modules.values():
             every += _rules_of(module)
-        return [r for r in every if id(r) not in self.used and _conditional(r)]
+        idle = [r for r in every if id(r) not in self.used and _conditional(r)]
+        return idle + [r for r in every if isinstance(r.value, BlockValues) and id(r) not in self.blocked]
 
 
 def _spot(target: Target, name: str) -> Spot:
     place = target.place
-    return Spot(name, place.role, place.module, place.layer, target.depth)
+    depth = target.depth if place.block is None else place.block.depth
+    return Spot(name, place.role, place.module, place.layer, depth, place.block)
 
 
 def _scalars(name: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -177,7 +182,8 @@ def _scalars(name: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _conditional(rule: Rule) -> bool:
     named = rule.name is not None and rule.name != "*"
-    return named or bool(rule.roles) or rule.layers is not None or rule.module is not None
+    limited = rule.layers is not None or rule.module is not None or bool(rule.blocks)
+    return named or bool(rule.roles) or limited
 
 
 def _rules_of(module: ModuleRecipe) -> list[Rule]:

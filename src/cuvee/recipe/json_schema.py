@@ -122,12 +122,18 @@ def _setting(parameter: Parameter) -> dict[str, Any]:
     }
     rule = {
         "type": "object",
-        "properties": {"name": {}, "role": {}, "layers": {}, "module": {}, "value": {}},
+        "properties": {"name": {}, "role": {}, "layers": {}, "module": {}, "block": {}, "value": {}},
         "required": ["value"],
         "additionalProperties": False,
     }
-    patterns = {"type": "object", "additionalProperties": {"anyOf": [scalar, points]}}
-    forms = [scalar, points, curve, {"type": "array", "items": rule}, patterns]
+    blocks = {
+        "type": "object",
+        "properties": {"blocks": {"anyOf": [points, curve, {"type": "string"}]}, "base": scalar},
+        "required": ["blocks", "base"],
+        "additionalProperties": False,
+    }
+    patterns = {"type": "object", "additionalProperties": {"anyOf": [scalar, points, blocks]}}
+    forms = [scalar, points, curve, blocks, {"type": "array", "items": rule}, patterns]
     return {"description": parameter.help, "anyOf": forms}
 
 

@@ -25,15 +25,24 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockValues:
+    """One value for each block of a U-Net or transformer, or a curve over them; `base` for all that is in no block."""
+
+    values: tuple[Scalar, ...] | Curve
+    base: Scalar
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One value and the tensors it is for; empty conditions match everything."""
 
-    value: Scalar | Curve
+    value: Scalar | Curve | BlockValues
     name: str | None = None  # substring (MergeKit) or pattern (own recipes), see `substring`
     substring: bool = False
     roles: tuple[str, ...] = ()
     layers: tuple[int, int] | None = None  # half-open range of output layers
     module: str | None = None
+    blocks: tuple[str, ...] = ()  # labels, or patterns of them: `IN04`, `OUT*`
     where: Where | None = None
 
 

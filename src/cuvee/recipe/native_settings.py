@@ -15,10 +15,11 @@ from cuvee.errors import Diagnostic
 from cuvee.families.roles import ROLES
 from cuvee.methods.parameters import Parameter
 from cuvee.recipe.document import Document, Path, problem
-from cuvee.recipe.model import Curve, Rule, Scalar, Setting
+from cuvee.recipe.model import BlockValues, Curve, Rule, Scalar, Setting
 
 SHAPES = ("linear", "cosine", "step")
-_RULE = ("name", "role", "layers", "module", "value")
+_RULE = ("name", "role", "layers", "module", "block", "value")
+_NOT_PATTERNS = {"curve", "points", "blocks"}  # keys of a mapping that is one value
 DEFAULT = "default"
 
 
@@ -31,7 +32,7 @@ class ValueReader:
 
     def setting(self, value: Any, parameter: Parameter, path: Path) -> Setting:
         """The setting a value means."""
-        if isinstance(value, dict) and "curve" not in value and "points" not in value:
+        if isinstance(value, dict) and not _NOT_PATTERNS & value.keys():
             return self._patterns(value, parameter, path)
         if isinstance(value, list) and any(isinstance(v, dict) for v in value):
             return tuple(
@@ -81,6 +82,7 @@ class ValueReader:
             roles=self._roles(item.get("role"), (*path, "role")),
             layers=layers,
             module=self._text(item, "module", path),
+            blocks=self._labels(item.get("block"), (*path, "block")),
             where=self.document.where(path),
         )
 
@@ -91,6 +93,15 @@ class ValueReader:
             return value
         self._problem("CV-R010", (*path, key), f"`{key}` must be a text")
         return None
+
+    def _labels(self, written: Any, path: Path) -> tuple[str, ...]:
+        labels = written if isinstance(written, list) else [] if written is None else [written]
+        if all(isinstance(label, str) for label in labels):
+            return tuple(labels)
+        self._problem(
+            "CV-R010", path, "`block` must be a block's label or a list of them, such as `IN04` or `OUT*`"
+        )
+        return ()
 
     def _roles(self, written: Any, path: Path) -> tuple[str, ...]:
         if written is None:
@@ -126,6 +137,8 @@ class ValueReader:
     def _value(self, value: Any, parameter: Parameter, path: Path) -> Any:
         if isinstance(value, list):
             return self._curve(value, "linear", parameter, path)
+        if isinstance(value, dict) and "blocks" in value:
+            return self._block_values(value, parameter, path)
         if isinstance(value, dict):
             for key in value:
                 if key not in ("curve", "points"):
@@ -146,6 +159,26 @@ class ValueReader:
             return self._curve(points, shape, parameter, (*path, "points"))
         return self._scalar(value, parameter, path)
 
+    def _block_values(self, value: Mapping[str, Any], parameter: Parameter, path: Path) -> Any:
+        """`{blocks: [...], base: x}`; the list may be a text of numbers, as other tools write it, or a curve."""
+        for key in value:
+            if key not in ("blocks", "base"):
+                hint = did_you_mean(key, ("blocks", "base"))
+                self._problem("CV-R004", (*path, key), f"unknown key `{printable(key)}`", key=True, hint=hint)
+        if "base" not in value:
+            self._problem("CV-R005", path, "`blocks` needs `base`, the value of all that is in no block")
+            return _BAD
+        base = self._scalar(value["base"], parameter, (*path, "base"))
+        given = value["blocks"]
+        listed = _numbers(given) if isinstance(given, str) else given
+        if not isinstance(listed, (list, dict)):
+            self._problem("CV-R010", (*path, "blocks"), "`blocks` must be a list of values, or a curve")
+            return _BAD
+        inner = self._value(listed, parameter, (*path, "blocks"))
+        if base is _BAD or inner is _BAD or isinstance(inner, BlockValues):
+            return _BAD
+        return BlockValues(inner.points if isinstance(listed, list) else inner, base)
+
     def _curve(self, points: list[Any], shape: Any, parameter: Parameter, path: Path) -> Any:
         values = [self._scalar(v, parameter, (*path, i)) for i, v in enumerate(points)]
         if not values:
@@ -163,6 +196,14 @@ class ValueReader:
 
     def _problem(self, code: str, path: Path, message: str, **more: Any) -> None:
         self.found.append(problem(self.document, code, path, message, **more))
+
+
+def _numbers(text: str) -> list[Any] | None:
+    """The numbers of a text such as `0, 0.5, 1`, None where it holds anything else."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        return None
 
 
 _BAD: Scalar = "\0bad"  # no text in a recipe can hold it

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cuvee.core.names import matches
-from cuvee.errors import Where
-from cuvee.recipe.model import Curve, Rule, Scalar, Setting
+from cuvee.errors import PlanError, Where
+from cuvee.families.blocks import Block
+from cuvee.recipe.model import BlockValues, Curve, Rule, Scalar, Setting
 
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """What a rule may ask of a tensor: its name, role, module, output layer, and depth in the slice (0…1)."""
+    """What a rule may ask of a tensor: its name, role, module, output layer, depth in the slice (0…1), and block."""
 
     name: str
     role: str
     module: str
     layer: int | None
     depth: float
+    block: Block | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ def resolve(settings: Iterable[Setting | None], spot: Spot) -> Resolved | None:
         for rule in setting or ():
             if applies(rule, spot):
                 value = rule.value
+                if isinstance(value, BlockValues):
+                    return Resolved(at_block(value, spot.block, rule.where), "blocks", rule.where)
                 if isinstance(value, Curve):
                     return Resolved(at_depth(value, spot.depth), "curve", rule.where)
                 return Resolved(value, "recipe", rule.where)
@@ -55,7 +60,23 @@ def applies(rule: Rule, spot: Spot) -> bool:
         spot.layer is not None and rule.layers[0] <= spot.layer < rule.layers[1]
     ):
         return False
-    return rule.module is None or rule.module == spot.module
+    if rule.blocks and not (
+        spot.block and any(fnmatch.fnmatchcase(spot.block.label, b) for b in rule.blocks)
+    ):
+        return False
+    return rule.module is None or rule.module == spot.module or spot.module.startswith(f"{rule.module}.")
+
+
+def at_block(value: BlockValues, block: Block | None, where: Where | None = None) -> Scalar:
+    """The value of a block; PlanError when there are not as many values as blocks."""
+    if block is None:
+        return value.base
+    if isinstance(value.values, Curve):
+        return at_depth(value.values, block.depth)
+    if len(value.values) != block.count:
+        message = f"`blocks` has {len(value.values)} values, and the model has {block.count} blocks"
+        raise PlanError("CV-P154", message, where=where)
+    return value.values[block.number]
 
 
 def at_depth(curve: Curve, depth: float) -> Scalar:
