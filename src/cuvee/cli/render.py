@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
 
 from cuvee.core import settings
+from cuvee.core.grouping import grouped
 from cuvee.core.names import printable
 from cuvee.errors import CuveeError, Diagnostic, Where
 
@@ -68,8 +69,8 @@ def in_colour() -> bool:
     return bool((sys.stderr.isatty() or settings.get("FORCE_COLOR")) and not settings.get("NO_COLOR"))
 
 
-def diagnostic_text(d: Diagnostic) -> str:
-    """A finding with its place, the line, a caret and the hint."""
+def diagnostic_text(d: Diagnostic, others: str | None = None) -> str:
+    """A finding with its place, the line, a caret, what `others` it stands for, and the hint."""
     lines = [f"{coloured(f'{d.severity}[{d.code}]', _COLOURS[d.severity])}: {_whole(d.message)}"]
     where = d.where
     if where is not None:
@@ -84,6 +85,8 @@ def diagnostic_text(d: Diagnostic) -> str:
             lines.append(
                 f"  --> {printable(where.source)}" + (f" · {printable(where.tensor)}" if where.tensor else "")
             )
+    if others:
+        lines.append(f"  = {_whole(others)}")
     if d.hint:
         lines.append(f"hint: {_whole(d.hint)}")
     return "\n".join(lines)
@@ -113,12 +116,18 @@ def _whole(text: str) -> str:
 
 def error_text(error: CuveeError) -> str:
     """All findings of an error, and how many there are."""
-    parts = [diagnostic_text(d) for d in in_order(error.diagnostics)]
+    parts = list(grouped_texts(in_order(error.diagnostics)))
     count = len(error.diagnostics)
     codes = list(dict.fromkeys(d.code for d in error.diagnostics))
     if count > 1:
         parts.append(f"{count} errors\nhint: `cuvee explain {codes[0]}`")
     return "\n\n".join(parts)
+
+
+def grouped_texts(found: Iterable[Diagnostic]) -> Iterator[str]:
+    """A text for each cause: what many tensors have in common is told once."""
+    for group in grouped(found):
+        yield diagnostic_text(group.first, group.others)
 
 
 def in_order(found: Iterable[Diagnostic]) -> list[Diagnostic]:
@@ -136,9 +145,8 @@ def in_order(found: Iterable[Diagnostic]) -> list[Diagnostic]:
 
 def notes(diagnostics: Iterable[Diagnostic], quiet: bool = False) -> None:
     """Warnings and notes on stderr; notes are left out when quiet."""
-    for d in diagnostics:
-        if d.severity != "note" or not quiet:
-            stderr(diagnostic_text(d))
+    for text in grouped_texts(d for d in diagnostics if d.severity != "note" or not quiet):
+        stderr(text)
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

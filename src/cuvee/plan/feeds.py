@@ -6,12 +6,12 @@ Owns the rules of missing tensors, tied weights and mismatched shapes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cuvee.core.dtypes import BY_NAME, FLOAT32, FLOAT64, DType
 from cuvee.core.names import printable
 from cuvee.core.tensors import TensorMeta
-from cuvee.errors import Diagnostic
+from cuvee.errors import Diagnostic, Where
 from cuvee.plan.arrangement import Feed, Target
 from cuvee.plan.methods import Chosen
 from cuvee.plan.nodes import Node
@@ -122,13 +122,11 @@ def _missing(
     lacking = ", ".join(f"`{printable(f.input.source)}`" for f in absent)
     allowed = recipe.names == "union" or family.optional(target.name) or family.head(target.name)
     if not allowed or chosen.missing == "error":
-        message = f"`{printable(absent[0].name)}` is missing from {lacking}"
-        hint = None
-        if len(absent[0].view.tensors) <= 20_000:
-            from cuvee.core.names import did_you_mean
-
-            hint = did_you_mean(absent[0].name, absent[0].view.tensors)
-        found.append(Diagnostic("CV-P036", message, target.slice.where, hint))
+        message = f"`{printable(target.name)}` is missing from {lacking}"
+        hint = "`--tensor-intersection` leaves such tensors out"
+        if chosen.missing != "error" and len(present) > 0:
+            hint += ", `--tensor-union` merges them from the models that have them"
+        found.append(Diagnostic("CV-P036", message, _place(target), hint))
         return None
     if len(present) == 1 and (chosen.base != "ordinary" or chosen.inputs[0] > 1):
         _note(target, f"is only in `{printable(present[0][0].input.source)}` and is copied from there", found)
@@ -149,8 +147,14 @@ def _missing(
     return "some"
 
 
+def _place(target: Target) -> Where:
+    """Where the recipe speaks of a target, and its name: findings of one cause are told together."""
+    return replace(target.slice.where or Where(), tensor=target.name)
+
+
 def _note(target: Target, what: str, found: list[Diagnostic]) -> None:
-    found.append(Diagnostic("CV-P037", f"`{printable(target.name)}` {what}", severity="note"))
+    where = Where(tensor=target.name)
+    found.append(Diagnostic("CV-P037", f"`{printable(target.name)}` {what}", where, severity="note"))
 
 
 def _copied_where_shapes_differ(target: Target, metas: Sequence[TensorMeta], recipe: Recipe) -> bool:
@@ -169,7 +173,7 @@ def _warn_copied(target: Target, one: Feed, found: list[Diagnostic]) -> None:
         f"`{printable(target.name)}` has different shapes in the models, so it is not merged but copied from "
         f"`{printable(one.input.source)}`"
     )
-    found.append(Diagnostic("CV-P038", message, target.slice.where, severity="warning"))
+    found.append(Diagnostic("CV-P038", message, _place(target), severity="warning"))
 
 
 def _shapes_differ(target: Target, feeds: list[Feed], nodes: list[Node], found: list[Diagnostic]) -> None:
@@ -178,10 +182,10 @@ def _shapes_differ(target: Target, feeds: list[Feed], nodes: list[Node], found: 
     }
     shown = ", ".join(f"`{printable(name)}` {list(shape)}" for name, shape in shapes.items())
     axis = target.place.vocabulary_axis
-    hint = None
+    hint = "models of different sizes cannot be merged weight by weight; `cuvee diff A B --structure` compares them"
     if axis is not None:
         without = {shape[:axis] + shape[axis + 1 :] for shape in shapes.values()}
         if len(without) == 1:
             hint = mismatch_hint({name: shape[axis] for name, shape in shapes.items()})
     message = f"`{printable(target.name)}` has different shapes: {shown}"
-    found.append(Diagnostic("CV-P038", message, target.slice.where, hint))
+    found.append(Diagnostic("CV-P038", message, _place(target), hint))

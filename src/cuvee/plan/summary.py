@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from cuvee.core.grouping import grouped
 from cuvee.core.names import printable
 from cuvee.errors import Diagnostic
 from cuvee.plan.cost import Cost, Outlook, cost
@@ -111,11 +112,13 @@ def _costs(figures: Cost, outlook: Outlook | None) -> Iterator[str]:
 
 def _notes(found: Sequence[Diagnostic]) -> Iterator[str]:
     """Each note once, with its code, where it points at, and its hint."""
-    for i, note in enumerate(found):
-        where = note.where
+    for i, group in enumerate(grouped(found)):
+        note, where = group.first, group.first.where
         line = f" ({printable(where.file or 'recipe')}:{where.line})" if where and where.line else ""
         head = "notes" if i == 0 else "     "
         yield f"{head}    {note.severity}[{note.code}]: {note.message}{line}"
+        if group.others:
+            yield f"         = {group.others}"
         if note.hint:
             yield f"         hint: {note.hint}"
 

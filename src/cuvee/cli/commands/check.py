@@ -27,7 +27,7 @@ def command(recipes: tuple[Path, ...], syntax_only: bool, strict: bool, form: st
       cuvee check recipe.yaml
       cuvee check --syntax-only recipes/*.yaml
     """
-    from cuvee.cli.render import diagnostic_text, in_order, print_json, stderr, stdout
+    from cuvee.cli.render import grouped_texts, in_order, print_json, stderr, stdout
 
     found: list[tuple[Path, Any]] = []
     code = 0
@@ -52,8 +52,8 @@ def command(recipes: tuple[Path, ...], syntax_only: bool, strict: bool, form: st
             )
     else:
         shown = [d for _, d in found if not (given["quiet"] and d.severity == "note")]
-        for d in shown:
-            stderr(diagnostic_text(d) + "\n")
+        for text in grouped_texts(shown):
+            stderr(text + "\n")
         errors = sum(d.severity == "error" for _, d in found)
         if errors:
             stderr(f"{errors} error{'s' if errors > 1 else ''}; nothing was read or written")

@@ -33,7 +33,7 @@ def command(output: Path, anchor: Path | None, **given: Any) -> int:
     """
     from cuvee.api.again import again
     from cuvee.cli.progress import listener
-    from cuvee.cli.render import diagnostic_text, print_json, stderr, stdout
+    from cuvee.cli.render import grouped_texts, print_json, stderr, stdout
 
     existing_output(output)
     options = run_choices(given)
@@ -44,8 +44,8 @@ def command(output: Path, anchor: Path | None, **given: Any) -> int:
             {"schema": "cuvee.reproduce/1", "ok": not found, "diagnostics": [d.as_dict() for d in found]}
         )
         return 3 if found else 0
-    for d in found:
-        stderr(diagnostic_text(d))
+    for text in grouped_texts(found):
+        stderr(text)
     if not found and not given["quiet"]:
         stdout(f"{output}: made again, every tensor has the same bytes")
     return 3 if found else 0

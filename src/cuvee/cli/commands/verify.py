@@ -47,7 +47,7 @@ def command(
     """
     from cuvee.bundle.json_files import load_object
     from cuvee.bundle.manifest import verify_file, verify_folder
-    from cuvee.cli.render import diagnostic_text, print_json, stderr, stdout
+    from cuvee.cli.render import grouped_texts, print_json, stderr, stdout
     from cuvee.errors import Diagnostic
 
     existing_output(output)
@@ -64,8 +64,8 @@ def command(
     if as_json:
         print_json({"schema": "cuvee.verify/1", "ok": not found, "diagnostics": [d.as_dict() for d in found]})
         return 3 if found else 0
-    for d in found:
-        stderr(diagnostic_text(d))
+    for text in grouped_texts(found):
+        stderr(text)
     if not found and not quiet:
         stdout(f"{output}: complete and unchanged" + (" in the sample" if sample else ""))
     return 3 if found else 0
