@@ -67,7 +67,9 @@ STEPS_IN_DATA = {"nearswap", "arcee_fusion"}  # the gradient of a clamp or an ou
 )
 def test_stage_keeps_its_contract(name: str, params: dict[str, Any]) -> None:
     torch.set_num_threads(1)
-    refute(registry.stage(name), params, differentiable=name not in STEPS_IN_DATA)
+    found = registry.stage(name)
+    # gradients do not pass through decompositions, which are what lazy stages are for
+    refute(found, params, differentiable=name not in STEPS_IN_DATA and not found.lazy)
 
 
 @pytest.mark.parametrize("name", registry.stages())
