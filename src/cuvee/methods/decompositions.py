@@ -42,9 +42,14 @@ class Plain:
 
     def eigh(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """Eigenvalues ascending and eigenvectors of a symmetric matrix."""
-        _finite(matrix)
-        values, vectors = torch.linalg.eigh(matrix)
-        return values, vectors
+        return eigh(matrix)
+
+
+def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues ascending and eigenvectors of a symmetric matrix, the vectors as columns one after the other."""
+    _finite(matrix)
+    values, vectors = torch.linalg.eigh(matrix.detach())
+    return values, vectors.T.contiguous().T
 
 
 def level(shape: tuple[int, ...], dtype: str, rank: int | None) -> int:
@@ -64,12 +69,16 @@ def svd_at(matrix: Tensor, wanted: int) -> Triplets:
     within that distance of σ (Weyl). Else LAPACK's divide and conquer gives all min(m, n).
     """
     _finite(matrix)
-    matrix = matrix.detach()
+    u, s, vh = _chosen(matrix.detach(), wanted)
+    return u.T.contiguous().T, s.contiguous(), vh.contiguous()  # one layout, as products may depend on it
+
+
+def _chosen(matrix: Tensor, wanted: int) -> Triplets:
     rows, columns = matrix.shape
     if not matrix.numel():
         return matrix.new_empty(rows, 0), matrix.new_empty(0), matrix.new_empty(0, columns)
     if rows < columns:
-        u, s, vh = svd_at(matrix.T, wanted)
+        u, s, vh = _chosen(matrix.T, wanted)
         return vh.T, s, u.T
     for algorithm in _candidates(matrix, wanted):
         found = algorithm(matrix, wanted)
@@ -196,7 +205,7 @@ def _by_wide_gram(matrix: Tensor, wanted: int) -> Triplets | None:
 def _rayleigh_ritz(matrix: Tensor, basis: Tensor, wanted: int) -> Triplets | None:
     """The best triplets within a basis of the range; None where a residual is too large."""
     inner = basis.T @ matrix
-    turn, s, vh = svd_at(inner, len(inner))
+    turn, s, vh = _chosen(inner, len(inner))
     u, s, vh = basis @ turn[:, :wanted], s[:wanted], vh[:wanted].contiguous()
     residual = (matrix @ vh.T).sub_(u * s).norm(dim=0).max()
     return (u, s, vh) if float(residual) <= RESIDUAL * float(s[0]) else None
