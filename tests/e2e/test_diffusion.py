@@ -69,3 +69,102 @@ def test_a_merged_pipeline_is_the_average_and_runs(kind: str, pair, cli, tmp_pat
     assert image.isfinite().all()
     assert not torch.equal(image, run(a, steps=2))
     assert cli("verify", tmp_path / "out").code == 0
+
+
+def single(pipeline: Path, out: Path, cli) -> Path:
+    made = cli("convert", pipeline, "-o", out)
+    assert made.code == 0, made.err
+    return out
+
+
+def states(pipeline) -> dict[str, dict[str, torch.Tensor]]:
+    found = {n: m.state_dict() for n, m in pipeline.components.items() if isinstance(m, torch.nn.Module)}
+    if (
+        type(pipeline).__name__ == "StableDiffusion3Pipeline"
+    ):  # diffusers reads a unit matrix whatever the file holds
+        found["text_encoder"].pop("text_projection.weight")
+        found["text_encoder_3"].pop("encoder.embed_tokens.weight")  # tied to `shared`, which it does not see
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS[:4])
+def test_diffusers_reads_the_single_file_as_the_pipeline_it_came_from(
+    kind: str, pair, cli, tmp_path: Path
+) -> None:
+    from diffusers import DiffusionPipeline
+
+    folder, _ = pair(kind)
+    file = single(folder, tmp_path / "one.safetensors", cli)
+    first = DiffusionPipeline.from_pretrained(folder)
+    again = type(first).from_single_file(file, config=str(folder), local_files_only=True)
+    ours, theirs = states(first), states(again)
+    assert ours.keys() == theirs.keys()
+    for part, tensors in ours.items():
+        assert tensors.keys() == theirs[part].keys()
+        assert [n for n, t in tensors.items() if not torch.equal(t, theirs[part][n])] == [], part
+
+
+def test_diffusers_converts_flux_as_we_do(pair, cli, tmp_path: Path) -> None:
+    """Its converter knows one width only, so it is made anew with that of the tiny model."""
+    import inspect
+
+    from diffusers.loaders import single_file_utils
+    from safetensors.torch import load_file
+
+    folder, _ = pair("flux")
+    file = load_file(single(folder, tmp_path / "one.safetensors", cli))
+    name = "convert_flux_transformer_checkpoint_to_diffusers"
+    code = inspect.getsource(getattr(single_file_utils, name))
+    assert code.count("inner_dim = 3072") == 1
+    space = dict(vars(single_file_utils))
+    exec(code.replace("inner_dim = 3072", "inner_dim = 16"), space)  # noqa: S102
+    parts = {n: t for n, t in file.items() if n.startswith("model.diffusion_model.")}
+    converted = space[name](parts)
+    ours = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert converted.keys() == ours.keys()
+    assert [n for n, t in ours.items() if not torch.equal(t, converted[n])] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_there_and_back_gives_the_same_bytes(kind: str, pair, cli, tmp_path: Path) -> None:
+    folder, _ = pair(kind)
+    file = single(folder, tmp_path / "one.safetensors", cli)
+    made = cli("convert", file, "--like", folder, "-o", tmp_path / "back")
+    assert made.code == 0, made.err
+    ours, back = weights(folder), weights(tmp_path / "back")
+    assert ours.keys() == back.keys()
+    assert all(torch.equal(t, back[n]) for n, t in ours.items())
+    assert (tmp_path / "back" / "model_index.json").read_bytes() == (folder / "model_index.json").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["sd2", "flux"])
+def test_a_file_and_a_folder_merge_in_the_form_of_the_first(kind: str, pair, cli, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    a, b = pair(kind)
+    one, two = (single(f, tmp_path / f"{f.name}.safetensors", cli) for f in (a, b))
+    text = "experts: {{a: {{source: {}, weight: 0.25}}, b: {{source: {}, weight: 0.75}}}}\nmerge: {{method: linear}}"
+    outs = []
+    for number, (x, y) in enumerate([(a, b), (a, two), (one, two), (one, b)]):
+        out = tmp_path / (f"out{number}" if x is a else f"out{number}.safetensors")
+        made = cli("merge", recipe(tmp_path / f"{number}.yaml", text.format(x, y)), "-o", out)
+        assert made.code == 0, made.err
+        outs.append(out)
+    folders, files = [weights(o) for o in outs[:2]], [load_file(o) for o in outs[2:]]
+    for left, right in (folders, files):
+        assert left.keys() == right.keys()
+        assert all(torch.equal(t, right[n]) for n, t in left.items())
+    back = cli("convert", outs[2], "--like", a, "-o", tmp_path / "back")
+    assert back.code == 0, back.err
+    found = weights(tmp_path / "back")
+    assert all(torch.equal(t, found[n]) for n, t in folders[0].items())
+
+
+def test_a_pipeline_does_not_become_one_file_by_its_name_alone(pair, cli, tmp_path: Path) -> None:
+    a, b = pair("sd1")
+    path = recipe(tmp_path / "r.yaml", f"experts: {{a: {a}, b: {b}}}\nmerge: {{method: average}}")
+    made = cli("merge", path, "-o", tmp_path / "x.safetensors")
+    assert made.code == 2
+    assert "CV-P156" in made.err
+    path.write_text(path.read_text() + "\noutput: {form: single_file}\n")
+    assert cli("merge", path, "-o", tmp_path / "x.safetensors").code == 0

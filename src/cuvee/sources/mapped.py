@@ -31,7 +31,7 @@ class MappedSource:
         beside: Source | None = None,
     ) -> None:
         self.label = inner.label
-        self.config = (beside or inner).config
+        self.config: Mapping[str, Any] | None = (beside or inner).config
         self.notes = (*inner.notes, *notes)
         self.tensors: Mapping[str, TensorMeta] = {name: one.meta for name, one in made.items()}
         self.inner = inner

@@ -159,7 +159,9 @@ def as_single(pipeline: Source, layout: Layout, like: Mapping[str, TensorMeta] |
             f"`{layout.name}` checkpoints have no place for {', '.join(f'`{printable(n)}`' for n in left)}"
         )
         notes = (note("CV-S153", message, pipeline.label),)
-    return MappedSource(pipeline, made, notes)
+    single = MappedSource(pipeline, made, notes)
+    single.config = None  # that of a pipeline says nothing of a file
+    return single
 
 
 def _spelled(short: str, component: Component, spelling: set[str]) -> str:

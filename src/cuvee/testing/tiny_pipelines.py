@@ -46,18 +46,19 @@ def _randomise(module: Any, generator: torch_types.Generator) -> None:
 def _clip(cls: Any, **more: Any) -> Any:
     from transformers import CLIPTextConfig
 
+    width = more.pop("width", _WIDTH)
     settings = {"hidden_act": "quick_gelu", "num_hidden_layers": 2, **more}
     return cls(
         CLIPTextConfig(
-            hidden_size=_WIDTH,
-            intermediate_size=2 * _WIDTH,
+            hidden_size=width,
+            intermediate_size=2 * width,
             num_attention_heads=2,
             vocab_size=TOKENS,
             max_position_embeddings=16,
             bos_token_id=START,
             eos_token_id=END,
             pad_token_id=END,
-            projection_dim=_WIDTH,
+            projection_dim=width,
             **settings,
         )
     )
@@ -145,16 +146,16 @@ def _sdxl(folder: Path) -> Any:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         transformer_layers_per_block=(1, 2, 2),
-        cross_attention_dim=2 * _WIDTH,
+        cross_attention_dim=3 * _WIDTH,
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=4,
-        projection_class_embeddings_input_dim=6 * 4 + _WIDTH,
+        projection_class_embeddings_input_dim=6 * 4 + 2 * _WIDTH,
     )
     return StableDiffusionXLPipeline(
         vae=_vae(),
         text_encoder=_clip(CLIPTextModel),
-        text_encoder_2=_clip(CLIPTextModelWithProjection, hidden_act="gelu"),
+        text_encoder_2=_clip(CLIPTextModelWithProjection, hidden_act="gelu", width=2 * _WIDTH),
         tokenizer=_tokenizer(folder),
         tokenizer_2=_tokenizer(folder),
         unet=unet,
@@ -175,7 +176,7 @@ def _sd3(folder: Path) -> Any:
         num_attention_heads=2,
         joint_attention_dim=2 * _WIDTH,
         caption_projection_dim=8,
-        pooled_projection_dim=2 * _WIDTH,
+        pooled_projection_dim=3 * _WIDTH,
         out_channels=4,
         pos_embed_max_size=8,
         dual_attention_layers=(0,),
@@ -187,7 +188,7 @@ def _sd3(folder: Path) -> Any:
         vae=_vae(),
         text_encoder=_clip(CLIPTextModelWithProjection),
         tokenizer=_tokenizer(folder),
-        text_encoder_2=_clip(CLIPTextModelWithProjection, hidden_act="gelu"),
+        text_encoder_2=_clip(CLIPTextModelWithProjection, hidden_act="gelu", width=2 * _WIDTH),
         tokenizer_2=_tokenizer(folder),
         text_encoder_3=_t5(),
         tokenizer_3=_tokenizer(folder),
@@ -247,11 +248,14 @@ def run(folder: Path, steps: int = 1) -> Any:
     }
     kind = type(loaded).__name__
     if kind == "StableDiffusionXLPipeline":
-        given |= {"prompt_embeds": torch.ones(1, 16, 2 * width), "pooled_prompt_embeds": torch.ones(1, width)}
+        given |= {
+            "prompt_embeds": torch.ones(1, 16, 3 * width),
+            "pooled_prompt_embeds": torch.ones(1, 2 * width),
+        }
     elif kind == "StableDiffusion3Pipeline":
         given |= {
             "prompt_embeds": torch.ones(1, 16, 2 * width),
-            "pooled_prompt_embeds": torch.ones(1, 2 * width),
+            "pooled_prompt_embeds": torch.ones(1, 3 * width),
         }
     elif kind == "FluxPipeline":
         given |= {"pooled_prompt_embeds": torch.ones(1, width)}

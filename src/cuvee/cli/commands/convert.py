@@ -28,19 +28,29 @@ _NOT_FOR_GGUF = ("shard_size", "non_finite", "device", "threads", "memory")
     metavar="DTYPE",
     help="float32, float16, bfloat16; for GGUF f16, bf16, f32 or q8_0.",
 )
+@click.option(
+    "--like",
+    default=None,
+    metavar="PIPELINE",
+    help="For a diffusion model in one file: the diffusers folder that gives configurations and tokenizers.",
+)
 @click.option("--shard-size", default="5GB", metavar="SIZE", help="Largest weight file.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output, atomically.")
 @click.option("--no-resume", is_flag=True, help="Discard what an interrupted run left.")
 @click.option("--offline", is_flag=True, help="Never touch the network.")
 @run_options
 @output_options
-def command(source: str, out: Path, dtype: str | None, shard_size: str, **given: Any) -> int:
+def command(
+    source: str, out: Path, dtype: str | None, like: str | None, shard_size: str, **given: Any
+) -> int:
     """Change the format, dtype or shard size of a checkpoint (adapters in SOURCE are applied).
 
     \b
     Examples:
       cuvee convert ./model.gguf -o ./model --dtype bfloat16
       cuvee convert ./model -o model.gguf --dtype q8_0
+      cuvee convert ./pipeline -o sdxl.safetensors
+      cuvee convert sdxl.safetensors --like ./pipeline -o ./folder
     """
     from cuvee.api.blend import Blend
     from cuvee.cli.running import Manner, merge_into
@@ -50,12 +60,18 @@ def command(source: str, out: Path, dtype: str | None, shard_size: str, **given:
     if out.suffix == ".gguf":
         return _to_gguf(source, out, dtype or "f16", given)
     shard_bytes(shard_size)  # said of the option, not of the recipe made of it
-    text = quick_text("passthrough", [source], None, [], {"dtype": _stored(dtype), "shard_size": shard_size})
+    output = {"dtype": _stored(dtype), "shard_size": shard_size, "like": like, "form": _form(out, like)}
+    text = quick_text("passthrough", [source], None, [], output)
     recipe = parse_recipe(text)
     options = run_choices(given)
     keys = ("overwrite", "as_json", "quiet")
     manner = Manner(resume=not given["no_resume"], **{key: given[key] for key in keys})
     return merge_into(Blend(recipe, offline=is_offline(given["offline"])), out, options, manner)
+
+
+def _form(out: Path, like: str | None) -> str | None:
+    """One file where the output is one: pipelines then get their original names."""
+    return "single_file" if out.suffix == ".safetensors" and like is None else None
 
 
 def _stored(dtype: str | None) -> str | None:
