@@ -18,6 +18,12 @@ from cuvee.testing.stage_contract import refute
 
 CASES: dict[str, list[dict[str, Any]]] = {
     "band": [{}, {"density": 0.5, "gamma": 0.2}, {"density": 0.7, "rescale": "l1"}, {"density": 1.0}],
+    "analogy": [{}, {"weight": [1.0, 0.5, 2.0], "lambda": 0.3}],
+    "block_top": [{}, {"n": 3, "m": 7}, {"trailing": "code"}, {"n": 0}],
+    "cabs": [{}, {"n": 3, "m": 7, "trailing": "code"}, {"weight": [0.5, 1.0, 2.0], "n": 16, "m": 32}],
+    "consensus": [{}, {"agree": 1, "strength": [0.2, 0.4, 0.6]}, {"total": "ties", "density": 0.4}],
+    "decay_mean": [{}, {"decay": "0.9, 0.2"}],
+    "donor": [{"take": [False, True, False]}],
     "drop": [{}, {"density": 0.3, "rescale": "l1"}, {"density": 0.0}, {"rescale": "none"}, {"density": 1.0}],
     "elect": [
         {},
@@ -27,6 +33,25 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"zero_sign": "majority"},
         {"zero_sign": "majority", "scope": "tensor", "vote": "count"},
     ],
+    "emr_expert": [{"restore": [False, True, False]}, {"restore": [True, False, False], "sums": "mean"}],
+    "energy_mean": [{}, {"granularity": "model"}, {"granularity": "layer"}, {"granularity": "element"}],
+    "exponential_mean": [{}, {"start": "zero", "decay": 0.5}],
+    "keep_near": [
+        {"radius": 1.0},
+        {"radius": 0.1, "distance": "relative", "scope": "tensor", "pull": "average"},
+    ],
+    "layer_top": [{}, {"outside": "drop"}, {"keep": 1.0}],
+    "lines": [{}, {"alpha": 0.2}, {"alpha": 0.2, "beta": 0.5}],
+    "metric_mean": [{"metric": [1.0, 0.5, 2.0]}, {"metric": [1.0, -0.5, 2.0], "form": "softmax"}],
+    "one_bit": [{}, {"compress": False}],
+    "pcb": [{}, {"variant": "vision", "clamp": 0.01, "ratio": 0.3}],
+    "slerp_fold": [
+        {},
+        {"axis": "last", "weight": [1.0, 2.0, 3.0]},
+        {"steps": "weight", "weight": [0.2, 0.2, 0.6]},
+    ],
+    "widen": [{}, {"axis": "row"}, {"ratio": -1.0, "calibration": 0.7}],
+    "window_mean": [{}, {"start": 1, "every": 2, "last": 1}],
     "magprune": [
         {},
         {"density": 0.3, "epsilon": 0.2, "rescale": "l1"},
@@ -57,7 +82,8 @@ CASES: dict[str, list[dict[str, Any]]] = {
     ],
     "weighted_sum": [{}, {"weight": [1.0, -2.0, 3.0], "normalize": True}],
 }
-STEPS_IN_DATA = {"nearswap", "arcee_fusion"}  # the gradient of a clamp or an outlier mask is not tried
+# The gradient of a clamp, an outlier mask or a rank that may be equal to its limit is not tried.
+STEPS_IN_DATA = {"nearswap", "arcee_fusion", "pcb", "widen"}
 
 
 @pytest.mark.parametrize(

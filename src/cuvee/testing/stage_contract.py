@@ -154,9 +154,10 @@ def refute_gradients(stage: Stage, values: Mapping[str, Any], groups: Groups) ->
         inputs = [normal(tensor).requires_grad_() for tensor in group]
         function = _frozen(stage, values, inputs)
         result, probe = function(inputs), normal(inputs[0])
-        gradients = torch.autograd.grad(
-            (result.reshape(probe.shape) * probe).sum(), inputs, allow_unused=True
-        )
+        weighed = (result.reshape(probe.shape) * probe).sum()
+        gradients: tuple[Tensor | None, ...] = (None,) * len(inputs)  # a constant has none
+        if weighed.requires_grad:
+            gradients = torch.autograd.grad(weighed, inputs, allow_unused=True)
         steps = [normal(x).abs() * x.detach().sign() * 1e-10 for x in inputs]
         with torch.no_grad():
             change = function([x + step for x, step in zip(inputs, steps, strict=True)]) - result
