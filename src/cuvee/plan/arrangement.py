@@ -26,7 +26,7 @@ class Feed:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One output tensor to be: its place in the output, its depth in its slice (0…1), and what may feed it."""
+    """One output tensor to be: its place in the output, its depth for curves (0…1), and what may feed it."""
 
     name: str
     place: Place
@@ -165,6 +165,12 @@ class _Arranger:
             if one.source not in self.views:
                 return None  # could not be opened; said already
             count = self.index[one.source].count.get(module, 0)
+            stated = self.recipe.layer_count
+            if stated is not None and count not in (0, stated):
+                message = f"`layers` says {stated}, but `{printable(one.source)}` has {count} layers"
+                wrong = Diagnostic("CV-P110", message, one.where, f"write `layers: {count}`")
+                self.found += [] if wrong in self.found else [wrong]  # every slice would say it
+                return None
             layers = one.layers or (0, count)
             if one.layers and not 0 <= layers[0] <= layers[1]:
                 message = (
@@ -193,11 +199,12 @@ class _Arranger:
     def targets(self, module: str, recipe: ModuleRecipe, slices: list[Slice]) -> Iterator[Target]:
         after = 0.0 if self.recipe.edges == "first" else 1.0
         yield from self.outside(module, recipe, slices[0], "before", 0.0)
-        number = 0
+        number, total = 0, sum(1 for _ in _source_layers(slices))
         for part in slices:
             first, end = part.inputs[0].layers or (0, 0)
             for offset in range(end - first):
-                depth = 0.0 if self.flat else self._depth(offset, end - first)
+                place = (number, total) if self.recipe.curves == "output" else (offset, end - first)
+                depth = 0.0 if self.flat else self._depth(*place)
                 yield from self.layer(module, recipe, part, offset, number, depth)
                 number += 1
         yield from self.outside(module, recipe, slices[-1], "after", after)

@@ -29,6 +29,7 @@ class Realigner:
     sizes: Mapping[str, int] = field(
         default_factory=dict
     )  # embedding rows of every model, for a cut to the least
+    keys: Mapping[str, str] = field(default_factory=dict)  # of the physical sources, by the names models have
     _told: set[str] = field(default_factory=set)
 
     def inputs(
@@ -36,7 +37,7 @@ class Realigner:
     ) -> list[Node]:
         """The nodes (one for each model named), each with the output's rows along `axis`; means are taken in `wide`."""
         if self.plan is not None:
-            tables = self.plan.tables(names, base if base in names else None)
+            tables = self.plan.tables(names, self._base_among(names, base))
         elif self.truncate:
             # A head that only some models have gets as many rows as the embedding that all have.
             here = {n: node.shape[axis] for n, node in zip(names, nodes, strict=True)}
@@ -47,6 +48,13 @@ class Realigner:
             return list(nodes)
         by_name = dict(zip(names, nodes, strict=True))
         return [_gathered(name, tables[name], by_name, axis, wide) for name in names]
+
+    def _base_among(self, names: Sequence[str], base: str | None) -> str | None:
+        """The base under the name it has here: it may be listed as an expert too."""
+        if base is None or base in names:
+            return base
+        own = self.keys.get(base)
+        return next((name for name in names if own is not None and self.keys.get(name) == own), None)
 
     def _tell(self, notes: Sequence[Diagnostic]) -> None:
         for note in notes:
@@ -102,7 +110,8 @@ def realigner(
             error.at(file=where.file, line=where.line, column=where.column, path=where.path, text=where.text)
         found.extend(error.diagnostics)
         return Realigner()
-    return Realigner(plan, notes=list(plan.diagnostics), rows=plan.rows)
+    keys = {alias: view.key for alias, view in views.items() if view.key is not None}
+    return Realigner(plan, notes=list(plan.diagnostics), rows=plan.rows, keys=keys)
 
 
 def embedding_rows(view: View, family: Family) -> int | None:

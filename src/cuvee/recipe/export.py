@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from cuvee.core.names import printable
 from cuvee.errors import Diagnostic, RecipeError
 from cuvee.methods.contract import Dialect
 from cuvee.methods.registry import get, parameters_for, stage
@@ -22,6 +22,7 @@ from cuvee.recipe.model import (
     Slice,
     SourceSpec,
     TokenRule,
+    Vocabulary,
 )
 
 MODELINE = "# yaml-language-server: $schema=./recipe.schema.json   (write it with: cuvee schema > recipe.schema.json)\n"
@@ -30,7 +31,7 @@ MODELINE = "# yaml-language-server: $schema=./recipe.schema.json   (write it wit
 def native_text(recipe: Recipe) -> tuple[str, list[Diagnostic]]:
     """The recipe as YAML text, and notes on what could only be said differently.
 
-    RecipeError (CV-R017) for a recipe of several modules, which has no form in Cuvée's language.
+    RecipeError (CV-R017) for a recipe that has no form in Cuvée's language: of a chain, or with live objects.
     """
     notes: list[Diagnostic] = []
     return MODELINE + _dump(_Exporter(recipe, notes).content()), notes
@@ -49,16 +50,13 @@ def _dump(content: Mapping[str, Any]) -> str:
 
 class _Exporter:
     def __init__(self, recipe: Recipe, notes: list[Diagnostic]) -> None:
-        if recipe.method is None or set(recipe.modules) != {"*"}:
-            raise RecipeError(
-                "CV-R017",
-                "a recipe with `modules` has no form in Cuvée's own language",
-                hint="run it as it is with `cuvee merge`",
-            )
+        if recipe.method is None:
+            raise RecipeError("CV-R017", "a recipe that names no method is not written by an import")
         self.recipe, self.notes = recipe, notes
         self.method = get(recipe.method)
         self.dialect: Dialect | None = self.method.dialects.get(recipe.dialect)
         self.names = self._aliases()
+        self.moved = any(_moves(module) for module in recipe.modules.values())
 
     def _aliases(self) -> dict[str, str]:
         """A name for each source: the last part of its path where that is unique, `base` for a base set apart.
@@ -78,21 +76,23 @@ class _Exporter:
 
     def content(self) -> dict[str, Any]:
         recipe = self.recipe
-        module = recipe.modules["*"]
         out: dict[str, Any] = {"version": 1}
         base = recipe.base if recipe.base is not None and self.names[recipe.base] == "base" else None
-        first = self.base_first()
-        if recipe.base is not None:  # also where it is one of the experts: config and tokenizer come from it
+        inside = self.base_inside()
+        if recipe.base is not None and not inside:  # as an expert too: config and tokenizer come from it
             out["base"] = self.source(recipe.sources[recipe.base])
-        whole = len(module.slices) == 1 and all(i.layers is None for i in module.slices[0].inputs)
+        every = recipe.modules.get("*")
+        simple = every.slices[0] if every is not None and _is_whole(every) and not inside else None
         out["experts"] = {
-            self.names[alias]: self.expert(alias, module.slices[0] if whole else None)
-            for alias in self.ordered(module, first)
-            if alias != base
+            self.names[alias]: self.expert(alias, simple) for alias in self.ordered() if alias != base
         }
+        if not out["experts"]:
+            raise RecipeError("CV-R017", "a recipe of a base alone has no form in Cuvée's own language")
         out["merge"] = {"method": self.method.name, **self.with_defaults(self.settings(recipe.settings))}
-        if not whole:
-            out["layers"] = [self.layers(part) for part in module.slices]
+        if every is None:
+            out["modules"] = {name: self.module(module) for name, module in recipe.modules.items()}
+        elif simple is None:
+            out["layers"] = [self.layers(part) for part in every.slices]
         out.update(self.rest())
         return out
 
@@ -100,10 +100,21 @@ class _Exporter:
         """Whether the base is the first of the models combined, which Cuvée's recipes list as an expert."""
         return self.method.base == "ordinary" and self.dialect is not None and self.dialect.base == "required"
 
-    def ordered(self, module: ModuleRecipe, first: bool) -> list[str]:
-        used = [i.source for part in module.slices for i in part.inputs]
-        order = list(dict.fromkeys(used + list(self.recipe.sources)))
-        return sorted(order, key=lambda alias: alias != self.recipe.base) if first else order
+    def base_inside(self) -> bool:
+        """Whether the base is one of the models combined there, but task vectors would be taken from it here.
+
+        Then it is an expert, the first, since config and tokenizer come from the first.
+        """
+        spoken = self.dialect is not None and self.dialect.base == "ordinary"
+        return self.recipe.base is not None and spoken and self.method.base != "ordinary"
+
+    def ordered(self) -> list[str]:
+        slices = (part for module in self.recipe.modules.values() for part in module.slices)
+        used = [i.source for part in slices for i in part.inputs]
+        others = [alias for alias in self.recipe.sources if alias != self.recipe.base]
+        order = list(dict.fromkeys(used + others))
+        leads = self.base_first() or self.base_inside()
+        return sorted(order, key=lambda alias: alias != self.recipe.base) if leads else order
 
     def expert(self, alias: str, part: Slice | None) -> Any:
         written = self.source(self.recipe.sources[alias])
@@ -129,23 +140,34 @@ class _Exporter:
             return {"recipe": inner}
         raise RecipeError("CV-R017", "a source that lives only in Python cannot be written down")
 
+    def module(self, module: ModuleRecipe) -> dict[str, Any]:
+        """One module: all its layers from some of the models, or runs of them."""
+        if _is_whole(module):
+            out = self.layers(module.slices[0])
+        else:
+            out = {"layers": [self.layers(part) for part in module.slices]}
+        settings = self.settings(module.settings)
+        return {**out, "parameters": settings} if settings else out
+
     def layers(self, part: Slice) -> dict[str, Any]:
+        """One run of layers: its models with their layers and values, its base, its parameters."""
         base = part.base or self.recipe.base
         inputs = sorted(part.inputs, key=lambda i: i.source != base) if self.base_first() else part.inputs
-        donors = {self.names[i.source]: list(i.layers or ()) for i in inputs if self.listed(i, base)}
-        out: dict[str, Any] = {"from": donors}
+        apart = {i.layers for i in inputs if self.listed(i, base)} != {i.layers for i in inputs}
+        donors = {self.names[i.source]: self.donor(i) for i in inputs if apart or self.listed(i, base)}
+        plain = all(entry is None for entry in donors.values())
+        out: dict[str, Any] = {"from": list(donors) if plain else {n: e or {} for n, e in donors.items()}}
         if part.base is not None:
             out["base"] = self.names[part.base]
-        settings = {**self.settings(part.settings)}
-        for one in part.inputs:
-            for name, value in self.settings(one.settings).items():
-                message = f"the value of `{name}` for `{printable(one.source)}` in one slice is given to all its models"
-                if settings.get(name, value) != value:
-                    raise RecipeError("CV-R017", message)
-                settings[name] = value
-        if settings:
-            out["parameters"] = settings
-        return out
+        settings = self.settings(part.settings)
+        return {**out, "parameters": settings} if settings else out
+
+    def donor(self, one: Input) -> Any:
+        """A model's layers in a run, with the values it has there alone; None where it is there as a whole."""
+        settings = self.settings(one.settings)
+        if not settings:
+            return None if one.layers is None else list(one.layers)
+        return {**({} if one.layers is None else {"layers": list(one.layers)}), **settings}
 
     def listed(self, one: Input, base: str | None) -> bool:
         return one.source != base or self.names.get(one.source) != "base"
@@ -169,6 +191,12 @@ class _Exporter:
 
     def rule(self, rule: Rule, translate: Any) -> dict[str, Any]:
         out: dict[str, Any] = {}
+        if rule.substring and re.search(r"\d", rule.name or "") and self.moved:
+            message = (
+                f"the filter `{rule.name}` is for names of the output here, there for those each model has: where "
+                "layers move, it is for others"
+            )
+            self.notes.append(Diagnostic("CV-R112", message, rule.where, severity="warning"))
         if rule.name not in (None, "*"):
             out["name"] = f"*{rule.name}*" if rule.substring else rule.name
         if rule.roles:
@@ -201,14 +229,10 @@ class _Exporter:
         out: dict[str, Any] = {}
         if recipe.edges == "first":
             out["edges"] = "first"
+        if recipe.curves == "slices" and any(len(module.slices) > 1 for module in recipe.modules.values()):
+            out["curves"] = "slices"
         if recipe.vocabulary is not None:
-            section = recipe.vocabulary
-            source = self.names.get(section.source, section.source)
-            out["tokenizer"] = {"source": source}
-            if section.tokens:
-                out["tokenizer"]["tokens"] = {t: self.token(r) for t, r in section.tokens.items()}
-            if section.pad_to_multiple_of:
-                out["tokenizer"]["pad_to_multiple_of"] = section.pad_to_multiple_of
+            out["tokenizer"] = self.tokenizer(recipe.vocabulary)
         if recipe.chat_template is not None:
             out["chat_template"] = recipe.chat_template
         if recipe.compute is not None:
@@ -219,6 +243,19 @@ class _Exporter:
             out["output"] = {"dtype": recipe.output.dtype}
         return out
 
+    def tokenizer(self, section: Vocabulary) -> dict[str, Any]:
+        if section.source == self.recipe.base and section.source not in ("union", "base"):
+            message = (
+                "tokens of the base beyond its embedding are left out here; there they become rows of zeros"
+            )
+            self.notes.append(Diagnostic("CV-R112", message, section.where, severity="warning"))
+        out: dict[str, Any] = {"source": self.names.get(section.source, section.source)}
+        if section.tokens:
+            out["tokens"] = {token: self.token(rule) for token, rule in section.tokens.items()}
+        if section.pad_to_multiple_of:
+            out["pad_to_multiple_of"] = section.pad_to_multiple_of
+        return out
+
     def token(self, rule: TokenRule) -> dict[str, Any]:
         out: dict[str, Any] = {}
         if rule.source is not None:
@@ -226,6 +263,22 @@ class _Exporter:
         out.update({k: v for k in ("token", "token_id") if (v := getattr(rule, k)) is not None})
         out.update({k: True for k in ("zero", "force") if getattr(rule, k)})
         return out
+
+
+def _moves(module: ModuleRecipe) -> bool:
+    """Whether some layer has another number in the output than in a model."""
+    start = 0
+    for part in module.slices:
+        spans = [one.layers for one in part.inputs if one.layers is not None]
+        if any(first != start for first, _ in spans):
+            return True
+        start += spans[0][1] - spans[0][0] if spans else 0
+    return False
+
+
+def _is_whole(module: ModuleRecipe) -> bool:
+    """Whether a module is one slice over all its layers."""
+    return len(module.slices) == 1 and all(one.layers is None for one in module.slices[0].inputs)
 
 
 def _nested(written: Any) -> bool:

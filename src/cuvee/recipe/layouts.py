@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cuvee.errors import Diagnostic
+from cuvee.errors import Diagnostic, Where
 from cuvee.recipe.document import Document
 from cuvee.recipe.model import Input, ModuleRecipe, Recipe, Rule, Slice
 
@@ -49,9 +49,20 @@ class Arrangement:
             rewritten = self.rewrite(recipe, values, found)
             place = document.where(("merge",))
             found[before:] = [replace(d, where=d.where or place) for d in found[before:]]
-            return rewritten
+            where = document.where(("merge", "layers"))
+            modules = {name: _placed(module, where) for name, module in rewritten.modules.items()}
+            return replace(rewritten, modules=modules, layer_count=values.get("layers"))
 
         return apply
+
+
+def _placed(module: ModuleRecipe, where: Where) -> ModuleRecipe:
+    """The module with every slice and input at a place of the recipe, for what is found of them later."""
+    slices = (
+        replace(part, where=where, inputs=tuple(replace(one, where=where) for one in part.inputs))
+        for part in module.slices
+    )
+    return replace(module, slices=tuple(slices))
 
 
 def _dus(recipe: Recipe, values: dict[str, Any], found: list[Diagnostic]) -> Recipe:

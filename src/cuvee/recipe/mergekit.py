@@ -102,6 +102,7 @@ class _Translator:
             vocabulary=vocabulary,
             chat_template=config.chat_template,
             edges="first",
+            curves="slices",
             differing_buffers="error",
             output=Output(dtype=stored.name if stored else None),
             text=self.document.text,
@@ -172,7 +173,7 @@ class _Translator:
                     f"an adapter on `{printable(reference.text)}`, a merge of this file, is not supported"
                 )
                 hint = "write that merge to a folder first"
-                self.found.append(problem(self.document, "CV-R012", path, message, hint=hint))
+                self.found.append(problem(self.document, "CV-R111", path, message, hint=hint))
             self.sources[alias] = inner
         else:
             self.sources.setdefault(alias, reference)

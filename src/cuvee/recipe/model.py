@@ -164,9 +164,11 @@ class Recipe:
     compute: str | None = None  # dtype of inputs and arithmetic; None: float32
     vocabulary: Vocabulary | None = None
     truncate_vocabulary: bool = False
+    layer_count: int | None = None  # that the models have, where the method's parameters say so
     chat_template: str | None = None
     seed: int = 0
     edges: Literal["first", "ends"] = "ends"  # which curve value tensors outside the layers take
+    curves: Literal["output", "slices"] = "output"  # over what a curve runs: all layers, or each slice anew
     names: Literal["strict", "union", "intersection"] = "strict"  # tensors missing from some inputs
     differing_buffers: Literal["error", "base"] = "base"
     output: Output = field(default_factory=Output)

@@ -30,11 +30,11 @@ from cuvee.recipe.model import (
     TokenRule,
     Vocabulary,
 )
+from cuvee.recipe.native_layout import BASE, LayoutReader
 from cuvee.recipe.native_settings import ValueReader
-from cuvee.recipe.schema import NATIVE, Layers, NativeRecipe, size_of
+from cuvee.recipe.schema import NATIVE, NativeRecipe, size_of
 from cuvee.recipe.shape import validate
 
-BASE = "base"
 _SOURCE_KEYS = ("source", "recipe", "arithmetic")
 LoadFile = Callable[[FilePath], Recipe]
 
@@ -80,7 +80,7 @@ class _Reader:
         base = BASE if schema.base is not None else None
         recipe = Recipe(
             sources=self.sources,
-            modules={"*": ModuleRecipe(tuple(self.slices(base, method, known)))},
+            modules=self.modules(layout, method, known),
             method=method.name if method else None,
             base=base,
             chain=chain,
@@ -90,11 +90,28 @@ class _Reader:
             chat_template=schema.chat_template,
             seed=schema.seed,
             edges=schema.edges,
+            curves=schema.curves,
             output=self.output(),
             text=self.document.text,
             file=self.document.file,
         )
         return layout(recipe, self.found) if layout else recipe
+
+    def modules(
+        self, layout: Layout | None, method: Method | None, known: Mapping[str, Parameter]
+    ) -> dict[str, ModuleRecipe]:
+        if layout is not None:  # it makes the slices itself
+            for key in ("layers", "modules"):
+                if getattr(self.schema, key) is not None:
+                    message = f"`{key}` has no place beside a method that arranges the layers itself"
+                    self.say("CV-R110", (key,), message, key=True)
+            return {"*": ModuleRecipe((self.everything(),))}
+        reader = LayoutReader(self.document, self.schema, self.found, method, known, self.per_expert)
+        return reader.modules()
+
+    def everything(self) -> Slice:
+        where = self.document.where(("merge",))
+        return Slice(tuple(Input(name, where=where) for name in self.schema.experts), where=where)
 
     # -- what is merged, and how ------------------------------------------------------------------------------
 
@@ -162,16 +179,7 @@ class _Reader:
     def settings(
         self, raw: Mapping[str, Any], known: Mapping[str, Parameter], owner: str, path: Path
     ) -> dict[str, Setting]:
-        values = ValueReader(self.document, self.found)
-        out = {}
-        for name, value in raw.items():
-            if name not in known:
-                values.unknown(name, known, owner, (*path, name))
-                continue
-            setting = values.setting(value, known[name], (*path, name))
-            if setting:
-                out[name] = setting
-        return out
+        return ValueReader(self.document, self.found).settings(raw, known, owner, path)
 
     def parameters(self, method: Method | None, chain: tuple[StageCall, ...]) -> dict[str, Parameter]:
         """Parameters that an expert may have of its own."""
@@ -279,64 +287,7 @@ class _Reader:
             where=self.document.where(path),
         )
 
-    # -- layout, tokenizer, output ----------------------------------------------------------------------------
-
-    def slices(self, base: str | None, method: Method | None, known: Mapping[str, Parameter]) -> list[Slice]:
-        if self.schema.layers is None:
-            inputs = [self.input(n, None, ("experts", n)) for n in self.schema.experts]
-            return [self.sliced(inputs, base, method, None, {}, ("merge",))]
-        out = []
-        for i, part in enumerate(self.schema.layers):
-            path: Path = ("layers", i)
-            inputs = self.donors(part, path)
-            settings = self.settings(
-                part.parameters, parameters_for(method) if method else known, "merge", (*path, "parameters")
-            )
-            out.append(self.sliced(inputs, base, method, part, settings, path))
-        return out
-
-    def sliced(
-        self,
-        inputs: list[Input],
-        base: str | None,
-        method: Method | None,
-        part: Layers | None,
-        settings: Settings,
-        path: Path,
-    ) -> Slice:
-        """A slice; the base takes part where the method has a place for it, with the layers of the first input."""
-        own = part.base if part is not None and part.base is not None else base
-        ordinary = method is not None and method.base == "ordinary"
-        if own is not None and not ordinary and all(i.source != own for i in inputs) and inputs:
-            inputs.append(Input(own, inputs[0].layers, where=self.document.where(path)))
-        return Slice(
-            tuple(inputs),
-            own if part is not None and part.base else None,
-            settings,
-            self.document.where(path),
-        )
-
-    def donors(self, part: Layers, path: Path) -> list[Input]:
-        here = (*path, "from")
-        if isinstance(part.from_, dict):
-            pairs = [(n, self.layer_range(r, (*here, n))) for n, r in part.from_.items()]
-        else:
-            whole = (part.range[0], part.range[1]) if part.range else None
-            names = part.from_ if isinstance(part.from_, list) else [part.from_]
-            pairs = [(n, whole) for n in names]
-        return [self.input(n, r, here) for n, r in pairs]
-
-    def layer_range(self, value: Any, path: Path) -> tuple[int, int] | None:
-        if isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value):
-            return value[0], value[1]
-        self.say("CV-R010", path, "layers must be two whole numbers `[first, end]`, the end not included")
-        return None
-
-    def input(self, name: str, layers: tuple[int, int] | None, path: Path) -> Input:
-        if name not in self.schema.experts and not (name == BASE and self.schema.base is not None):
-            hint = did_you_mean(name, self.schema.experts)
-            self.say("CV-R014", path, f"`{printable(str(name))}` is not an expert of this recipe", hint=hint)
-        return Input(name, layers, self.per_expert.get(name, {}), self.document.where(path))
+    # -- tokenizer, output -------------------------------------------------------------------------------------
 
     def vocabulary(self) -> Vocabulary | None:
         section = self.schema.tokenizer

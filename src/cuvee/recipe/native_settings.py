@@ -43,6 +43,20 @@ class ValueReader:
         plain = self._value(value, parameter, path)
         return (Rule(plain, where=self.document.where(path)),) if plain is not _BAD else ()
 
+    def settings(
+        self, raw: Mapping[str, Any], known: Mapping[str, Parameter], owner: str, path: Path
+    ) -> dict[str, Setting]:
+        """The settings of a mapping of parameters; names the owner does not have are told."""
+        out = {}
+        for name, value in raw.items():
+            if name not in known:
+                self.unknown(name, known, owner, (*path, name))
+                continue
+            setting = self.setting(value, known[name], (*path, name))
+            if setting:
+                out[name] = setting
+        return out
+
     def unknown(self, name: str, known: Mapping[str, Any] | tuple[str, ...], owner: str, path: Path) -> None:
         """Say that a key is not a parameter of its owner."""
         hint = did_you_mean(name, known)

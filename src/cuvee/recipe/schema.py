@@ -110,6 +110,16 @@ class Layers:
 
 
 @dataclass(frozen=True, slots=True)
+class Module:
+    """One module of the architecture: all its layers, or runs of them; one without an entry is copied."""
+
+    from_: Any = part(DONORS, None, key="from")
+    base: str | None = part(TEXT, None)
+    layers: list[Layers] | None = part(Listed(Section(Layers), least=1), None)
+    parameters: dict[str, Any] = part(SETTINGS, {})
+
+
+@dataclass(frozen=True, slots=True)
 class OutputSpec:
     """What is written."""
 
@@ -131,11 +141,13 @@ class NativeRecipe:
     base: Any = part(SOURCE, None)
     sources: dict[str, Any] = part(Named(SOURCE), {})
     layers: list[Layers] | None = part(Listed(Section(Layers)), None)
+    modules: dict[str, Module] | None = part(Named(Section(Module)), None)
     tokenizer: Tokenizer | None = part(Section(Tokenizer, before=_tokenizer), None)
     chat_template: str | None = part(TEXT, None)
     dtype: str | None = part(DTYPE, None)
     seed: int = part(whole(0), 0)
     edges: Literal["ends", "first"] = part(one_of("ends", "first"), "ends")
+    curves: Literal["output", "slices"] = part(one_of("output", "slices"), "output")
     output: OutputSpec = part(Section(OutputSpec), OutputSpec())
 
 

@@ -143,6 +143,90 @@ def test_curves_reach_from_the_first_layer_to_the_last(edges: str, after: float,
     assert values["model.norm.weight"] == values["lm_head.weight"] == pytest.approx(after)
 
 
+def test_a_curve_runs_over_the_whole_output_or_over_each_slice(here: Path) -> None:
+    text = ("experts: {deep: ./deep, other: ./deep}\nmerge: {method: slerp, t: [0, 1]}\nlayers:\n"
+            "  - {from: [deep, other], range: [0, 2]}\n  - {from: [deep, other], range: [0, 3]}")  # fmt: skip
+    for more, expected in (("", [0, 0.25, 0.5, 0.75, 1]), ("curves: slices\n", [0, 1, 0, 0.5, 1])):
+        found = {t.meta.name: t.parameters["t"] for t in loaded(here, more + text).build().tensors}
+        values = [found[f"model.layers.{i}.mlp.up_proj.weight"] for i in range(5)]
+        assert [one.value for one in values if hasattr(one, "value")] == expected
+
+
+def test_a_method_told_of_another_number_of_layers_says_so(here: Path) -> None:
+    for merge in ("{method: dus, layers: 2, drop: 1}", "{method: dus, layers: 4, drop: 1}"):
+        with pytest.raises(PlanError, match="but `deep` has 3 layers") as caught:
+            loaded(here, f"experts: {{deep: ./deep}}\nmerge: {merge}").plan()
+        (found,) = caught.value.diagnostics
+        assert (found.code, found.where and found.where.path) == ("CV-P110", "merge.layers")
+    with pytest.raises(CuveeError, match="no place beside a method"):
+        loaded(here, "experts: {deep: ./deep}\nmerge: {method: dus, layers: 3, drop: 1}\nlayers: [{from: deep}]")
+
+
+def towers(folder: Path, seed: int) -> dict[str, Tensor]:
+    """A model of two stacks of two layers each."""
+    draw = torch.Generator().manual_seed(seed)
+    names = [f"{part}.block.{i}.layer.0.SelfAttention.{n}.weight" for part in ("encoder", "decoder") for i in (0, 1)
+             for n in "qk"]  # fmt: skip
+    made = {"shared.weight": torch.randn(9, 4, generator=draw)}
+    made |= {name: torch.randn(4, 4, generator=draw) for name in names}
+    config = {"architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "vocab_size": 9,
+              "num_layers": 2, "num_decoder_layers": 2}  # fmt: skip
+    save(folder, made, config)
+    return made
+
+
+def test_modules_with_layers_and_values_of_their_own(tmp_path: Path) -> None:
+    a, b = (towers(tmp_path / name, seed) for seed, name in enumerate("ab"))
+    blend = loaded(tmp_path, "experts: {a: {source: ./a, weight: 1}, b: {source: ./b, weight: 1}}\n"
+                             "merge: {method: linear}\nmodules:\n"
+                             "  encoder: {from: {a: {weight: 3}, b: {}}}\n"
+                             "  decoder:\n    layers:\n      - {from: {b: [1, 2]}}\n"
+                             "      - {from: {a: {layers: [0, 1], weight: {'*.q.*': 1, default: 9}}, b: [1, 2]}}\n"
+                             "      - {from: a, range: [1, 2]}\n")  # fmt: skip
+    found, plan = blend.load(), blend.build()
+
+    def name(part: str, layer: int, letter: str) -> str:
+        return f"{part}.block.{layer}.layer.0.SelfAttention.{letter}.weight"
+
+    for layer in (0, 1):
+        at = name("encoder", layer, "k")
+        torch.testing.assert_close(found[at], 0.75 * a[at] + 0.25 * b[at])
+    first, second = name("decoder", 0, "q"), name("decoder", 1, "q")
+    assert torch.equal(found[first], b[second])
+    torch.testing.assert_close(found[second], (a[first] + b[second]) / 2)
+    torch.testing.assert_close(
+        found[name("decoder", 1, "k")], 0.9 * a[name("decoder", 0, "k")] + 0.1 * b[name("decoder", 1, "k")]
+    )
+    assert torch.equal(found[name("decoder", 2, "k")], a[name("decoder", 1, "k")])
+    assert torch.equal(found["shared.weight"], a["shared.weight"])  # not listed, so copied, and said
+    assert "CV-P025" in [d.code for d in plan.notes if d.severity == "warning"]
+    assert plan.config is not None
+    assert (plan.config["num_layers"], plan.config["num_decoder_layers"]) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("modules", "code"),
+    [
+        ("{encodr: {}}", "CV-P022"),
+        ("{encoder: {from: [c]}}", "CV-R014"),
+        ("{encoder: {from: {a: {wieght: 1}}}}", "CV-R004"),
+        ("{encoder: {from: a, layers: [{from: a}]}}", "CV-R110"),
+        ("{encoder: {layers: []}}", "CV-R010"),
+        ("{encoder: {layers: [{from: {a: [0, 3]}}]}}", "CV-P023"),
+        ("{encoder: {parameters: {wieght: 1}}}", "CV-R007"),
+    ],
+)
+def test_mistakes_in_modules(modules: str, code: str, tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        towers(tmp_path / name, seed)
+    text = f"experts: {{a: ./a, b: ./b}}\nmerge: {{method: average}}\nmodules: {modules}"
+    with pytest.raises(CuveeError) as caught:
+        loaded(tmp_path, text.replace("average", "linear")).plan()
+    assert code in [d.code for d in caught.value.diagnostics]
+    with pytest.raises(CuveeError, match="exclude each other"):
+        loaded(tmp_path, text + "\nlayers: [{from: a}]")
+
+
 def test_modules_left_out_are_copied_and_share_the_output_s_vocabulary(here: Path) -> None:
     module = ModuleRecipe((Slice((Input("math"), Input("code"))),))
     blend = cuvee.merge([here / "math", here / "code"])

@@ -35,6 +35,20 @@ RECIPES = {
     "ram": f"merge_method: ram\nbase_model: ./base\n{MODELS}",
     "passthrough": "merge_method: passthrough\nslices:\n  - sources: [{model: ./math, layer_range: [0, 2]}]\n"
     "  - sources: [{model: ./code, layer_range: [0, 1]}]\n  - sources: [{model: ./code, layer_range: [1, 2]}]\n",
+    "stacked": "merge_method: linear\nparameters: {weight: [0.2, 0.9, 0.4]}\nslices:\n"
+    "  - sources: [{model: ./math, layer_range: [0, 2]}, {model: ./code, layer_range: [0, 2], parameters: {weight: 0.1}}]\n"
+    "  - sources: [{model: ./code, layer_range: [0, 2]}, {model: ./chat, layer_range: [0, 2]}]\n    parameters: {weight: [1, 3]}\n",
+    "base_elsewhere": "merge_method: task_arithmetic\nbase_model: ./base\nparameters: {weight: 1}\nslices:\n"
+    "  - sources: [{model: ./math, layer_range: [1, 2]}, {model: ./base, layer_range: [0, 1]}]\n"
+    "  - sources: [{model: ./base, layer_range: [1, 2]}, {model: ./code, layer_range: [1, 2], parameters: {weight: 0.3}}]\n",
+    "base_not_used": "merge_method: passthrough\nbase_model: ./base\nslices: [{sources: [{model: ./math, layer_range: [0, 2]}]}]\n",
+    "karcher_base": "merge_method: karcher\nbase_model: ./base\nmodels: [{model: ./math}, {model: ./code}]\nparameters: {max_iter: 3}\n",
+    "modules": "merge_method: ties\nbase_model: ./base\nparameters: {weight: 1, density: 0.5}\nmodules:\n  default:\n"
+    "    parameters: {density: {filter: mlp, value: 0.9}}\n    slices:\n"
+    "      - sources: [{model: ./base, layer_range: [0, 1]}, {model: ./math, layer_range: [0, 1], parameters: {weight: [1, 2]}}]\n"
+    "      - sources: [{model: ./code, layer_range: [1, 2]}, {model: ./base, layer_range: [1, 2]}]\n        parameters: {weight: 0.3}\n",
+    "modules_whole": "merge_method: linear\nmodules: {default: {models: [{model: ./math, parameters: {weight: [1, 2]}}, "
+    "{model: ./code, parameters: {weight: 1}}]}}\n",
     "scale": "merge_method: passthrough\nslices:\n  - sources:\n      - model: ./math\n        layer_range: [0, 2]\n        parameters:\n"
     "          scale: [{filter: o_proj, value: 0.0}, {value: 1.0}]\n",
     "filters": "merge_method: ties\nbase_model: ./base\nmodels:\n  - model: ./math\n    parameters:\n      density: 0.5\n"
@@ -70,9 +84,14 @@ def test_every_translation_is_a_recipe_by_its_own_schema(here: Path, cli: Any) -
         json.dumps(content)
 
 
-def test_modules_are_said_to_have_no_form(here: Path, cli: Any) -> None:
+def test_what_has_no_equal_is_said(here: Path, cli: Any) -> None:
     (here / "mk.yml").write_text(
-        "merge_method: linear\nmodules: {default: {models: [{model: ./math, parameters: {weight: 1}}]}}\n"
+        "merge_method: linear\nparameters: {weight: [{filter: layers.1., value: 2}, {value: 1}]}\nslices:\n"
+        "  - sources: [{model: ./math, layer_range: [1, 2]}, {model: ./code, layer_range: [0, 1]}]\n"
+    )
+    assert "warning[CV-R112]" in cli("import", "mergekit", "mk.yml").err
+    (here / "mk.yml").write_text(
+        "merge_method: task_arithmetic\nbase_model: ./base\nmodels: [{model: ./base}]\n"
     )
     outcome = cli("import", "mergekit", "mk.yml")
     assert (outcome.code, "CV-R017" in outcome.err) == (2, True)

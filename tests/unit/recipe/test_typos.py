@@ -69,9 +69,20 @@ NATIVE: dict[str, Any] = {
     "edges": "ends",
     "output": {"dtype": "bfloat16", "shard_size": "1GB", "card": True, "tokenizer": True},
 }
+MODULES: dict[str, Any] = {
+    "version": 1,
+    "experts": {"a": "./a", "b": "./b"},
+    "base": "./base",
+    "merge": {"method": "ties"},
+    "curves": "slices",
+    "modules": {
+        "encoder": {"from": {"a": {"weight": 0.5}, "b": {}}, "base": "base", "parameters": {"density": 0.3}},
+        "decoder": {"layers": [{"from": {"a": {"layers": [0, 2], "weight": 1}}, "parameters": {"weight": 2}}]},
+    },
+}
 # Where a typo is refused, but makes the mapping look like another thing, whose keys the hint speaks of.
 ONLY_REFUSED = {"kind"}  # `{kinds: zero}` as the source of a token is read as the long form of a model
-OPEN = {"experts", "sources", "tokens", "modules"}  # their keys are names the user chooses
+OPEN = {"experts", "sources", "tokens", "modules", "from"}  # their keys are names the user chooses
 
 MERGEKIT: list[dict[str, Any]] = [
     {
@@ -205,7 +216,7 @@ def failures(data: Any) -> list[str]:
 
 
 def test_the_recipes_themselves_are_right() -> None:
-    for data in (NATIVE, *MERGEKIT):
+    for data in (NATIVE, MODULES, *MERGEKIT):
         parse_recipe(json.dumps(data))
 
 
@@ -215,12 +226,14 @@ def _fields(module: Any) -> set[str]:
 
 
 def test_every_field_of_the_schemas_is_in_the_recipes() -> None:
-    assert _fields(schema) - {str(p[-1]) for p in keys_of(NATIVE)} == set()
+    written = {str(p[-1]) for data in (NATIVE, MODULES) for p in keys_of(data)}
+    assert _fields(schema) - written == set()
     assert _fields(mergekit_schema) - {str(p[-1]) for data in MERGEKIT for p in keys_of(data)} == set()
 
 
 def test_keys_of_own_recipes() -> None:
     assert failures(NATIVE) == []
+    assert failures(MODULES) == []
 
 
 @pytest.mark.parametrize("number", range(len(MERGEKIT)))
@@ -303,6 +316,7 @@ def test_names_of_methods_stages_and_layouts() -> None:
 
 VALUES = {
     ("edges",): ("ends", "first"),
+    ("curves",): ("output", "slices"),
     ("dtype",): schema.STORED,
     ("output", "dtype"): schema.STORED,
     ("merge", "density", 1, "value", "curve"): ("linear", "cosine", "step"),
@@ -323,6 +337,6 @@ def test_words_among_a_few(path: Path) -> None:
             place: Any = data
             for part in path[:-1]:
                 place = place[part]
-            place[path[-1]] = typo
+            place[path[-1]] = typo  # also where the recipe says nothing
             found.append(refused(data, word, typo))
     assert [wrong for wrong in found if wrong] == []
