@@ -12,6 +12,8 @@ from cuvee.errors import PlanError, Where
 from cuvee.families.blocks import Block
 from cuvee.recipe.model import BlockValues, Curve, Rule, Scalar, Setting
 
+_ROUNDING = 1e-9  # a depth of i / (n − 1) times n − 1 may fall just short of i
+
 
 @dataclass(frozen=True, slots=True)
 class Spot:
@@ -86,7 +88,7 @@ def at_depth(curve: Curve, depth: float) -> Scalar:
         return points[0]
     position = depth * (len(points) - 1)
     if curve.shape == "step" or not all(_is_number(p) for p in points):
-        return points[int(position)]
+        return points[int(position + _ROUNDING)]
     left = min(int(position), len(points) - 1)
     right = min(left + 1, len(points) - 1)
     share = position - left
