@@ -1,0 +1,79 @@
+"""Fine-tuning for track T: one expert, or the multi-task bound, from the base with its frozen heads.
+
+AdamW 5e-5, weight decay 0.01, ten per cent warm-up and linear decay, batches of 32 of near-equal length, clip 1.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cuvee.core.lazy import torch
+from cuvee.evaluate.task import Item, Task
+from cuvee.evaluate.tracks.text.model import Head, build, embed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How long and how fast: samples seen for each task, learning rate."""
+
+    samples: int = 4800
+    rate: float = 5e-5
+    decay: float = 0.01
+
+
+def fine_tune(
+    tasks: Sequence[Task],
+    heads: Mapping[str, Head],
+    seed: int,
+    training: Training = Training(),
+) -> dict[str, Tensor]:
+    """Train one model on one task or several at once; its float32 tensors."""
+    torch.manual_seed(seed)
+    chance = random.Random(seed)
+    model = build().train()
+    batches = [(t, b) for t in tasks for b in _batches(t, training.samples, chance)]
+    chance.shuffle(batches)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=training.rate, weight_decay=training.decay, fused=True
+    )
+    total = len(batches)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min(1.0, (step + 1) / (0.1 * total)) * (1 - step / total)
+    )
+    for task, batch in batches:
+        logits = heads[task.name].logits(embed(model, [item.input for item in batch]))
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor([item.target for item in batch]))
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad()
+    return {
+        name: tensor.detach().clone()
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point()
+    }
+
+
+def _batches(task: Task, samples: int, chance: random.Random) -> Iterator[list[Item]]:
+    """Batches until `samples` items were seen, items of near-equal length together to pad less."""
+    left = samples // _BATCH
+    while left > 0:
+        items = list(task.train)
+        chance.shuffle(items)
+        for first in range(0, len(items) - _BATCH + 1, _BATCH * 8):
+            chunk = sorted(items[first : first + _BATCH * 8], key=lambda item: len(item.input))
+            parts = [chunk[i : i + _BATCH] for i in range(0, len(chunk) - _BATCH + 1, _BATCH)]
+            chance.shuffle(parts)
+            yield from parts[:left]
+            left -= len(parts[:left])
+            if left <= 0:
+                return
