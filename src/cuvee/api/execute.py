@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from cuvee.api.record import libraries, manifest_of
 from cuvee.bundle.json_files import dump_json
 from cuvee.bundle.pipeline import is_pipeline
 from cuvee.core.names import printable
-from cuvee.engine.events import Finished, Listener, ignore
+from cuvee.engine.events import Committed, Finished, Listener, ignore
 from cuvee.engine.options import RunOptions
 from cuvee.engine.run import run
 from cuvee.errors import Interrupted, UsageError
@@ -68,7 +69,10 @@ def save(
             raise error.at(file=str(out)) from None
         refuse_changed(plan, inputs)
         files = {} if single else side_files(plan, out.name)
+        began = time.monotonic()
         session.commit(files, lambda records: manifest_of(plan, session.digests, records, chosen.device))
+        if chosen.profile:
+            listener(Committed(time.monotonic() - began))
     return Saved(out, finished)
 
 

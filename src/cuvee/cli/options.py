@@ -112,6 +112,7 @@ def run_choices(given: Mapping[str, Any]) -> RunOptions:
         threads=given["threads"],
         device=device_of(given["device"]),
         non_finite=given["non_finite"],
+        profile=given.get("profile"),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from cuvee.cli.render import json_line, stderr
@@ -30,9 +31,8 @@ def _quiet(event: Event) -> None:
 
 
 def _json(event: Event) -> None:
-    fields = {name: getattr(event, name) for name in event.__slots__}
     if not isinstance(event, Progress):
-        json_line({"type": type(event).__name__.lower(), **fields})
+        json_line({"type": type(event).__name__.lower(), **asdict(event)})
 
 
 class _Counter:

@@ -10,6 +10,7 @@ from pathlib import Path
 from cuvee.api.blend import Blend
 from cuvee.api.execute import Saved, laid_out, save
 from cuvee.api.outlook import outlook, remember
+from cuvee.cli.profile import profiled
 from cuvee.cli.progress import listener
 from cuvee.cli.render import json_line, notes, stderr, stdout
 from cuvee.engine.options import RunOptions
@@ -60,7 +61,7 @@ def run_plan(plan: Plan, out: Path, options: RunOptions, manner: Manner) -> int:
             options,
             overwrite=manner.overwrite,
             resume=manner.resume,
-            listener=listener(as_json=manner.as_json, quiet=manner.quiet),
+            listener=profiled(listener(as_json=manner.as_json, quiet=manner.quiet), as_json=manner.as_json),
         )
     except (Interrupted, KeyboardInterrupt):
         if not manner.as_json:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cuvee.engine.spent import Row
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -45,7 +47,25 @@ class Finished:
     resumed_bytes: int = 0
 
 
-Event = Started | Progress | Finding | Finished
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Where the time of a run went, when it was asked for. Seconds are those of workers, of which there are `threads`;
+    `waiting` is what they had nothing to do."""
+
+    threads: int
+    seconds: float
+    waiting: float
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The output is visible and durable; `seconds` went into syncing, side files and the manifest."""
+
+    seconds: float
+
+
+Event = Started | Progress | Finding | Profile | Finished | Committed
 Listener = Callable[[Event], None]
 
 

@@ -23,6 +23,8 @@ class RunOptions:
     device: str = "cpu"
     non_finite: Literal["stop", "warn", "allow"] = "stop"
     block: int | None = None  # elements; tests and tuning only
+    profile: bool = False  # end with an account of where the time went
+    decompositions: int = 0  # bytes of disk for decompositions that are kept from run to run; 0 keeps none
     kernels: bool = True  # compiled kernels where they can be had; CUVEE_KERNELS=off has the last word
 
     @classmethod
@@ -31,6 +33,9 @@ class RunOptions:
         chosen = {k: v for k, v in given.items() if v is not None}
         memory = chosen.pop("memory", None) or settings.get("CUVEE_MEMORY") or "128MiB"
         threads = chosen.pop("threads", None) or settings.get("CUVEE_THREADS") or os.cpu_count() or 1
+        if "decompositions" not in chosen:
+            room = settings.get("CUVEE_DECOMPOSITIONS") or "off"
+            chosen["decompositions"] = 0 if room.lower() in ("off", "0") else parse_bytes(room)
         return cls(
             memory=parse_bytes(memory) if isinstance(memory, str) else int(str(memory)),
             threads=max(1, int(str(threads))),

@@ -11,16 +11,20 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.lazy import torch
 from cuvee.core.names import printable
+from cuvee.engine.decompositions import decomposer
 from cuvee.engine.evaluate import Evaluator, Stopped
-from cuvee.engine.events import Event, Finished, Listener, Progress, Started, ignore, peak_memory
-from cuvee.engine.fused.fuse import fuse
+from cuvee.engine.events import Event, Finished, Listener, Profile, Progress, Started, ignore, peak_memory
+from cuvee.engine.fused.fuse import charging, fuse
 from cuvee.engine.guard import Guard
 from cuvee.engine.options import RunOptions
+from cuvee.engine.room import Room
+from cuvee.engine.schedule import scheduled
+from cuvee.engine.spent import Account, Stopwatch
 from cuvee.errors import CuveeError, Interrupted, RunError, Where
 from cuvee.plan.nodes import Apply, Read, walk
 from cuvee.plan.plan import OutputTensor, Plan
@@ -38,27 +42,35 @@ def run(plan: Plan, session: Session, options: RunOptions, listener: Listener = 
     """
     began = time.monotonic()
     tell = _serialised(listener)
-    waiting = [t for t in plan.tensors if t.meta.name not in session.done]
+    sources = {key: opened.source for key, opened in plan.sources.items()}
+    missing = [t for t in plan.tensors if t.meta.name not in session.done]
+    waiting = scheduled(missing, sources, options.threads)
     total = sum(t.meta.nbytes for t in plan.tensors)
     left = sum(t.meta.nbytes for t in waiting)
     tell(Started(len(plan.tensors), total, total - left))
     evaluator = _evaluator(plan, options, tell)
-    fused = fuse(plan, options)
+    account, room = Account(), Room(waiting)
+    fused = fuse(plan, options, account)
     with _OneThreadEach() as torch_mode, _stop_flag() as stopped:
         evaluator.stopped = lambda: stopped.set
 
         def one(tensor: OutputTensor) -> None:
             if stopped.set:
                 return
-            if fused and fused.tensor(tensor, session, tell, lambda: stopped.set):
-                return
-            torch_mode.enter()
-            with torch.no_grad():  # the mode belongs to a thread
-                _tensor(tensor, evaluator, session, tell)
+            with charging(account, tensor) as watch:
+                if fused and fused.tensor(tensor, session, tell, lambda: stopped.set):
+                    return
+                torch_mode.enter()
+                with torch.no_grad(), room.taking(tensor.meta.name, lambda: stopped.set):  # modes belong to threads
+                    _tensor(tensor, evaluator, session, tell, watch)
 
-        if fused:
-            fused.prepare(waiting, lambda function, items: _each(function, items, options, stopped))
-        _each(one, waiting, options, stopped)
+        with ThreadPoolExecutor(options.threads, thread_name_prefix="cuvee") as pool:
+            if fused:
+                fused.prepare(waiting, lambda function, items: _each(function, items, pool, stopped))
+            with fused.ahead(waiting) if fused else nullcontext():
+                _each(one, waiting, pool, stopped)
+    if options.profile:
+        tell(_profile(account, options.threads, time.monotonic() - began))
     done = Finished(time.monotonic() - began, _bytes_read(plan, waiting), left, peak_memory(), total - left)
     tell(done)
     return done
@@ -67,25 +79,34 @@ def run(plan: Plan, session: Session, options: RunOptions, listener: Listener = 
 def _evaluator(plan: Plan, options: RunOptions, tell: Callable[[Event], None]) -> Evaluator:
     groups = {name: [node for _, node in members] for name, members in plan.groups().items()}
     sources = {key: opened.source for key, opened in plan.sources.items()}
-    return Evaluator(sources, groups, options, Guard(options, sources, tell))
+    guard = Guard(options, sources, tell)
+    return Evaluator(sources, groups, options, guard, decompose=decomposer(options))
 
 
-def _each(function: Callable[[Any], None], items: Iterable[Any], options: RunOptions, stopped: _Stop) -> None:
-    """Call the function for every item, in the threads of the options; the first error stops the others."""
-    with ThreadPoolExecutor(options.threads, thread_name_prefix="cuvee") as pool:
-        futures = [pool.submit(function, item) for item in items]
-        try:
-            _, pending = wait(futures, return_when=FIRST_EXCEPTION)
-        except KeyboardInterrupt:
-            stopped.signal = stopped.signal or signal.SIGINT
-            pending = set(futures)
-        if pending:
-            stopped.failed = True
-        for future in pending:
-            future.cancel()
+def _each(
+    function: Callable[[Any], None], items: Iterable[Any], pool: ThreadPoolExecutor, stopped: _Stop
+) -> None:
+    """Call the function for every item, in the threads of the pool; the first error stops the others."""
+    futures = [pool.submit(function, item) for item in items]
+    try:
+        _, pending = wait(futures, return_when=FIRST_EXCEPTION)
+    except KeyboardInterrupt:
+        stopped.signal = stopped.signal or signal.SIGINT
+        pending = set(futures)
+    if pending:
+        stopped.failed = True
+    for future in pending:
+        future.cancel()
+    wait(futures)  # those that had begun
     stopped.check()
     for future in futures:
         _raise(future)
+
+
+def _profile(account: Account, threads: int, seconds: float) -> Profile:
+    rows = tuple(sorted(account.rows.values(), key=lambda row: -row.spent.busy))
+    waiting = threads * seconds - sum(row.spent.busy for row in rows)
+    return Profile(threads, seconds, max(0.0, waiting), rows)
 
 
 def _raise(future: Future[None]) -> None:
@@ -98,16 +119,19 @@ def _tensor(
     evaluator: Evaluator,
     session: Session,
     tell: Callable[[Event], None],
+    watch: Stopwatch,
 ) -> None:
-    """Compute and write one output tensor, block by block."""
+    """Compute and write one output tensor, block by block; reading and figures count as combining here."""
     name, dtype = tensor.meta.name, tensor.meta.dtype
     try:
         for start, stop, value in evaluator.blocks(tensor.node):
             result = value.to(dtype.torch)
             if tensor.action != "copied":
                 evaluator.guard.check_output(value, result, name, start, tensor.meta.numel)
+            watch.lap("combining")
             session.write(name, start * dtype.size, as_bytes(result))
             tell(Progress(name, (stop - start) * dtype.size))
+            watch.lap("writing")
         session.finish(name)
     except Stopped:
         return
@@ -193,12 +217,16 @@ class _OneThreadEach:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._before: int | None = None
+        self._threads = threading.local()
 
     def enter(self) -> None:
+        if hasattr(self._threads, "entered"):
+            return
+        self._threads.entered = True
         with self._lock:
             if self._before is None:
                 self._before = torch.get_num_threads()
-                torch.set_num_threads(1)
+            torch.set_num_threads(1)  # OpenMP keeps the number for each thread
 
     def __enter__(self) -> _OneThreadEach:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -40,6 +41,15 @@ def tensors(seed: int, start: dict[str, Tensor] | None = None) -> dict[str, Tens
 
 BASE = tensors(0)
 EXPERTS = [tensors(seed, BASE) for seed in (1, 2, 3)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Products of matrices depend on torch's threads; the engine gives each worker one, so the oracle has one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

@@ -27,6 +27,7 @@ from cuvee.cli.options import (
 @click.option("--overwrite", is_flag=True, help="Replace an existing output, atomically.")
 @click.option("--no-resume", is_flag=True, help="Discard what an interrupted run left.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
+@click.option("--profile", is_flag=True, help="End with where the time went, by method and tensor.")
 @click.option("--strict", is_flag=True, help="Exit with 4 when there were warnings.")
 @click.option(
     "--locked", type=EXISTING, default=None, metavar="LOCK", help="Fail unless the sources are as locked."

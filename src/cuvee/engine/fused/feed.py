@@ -6,11 +6,10 @@ with a file is `Unfusable`: the generic path meets it again and says what is wro
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import mmap
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from cuvee.core.tensors import Extent
 from cuvee.engine.fused.builder import Unfusable
 from cuvee.engine.kernels.operations import REGISTER, TILE
+from cuvee.engine.spent import Stopwatch
 from cuvee.plan.nodes import Read
 
 Key = tuple[str, str]  # source key, tensor name
@@ -88,13 +88,18 @@ class Feed:
         *,
         resident: bool,
         step: int,
+        watch: Stopwatch | None = None,
+        consumed: Callable[[int], None] = lambda nbytes: None,
     ) -> None:
         self.extents = extents
         self.files = files
         self.total = total
         self.resident = resident
         self.step = max(1, min(step, total))
+        self._watch = watch or Stopwatch()
+        self._consumed = consumed
         self._held: dict[Key, int] = {}
+        self._seen: dict[Key, int] = {}
 
     def room(self, out_size: int) -> int:
         """Bytes of arena that a pass over the inputs needs, besides registers."""
@@ -108,7 +113,9 @@ class Feed:
             for key, extent in self.extents.items():
                 address, view = arena.take(extent.nbytes)
                 self._fill(key, view, 0)
+                self._note(key, extent.nbytes)
                 self._held[key] = address
+            self._watch.lap("reading")
 
     def blocks(
         self, reads: Sequence[Read], arena: Arena, step: int, every: int = 1
@@ -129,10 +136,12 @@ class Feed:
                     addresses[place] = self._held[key] + first * size
                 else:
                     addresses[place], view = slots[place]
-                    if every == 1:
-                        self._ahead(key, first * size, count * size)
                     self._fill(key, view[: count * size], first * size)
+                    if every == 1:
+                        self._note(key, (first + count) * size)
+            self._watch.lap("reading")
             yield first, count, addresses
+            self._watch.lap("summarising")  # a pass that writes charged its work already
 
     def _size(self, key: Key) -> int:
         return self.extents[key].nbytes // max(self.total, 1)
@@ -146,19 +155,12 @@ class Feed:
                 raise Unfusable("the file ends early")
             done += got
 
-    def _ahead(self, key: Key, offset: int, nbytes: int) -> None:
-        """Ask for the piece after the next one when a new piece is entered."""
-        if offset == 0 or offset // PIECE != (offset - nbytes) // PIECE:
-            extent = self.extents[key]
-            begin = (offset // PIECE + 1) * PIECE if offset else 0
-            advise(self.files[key], extent.offset + begin, min(2 * PIECE, extent.nbytes - begin))
-
-
-def advise(number: int, offset: int, nbytes: int) -> None:
-    """Tell the system that these bytes will be wanted, where it listens."""
-    if nbytes > 0 and hasattr(os, "posix_fadvise"):
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(number, offset, nbytes, os.POSIX_FADV_WILLNEED)
+    def _note(self, key: Key, end: int) -> None:
+        """Tell who reads ahead how far this input was read for the first time."""
+        seen = self._seen.get(key, 0)
+        if end > seen:
+            self._seen[key] = end
+            self._consumed(end - seen)
 
 
 @dataclass(slots=True)

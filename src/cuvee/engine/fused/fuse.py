@@ -7,20 +7,23 @@ generic path, which computes the tensor from its start and says what is wrong. M
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from cuvee.core.tensors import Extent
 from cuvee.engine.blocks import LINE
 from cuvee.engine.events import Event, Progress
+from cuvee.engine.fused.ahead import Ahead
 from cuvee.engine.fused.builder import Unfusable, program_of
 from cuvee.engine.fused.feed import Feed, Key, Worker, opened
 from cuvee.engine.fused.figures import gathering, wanted
 from cuvee.engine.fused.passes import Part, Tally, gather, pending, run, sweep
 from cuvee.engine.fused.recognise import MASKS, computable, copied, extents_of, storable
+from cuvee.engine.fused.rows import merge_rows, pruned
 from cuvee.engine.kernels import Kernels, kernels
 from cuvee.engine.options import RunOptions
+from cuvee.engine.spent import Account, Stopwatch
 from cuvee.errors import CuveeError
 from cuvee.plan.nodes import Apply, Node, Read, walk
 from cuvee.plan.plan import OutputTensor, Plan
@@ -38,14 +41,17 @@ Map = Callable[[Callable[[Any], None], Iterable[Any]], None]
 class Fused:
     """The tensors of a plan that the compiled kernels can make."""
 
-    def __init__(self, plan: Plan, options: RunOptions, machine: Kernels) -> None:
+    def __init__(self, plan: Plan, options: RunOptions, machine: Kernels, account: Account) -> None:
         self._plan = plan
         self._options = options
         self._kernels = machine
+        self._account = account
         self._sources = {key: opened.source for key, opened in plan.sources.items()}
+        self._consumed: Callable[[int], None] = _nobody
         self._workers = threading.local()
         self._shared: Known = {}  # figures that span several tensors, by node
         self._groups = {name: members for name, members in plan.groups().items() if wanted(members[0][1])}
+        self._turns: dict[str, int] = {}  # the order in which tensors are taken
         self._lost = {name for name, members in self._groups.items() if not self._possible(members)}
 
     def takes(self, tensor: OutputTensor) -> bool:
@@ -55,11 +61,24 @@ class Fused:
             return False
         return (copied(tensor) or storable(tensor)) and extents_of(tensor.node, self._sources) is not None
 
-    def prepare(self, waiting: Iterable[OutputTensor], mapped: Map) -> None:
+    @contextmanager
+    def ahead(self, tensors: Sequence[OutputTensor]) -> Iterator[None]:
+        """Read ahead of the workers within the block, which take the tensors in this order."""
+        found = (extents_of(tensor.node, self._sources) for tensor in tensors)
+        batches = (list(extents.values()) for extents in found if extents is not None)
+        with Ahead(batches, self._options.memory) as ahead:
+            self._consumed = ahead.consumed
+            try:
+                yield
+            finally:
+                self._consumed = _nobody
+
+    def prepare(self, waiting: Sequence[OutputTensor], mapped: Map) -> None:
         """Find the figures that span several tensors, as far as tensors in waiting need them.
 
         `mapped` calls a function for each item, in any number of threads, and returns when all are done.
         """
+        self._turns = {tensor.meta.name: turn for turn, tensor in enumerate(waiting)}
         needed = {n.group for t in waiting for n in walk(t.node) if isinstance(n, Apply) and n.group}
         groups = {name: members for name, members in self._groups.items() if name in needed - self._lost}
         while groups:
@@ -82,15 +101,17 @@ class Fused:
         """Make and write one tensor; False when the generic path has to (what was written is written again)."""
         if not self.takes(tensor):
             return False
-        name, told = tensor.meta.name, 0
+        name, told, watch = tensor.meta.name, 0, self._account.watch
 
         def write(first: int, count: int, data: memoryview) -> None:
             nonlocal told
+            watch.lap("combining")
             if stopped():
                 raise _Stopped
             session.write(name, first * tensor.meta.dtype.size, data)
             told += len(data)
             tell(Progress(name, len(data)))
+            watch.lap("writing")
 
         try:
             self._compute(tensor, write)
@@ -103,6 +124,7 @@ class Fused:
         except CuveeError as error:
             raise error.at(tensor=name) from None
         session.finish(name)
+        watch.lap("writing")
         return True
 
     def _compute(self, tensor: OutputTensor, write: Callable[[int, int, memoryview], None]) -> None:
@@ -111,6 +133,10 @@ class Fused:
         if copied(tensor):
             with self._feed(extents, tensor, resident=False) as feed:
                 self._copy(tensor, feed, write)
+            return
+        if pruned(tensor.node):
+            with self._feed(extents, tensor, resident=False) as feed:
+                merge_rows(feed, self._worker(), self._kernels, tensor.node, tensor.meta.dtype, write)
             return
         known: Known = {id(n): dict(self._shared.get(id(n), {})) for n in walk(tensor.node)}
         several = bool(pending(tensor.node, known))
@@ -150,7 +176,9 @@ class Fused:
             for number, tally in tallies:
                 for place, (tensor, node) in enumerate(ready[number][0]):
                     work.setdefault(id(tensor), (tensor, []))[1].append(Part(node, place, tally))
-            self._sweep_all(work.values(), mapped)
+            sweeps = sorted(work.values(), key=lambda item: self._turns.get(item[0].meta.name, 0))
+            with self.ahead([tensor for tensor, _ in sweeps]):
+                self._sweep_all(sweeps, mapped)
 
         figures = [gathering(figure, [n for _, n in members], self._kernels) for members, figure in ready]
         for (members, figure), values in zip(ready, gather(figures, go), strict=True):
@@ -180,7 +208,7 @@ class Fused:
         extents: dict[Key, Extent] = {}
         for part in parts:
             extents |= self._extents(part.node)
-        with self._feed(extents, tensor, resident=False) as feed:
+        with charging(self._account, tensor), self._feed(extents, tensor, resident=False) as feed:
             worker = self._worker()
             worker.blocks.reserve(feed.room(0))
             sweep(feed, worker, self._kernels, parts, self._shared)
@@ -206,7 +234,11 @@ class Fused:
         step = max(LINE, wanted_step // LINE * LINE)
         fits = sum(extent.nbytes for extent in extents.values()) <= budget
         with opened(extents) as files:
-            yield Feed(extents, files, tensor.meta.numel, resident=resident and fits, step=step)
+            watch, count = self._account.watch, tensor.meta.numel
+            resident = resident and fits
+            yield Feed(
+                extents, files, count, resident=resident, step=step, watch=watch, consumed=self._consumed
+            )
 
     def _extents(self, node: Node) -> dict[Key, Extent]:
         found = extents_of(node, self._sources)
@@ -233,7 +265,20 @@ class _Stopped(Exception):
     """The run is to end; the tensor is left unfinished."""
 
 
-def fuse(plan: Plan, options: RunOptions) -> Fused | None:
-    """The fast path for a plan; None where kernels are off, cannot be had, or arithmetic is not on the CPU."""
+def _nobody(nbytes: int) -> None:
+    """Who is told of bytes when nobody reads ahead."""
+
+
+def charging(account: Account, tensor: OutputTensor) -> AbstractContextManager[Stopwatch]:
+    """Charge what the current thread does within the block to the tensor."""
+    stages = dict.fromkeys(node.stage for node in walk(tensor.node) if isinstance(node, Apply))
+    return account.charging(tensor.meta.name, " → ".join(stages) or "copied", tensor.meta.nbytes)
+
+
+def fuse(plan: Plan, options: RunOptions, account: Account | None = None) -> Fused | None:
+    """The fast path for a plan; None where kernels are off, cannot be had, or arithmetic is not on the CPU.
+
+    Where its time goes is charged to the account.
+    """
     machine = kernels() if options.kernels and options.device == "cpu" else None
-    return None if machine is None else Fused(plan, options, machine)
+    return None if machine is None else Fused(plan, options, machine, account or Account())
