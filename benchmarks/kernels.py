@@ -41,6 +41,7 @@ METHODS: dict[str, tuple[int, dict[str, Any]]] = {
     "dare_linear l1": (3, {"density": 0.3, "rescale": "l1"}),
     "ram": (3, {}),
     "della": (3, {"density": 0.3, "epsilon": 0.15}),
+    "della l1": (3, {"density": 0.3, "epsilon": 0.15, "rescale": "l1"}),
     "della_linear": (3, {"density": 0.3, "epsilon": 0.15}),
     "slerp": (2, {"t": 0.3}),
     "nuslerp": (2, {}),
@@ -100,9 +101,8 @@ def measure(method: str, folder: Path, rounds: int, size: int, *, generic: bool)
         groups = {name: [node for _, node in members] for name, members in plan.groups().items()}
         evaluator = Evaluator(sources, groups, options, Guard(options, sources, lambda found: None))
         with torch.no_grad():
-            for start, _, value in evaluator.blocks(tensor.node):
-                result = value.to(tensor.meta.dtype.torch)
-                evaluator.guard.check_output(value, result, "w", start)
+            for _, _, value in evaluator.blocks(tensor.node):
+                value.to(tensor.meta.dtype.torch)
 
     fast = fused is not None and not generic and fused.takes(tensor)
     if not fast and not generic:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cuvee.core.random import Stream, keep
 from cuvee.engine.kernels.operations import TILE, Code
-from cuvee.engine.kernels.selftest import VECTORS, digest
+from cuvee.engine.kernels.selftest import VECTORS, digest, prune_limit
 from cuvee.methods.contract import Block
 from cuvee.methods.summaries import Cut, _line_sums
 
@@ -153,6 +153,7 @@ def votes() -> list[dict[str, Any]]:
     copied = op(Code.SCALE, 5, 0, x=1.0)
     counts = [int((own & (few > 1)).sum()), int((own & (few == 1)).sum())]
     boosted = few + torch.where(own, torch.where(few == 1, z * boost, z), 0.0)
+    spread = (y - z) - INPUTS["x"]
     outweighs = few + (z.abs() > (y - z).abs() * X)
     return [
         case("moved", "few z", [op(Code.MOVED, 0, 1, x=X), copied], few + own),
@@ -162,6 +163,9 @@ def votes() -> list[dict[str, Any]]:
         case("larger, tied", "few x", [op(Code.ABS, 2, 0), op(Code.LARGER, 5, 0, 2)], few),
         case("outweighs", "few z y", [op(Code.OUTWEIGHS, 0, 1, 2, x=X), copied], outweighs),
         case("reached", "y few", [op(Code.REACHED, 5, 0, 1, x=1.0)], torch.where(few >= 1, y, 0.0)),
+        case("differ", "few y z", [op(Code.DIFFER, 0, 1, 2), copied], few + (y - z)),
+        case("spread", "few y z x", [op(Code.SPREAD, 0, 1, 2, 3), copied], few + spread * spread),
+        case("spill", "y", [op(Code.SPILL, 0, 0)], None, data=raw(y)),
         case("at least", "y", [op(Code.AT_LEAST, 5, 0, x=X)], y.clamp(min=X)),
     ]
 
@@ -261,6 +265,44 @@ def randomness() -> list[dict[str, Any]]:
     return found
 
 
+def prunes() -> list[dict[str, Any]]:
+    """Rows thinned by rank; lines are rows, as these are shorter than 1024."""
+    found = []
+    for name, rows, length, first, key in (
+        ("few", 5, 200, 0, 3),
+        ("z", 1, 1000, 5 * TILE, 2**63 + 1),
+        ("x", 9, 1, 0, 5),
+    ):
+        values = INPUTS[name][: rows * length].reshape(rows, length)
+        order = values.abs().argsort(dim=1, stable=True)
+        ranks = torch.empty_like(order).scatter_(1, order, torch.arange(length).expand_as(order))
+        limits = torch.tensor([prune_limit(rank, length) for rank in range(length)])
+        words = Stream(key).words(first, first + rows * length).reshape(rows, length)
+        kept = torch.where(words < limits[ranks], values, 0.0)
+        thinned = kept / (ranks + 1).float()
+        noted = thinned.view(torch.int32) != 0
+        marked = noted.reshape(-1).tolist() + [False] * 8
+        bits = bytes(
+            sum(int(marked[at + k]) << k for k in range(8)) for at in range(0, rows * length // 8 * 8 + 1, 8)
+        )
+        again = torch.where(noted, values, 0.0)
+        totals = [_line_sums(part.abs(), by_row=True) for part in (values, thinned)]
+        keys = values.reshape(-1)[:length].contiguous().view(torch.int32).long() & 0xFFFFFFFF
+        chosen = int(keys.sort().values[length // 3])
+        told = [chosen, int((keys < chosen).sum()), *[int((keys == chosen).sum())] * 2]
+        data = raw(torch.cat(totals)) + bits + raw(again)
+        case = {
+            "name": f"prune {name}",
+            "input": name,
+            "rows": rows,
+            "length": length,
+            "first": first,
+            "key": key,
+        }
+        found.append({**case, "digest": digest(0, raw(thinned), data, told)})
+    return found
+
+
 def sums() -> list[dict[str, Any]]:
     x, y = INPUTS["few"] * 0.1, INPUTS["z"]
     total = _line_sums(y, by_row=False)
@@ -276,7 +318,7 @@ def recorded() -> dict[str, Any]:
     """All vectors, as they are stored."""
     cases = [*types(), *arithmetic(), *votes(), *selection(), *gathering(), *randomness(), *sums()]
     inputs = {name: base64.b64encode(raw(tensor)).decode() for name, tensor in INPUTS.items()}
-    return {"elements": ELEMENTS, "inputs": inputs, "cases": cases}
+    return {"elements": ELEMENTS, "inputs": inputs, "cases": cases, "prunes": prunes()}
 
 
 if __name__ == "__main__":

@@ -84,9 +84,24 @@ def values(method: str, draw: Any, experts: int) -> dict[str, Any]:
         },
         "magmax": scaled,
         "consensus": {"strength": each(st.floats(0, 2)), "agree": draw(st.integers(0, 3)), **scaled},
+        "della": {**window(draw, experts), **weighted, **elect, **scaled, "zero_sign": "plus"},
+        "della_linear": {**window(draw, experts), **weighted, **scaled},
         "nearswap": {"t": draw(st.sampled_from([0.0, 1e-8, 1e-3, 0.3]))},
     }
     return known[method]
+
+
+def window(draw: Any, experts: int) -> dict[str, Any]:
+    """Densities with windows around them that stay between 0 and 1, and densities that need none."""
+    densities = draw(
+        st.lists(st.sampled_from([0.0, 1.0, 0.2, 0.31, 0.75]), min_size=experts, max_size=experts)
+    )
+    epsilons = draw(st.lists(st.floats(0, 0.19), min_size=experts, max_size=experts))
+    return {
+        "density": densities,
+        "epsilon": epsilons,
+        "rescale": draw(st.sampled_from(["inverse_q", "l1", "none"])),
+    }
 
 
 METHODS = {
@@ -109,6 +124,8 @@ METHODS = {
     "ramplus_tl": (1, 4),
     "sce": (1, 4),
     "magmax": (1, 4),
+    "della": (1, 3),
+    "della_linear": (1, 3),
     "consensus": (1, 4),
 }
 
@@ -255,6 +272,28 @@ def test_selection_from_a_sample_is_exact(
             ]
             assert said[0] == said[1]
             assert isinstance(said[0], bytes)
+
+
+@pytest.mark.parametrize("rescale", ["inverse_q", "l1"])
+def test_rows_of_magnitudes_that_hardly_differ_are_ranked_in_order(rescale: str, tmp_path: Path) -> None:
+    """Long rows, descending in their last bits; some tied."""
+    zero = {"a": torch.zeros(3, 4099), "b": torch.zeros(5000)}
+    near = {
+        k: 1 + torch.arange(v.numel(), 0, -1).reshape(v.shape).div(3, rounding_mode="floor") * 2.0**-23
+        for k, v in zero.items()
+    }
+    save_file(zero, tmp_path / "base.safetensors")
+    save_file(near, tmp_path / "one.safetensors")
+    blend = cuvee.merge(
+        [tmp_path / "one.safetensors"],
+        base=tmp_path / "base.safetensors",
+        method="della_linear",
+        density=0.5,
+        epsilon=0.4,
+        rescale=rescale,
+    )
+    said = [outcome(blend, tmp_path / "out.safetensors", RunOptions(kernels=on)) for on in (True, False)]
+    assert said[0] == said[1]
 
 
 def _change(kind: str, shape: tuple[int, ...], draw: torch.Generator) -> torch.Tensor:

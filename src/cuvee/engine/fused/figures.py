@@ -91,7 +91,7 @@ def _varying(node: Apply, sizes: list[int], kernels: Kernels) -> Gathering:
 
 def _energies(node: Apply, size: int) -> Gathering:
     (lines,) = yield Probe("energies")
-    return [energy_weights([_exact(line) for line in lines], size, dict(node.values)["guard"])]
+    return [energy_weights([exact(line) for line in lines], size, dict(node.values)["guard"])]
 
 
 def _boosts(nodes: Sequence[Apply]) -> Gathering:
@@ -104,14 +104,18 @@ def _boosts(nodes: Sequence[Apply]) -> Gathering:
 
 def _factor(tensors: int) -> Gathering:
     found = yield Probe("norms")
-    before, after = (_exact([x for lines in found for x in lines[i]]) for i in range(2))
-    factor = 1.0 if min(before, after) < _SMALLEST else before / after
-    return [factor] * tensors
+    before, after = (exact([x for lines in found for x in lines[i]]) for i in range(2))
+    return [factor_of(before, after)] * tensors
+
+
+def factor_of(before: float, after: float) -> float:
+    """What restores the l1 norm `before` of what has the norm `after`."""
+    return 1.0 if min(before, after) < _SMALLEST else before / after
 
 
 def _majority(tensors: int) -> Gathering:
     found = yield Probe("signs")
-    total = _exact([x for lines in found for x in lines[0]])
+    total = exact([x for lines in found for x in lines[0]])
     return [math.copysign(1.0, total) if total else 0.0] * tensors
 
 
@@ -120,7 +124,7 @@ def _products(node: Apply) -> Gathering:
     (lines,) = yield Probe("gram")
     count = len(node.inputs)
     pairs = [(i, j) for i in range(count) for j in range(i, count)]
-    sums = {pair: _exact(line) for pair, line in zip(pairs, lines, strict=True)}
+    sums = {pair: exact(line) for pair, line in zip(pairs, lines, strict=True)}
     gram = [[sums[min(i, j), max(i, j)] for j in range(count)] for i in range(count)]
     if node.stage != "karcher":
         return [gram]
@@ -136,7 +140,7 @@ def _products(node: Apply) -> Gathering:
     return [list(found)]
 
 
-def _exact(lines: Sequence[float]) -> float:
+def exact(lines: Sequence[float]) -> float:
     """The sum, rounded once; Unfusable where it is not finite."""
     try:
         total = math.fsum(lines)

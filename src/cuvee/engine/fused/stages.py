@@ -124,6 +124,13 @@ def _drop(builder: Builder, node: Apply, values: Values, figures: Figures) -> Va
     return builder.scaled(kept, divisor, Code.SHRINK)
 
 
+def _magprune(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
+    """Without ranks: everything, or nothing."""
+    if 0 < values["density"] < 1:
+        raise Unfusable("ranks come from elsewhere")
+    return _single(builder, node) if values["density"] >= 1 else builder.filled(0.0)
+
+
 def _weighted_sum(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
     weights = each(values["weight"], len(node.inputs))
     total = builder.filled(0.0)
@@ -220,6 +227,7 @@ _EMITTERS: dict[str, Callable[[Builder, Apply, Values, Figures], Value]] = {
     "trim": _trim,
     "drop": _drop,
     "band": _trim,  # the same shape: thin, then rescale
+    "magprune": _magprune,
     "weighted_sum": _weighted_sum,
     "linear": _linear,
     "elect": _elect,

@@ -108,18 +108,12 @@ def selected(builder: Builder, tensors: Sequence[Value], figures: Figures) -> li
 
 def variance(builder: Builder, tensors: Sequence[Value]) -> Value:
     """Population variance over the inputs of `sce`, of differences to the first."""
-    differences = []
     mean, spread = builder.filled(0.0), builder.filled(0.0)
     for tensor in tensors:
-        differences.append(builder.new())
-        builder.emit(Code.SUB, differences[-1], tensor, tensors[0])
-        builder.emit(Code.ADD, mean, mean, differences[-1])
+        builder.emit(Code.DIFFER, mean, tensor, tensors[0])
     builder.emit(Code.SHRINK, mean, mean, x=len(tensors))
-    for difference in differences:
-        builder.emit(Code.SUB, difference, difference, mean)
-        builder.emit(Code.MUL, difference, difference, difference)
-        builder.emit(Code.ADD, spread, spread, difference)
-        builder.release(difference)
+    for tensor in tensors:
+        builder.emit(Code.SPREAD, spread, tensor, tensors[0], mean)
     builder.emit(Code.SHRINK, spread, spread, x=len(tensors))
     builder.release(mean)
     return spread

@@ -49,6 +49,9 @@ class Code(IntEnum):
     OUTWEIGHS = 34  # to += 1 where |a| > |b - a| · x
     REACHED = 35  # a where b >= x, else 0
     AT_LEAST = 36  # a, at least x
+    SPILL = 37  # a to memory, as float32
+    DIFFER = 38  # to += a - b
+    SPREAD = 39  # to += ((a - b) - c)²
 
 
 class Op(ctypes.Structure):

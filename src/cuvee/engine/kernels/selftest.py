@@ -29,9 +29,10 @@ def failures(library: Kernels) -> list[str]:
     """Names of the vectors that the library gets wrong; a missing or damaged file is one, too."""
     try:
         vectors = _vectors()
-        return [
-            case["name"] for case in vectors["cases"] if run_case(library, case, vectors) != case["digest"]
-        ]
+        made = ((case, run_case(library, case, vectors)) for case in vectors["cases"])
+        wrong = [case["name"] for case, found in made if found != case["digest"]]
+        pruned = ((case, prune_case(library, case, vectors)) for case in vectors["prunes"])
+        return wrong + [case["name"] for case, found in pruned if found != case["digest"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [f"the vectors cannot be read: {error}"]
 
@@ -59,6 +60,42 @@ def run_case(library: Kernels, case: dict[str, Any], vectors: dict[str, Any]) ->
         ctypes.addressof(area),
     )
     return digest(flags, bytes(out)[:-1], bytes(data)[: case["data"]], [op.count for op in ops])
+
+
+def prune_case(library: Kernels, case: dict[str, Any], vectors: dict[str, Any]) -> str:
+    """The digest of thinned rows, their sums before and after, what was noted of them, and an order statistic."""
+    raw = base64.b64decode(vectors["inputs"][case["input"]])
+    rows, length = case["rows"], case["length"]
+    values = (ctypes.c_float * (rows * length)).from_buffer_copy(raw)
+    limits = (ctypes.c_uint64 * length)(*(prune_limit(rank, length) for rank in range(length)))
+    divisors = (ctypes.c_float * length)(*(rank + 1.0 for rank in range(length)))
+    sums = (ctypes.c_double * (2 * rows))()
+    scratch = (ctypes.c_uint64 * (2 * length + rows * length))()
+    bits = (ctypes.c_uint8 * (rows * length // 8 + 1))()
+    at = ctypes.addressof(sums)
+    library.prune(
+        ctypes.addressof(values),
+        rows,
+        length,
+        case["first"],
+        case["key"],
+        limits,
+        divisors,
+        (at, at + 8 * rows),
+        ctypes.addressof(scratch),
+    )
+    library.mark(ctypes.addressof(values), rows * length, ctypes.addressof(bits))
+    again = (ctypes.c_float * (rows * length)).from_buffer_copy(raw)
+    library.keep(ctypes.addressof(again), rows * length, ctypes.addressof(bits))
+    keys = (ctypes.c_uint32 * length).from_buffer_copy(raw)
+    found = library.select(keys, length, length // 3) or (0, 0, 0)
+    told = [*found, library.equal(keys, found[0])]
+    return digest(0, bytes(values), bytes(sums) + bytes(bits) + bytes(again), told)
+
+
+def prune_limit(rank: int, length: int) -> int:
+    """The random word below which the vectors keep the entry of this rank."""
+    return (rank << 32) // length + (1 << 29)
 
 
 def digest(flags: int, out: bytes, data: bytes, counts: list[int]) -> str:
