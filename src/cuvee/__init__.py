@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cuvee.api import Checkpoint as Checkpoint
     from cuvee.api import curve as curve
     from cuvee.api import diff as diff
+    from cuvee.api import extract_lora as extract_lora
     from cuvee.api import inspect as inspect
     from cuvee.api import load as load
     from cuvee.api import merge as merge
@@ -36,6 +37,7 @@ _HOMES = {
         "Checkpoint",
         "curve",
         "diff",
+        "extract_lora",
         "inspect",
         "load",
         "merge",

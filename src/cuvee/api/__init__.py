@@ -14,9 +14,21 @@ from cuvee.recipe.load import load_recipe
 from cuvee.recipe.model import Curve
 
 if TYPE_CHECKING:
+    from cuvee.api.adapter_out import AdapterSaved
     from cuvee.api.compare import Diff
 
-__all__ = ["Blend", "Checkpoint", "curve", "diff", "inspect", "load", "merge", "open", "verify"]
+__all__ = [
+    "Blend",
+    "Checkpoint",
+    "curve",
+    "diff",
+    "extract_lora",
+    "inspect",
+    "load",
+    "merge",
+    "open",
+    "verify",
+]
 
 
 def open(reference: Any, *, offline: bool = False) -> Checkpoint:  # noqa: A001 (the verb of the façade)
@@ -78,6 +90,22 @@ def diff(a: Any, b: Any, *, values: bool = True) -> Diff:
     from cuvee.api.compare import compare
 
     return compare(a, b, values=values)
+
+
+def extract_lora(base: Any, tuned: Any, out: str | Path, **bounds: Any) -> list[AdapterSaved]:
+    """What fine-tuned models add to their base, written as LoRA adapters that PEFT loads: one folder for one model, a
+    folder for each below `out` for several (a list, or a mapping of names to models).
+
+    Args:
+        base: the model that was fine-tuned.
+        tuned: one fine-tuned model or several.
+        out: the folder to write.
+        bounds: one of `rank`, `energy` and `error`; further `rest` (`save` or `drop` what no adapter can hold),
+            `dtype` of the factors, `overwrite`, `offline`, `run`, `listener`.
+    """
+    from cuvee.api import extract
+
+    return extract.extract_lora(base, tuned, out, **bounds)
 
 
 def curve(points: Sequence[Any], shape: Any = "linear") -> Curve:

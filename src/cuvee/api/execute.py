@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cuvee
+from cuvee.api.adapter_out import save_adapter
 from cuvee.api.card import card_text
 from cuvee.api.inputs import refuse_changed, refuse_inputs, resume_key, stamps
 from cuvee.api.lock import lock_text
@@ -19,7 +20,7 @@ from cuvee.core.names import printable
 from cuvee.engine.events import Committed, Finished, Listener, ignore
 from cuvee.engine.options import RunOptions
 from cuvee.engine.run import run
-from cuvee.errors import Interrupted, UsageError
+from cuvee.errors import Diagnostic, Interrupted, UsageError
 from cuvee.plan.plan import Plan
 from cuvee.sinks.folder import FolderSink
 from cuvee.sinks.layout import plan_layout
@@ -39,6 +40,7 @@ class Saved:
 
     path: Path
     finished: Finished
+    notes: tuple[Diagnostic, ...] = ()  # found on the way
 
 
 def save(
@@ -55,6 +57,11 @@ def save(
     All or nothing: `out` appears complete or not at all. An interrupted run is resumed by the same call.
     """
     chosen = options or RunOptions.from_settings()
+    if plan.recipe.output.adapter is not None:
+        made = save_adapter(
+            plan, out, plan.recipe.output.adapter, chosen, overwrite=overwrite, listener=listener
+        )
+        return Saved(made.path, made.finished, made.notes)
     refuse_inputs(plan, out)
     single = is_single(out)
     sink = SingleFileSink(out) if single else FolderSink(out)

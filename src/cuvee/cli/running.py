@@ -67,6 +67,11 @@ def run_plan(plan: Plan, out: Path, options: RunOptions, manner: Manner) -> int:
         if not manner.as_json:
             stderr(f"resume with: {manner.again}")
         raise
+    if manner.as_json:
+        for note in saved.notes:
+            json_line({"type": "diagnostic", **note.as_dict()})
+    else:
+        notes(saved.notes, manner.quiet)
     if not saved.finished.resumed_bytes:
         remember(ahead.prediction, saved.finished.seconds)
     _report(plan, saved, manner)

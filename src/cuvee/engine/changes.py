@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING, Any
 from cuvee.core.dtypes import FLOAT32, FLOAT64, DType
 from cuvee.core.lazy import torch
 from cuvee.methods.contract import Factors, rows_of
-from cuvee.plan.nodes import Convert, Difference, Node, Read
+from cuvee.methods.registry import stage
+from cuvee.plan.nodes import Apply, Convert, Difference, Node, Read
 from cuvee.sources.low_rank import Delta, LowRank
 from cuvee.sources.source import Source
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_LINEAR = frozenset(
+    {"weighted_sum", "scale", "negate"}
+)  # stages whose result is Σ cᵢxᵢ with cᵢ from parameters alone
 
 
 def changes_of(node: Node, sources: Mapping[str, Source]) -> Sequence[Delta] | None:
@@ -55,3 +60,35 @@ def dtype_of(node: Node) -> DType | None:
 def _read(node: Node) -> Read | None:
     inner = node.child if isinstance(node, Convert) else node
     return inner if isinstance(inner, Read) else None
+
+
+def product_of(node: Node, sources: Mapping[str, Source]) -> Factors | None:
+    """The value of a linear combination of task vectors that are products, as one product of all their columns."""
+    parts = _terms(node, sources)
+    if parts is None:
+        return None
+    lefts = [part.left * coefficient for coefficient, part in parts]
+    return Factors(torch.cat(lefts, dim=1), torch.cat([part.right for _, part in parts], dim=0))
+
+
+def _terms(node: Node, sources: Mapping[str, Source]) -> list[tuple[float, Factors]] | None:
+    if isinstance(node, Difference):
+        found = factors_of(node, sources, torch.zeros(0, dtype=torch.float64))
+        return None if found is None else [(1.0, found)]
+    if not isinstance(node, Apply) or node.stage not in _LINEAR:
+        return None
+    below = [_terms(child, sources) for child in node.inputs]
+    out: list[tuple[float, Factors]] = []
+    for number, terms in enumerate(below):
+        if terms is None:
+            return None
+        out += [(_coefficient(node, number) * c, part) for c, part in terms]
+    return out
+
+
+def _coefficient(node: Apply, number: int) -> float:
+    """What the stage multiplies an input by: its own value where that input is 1 and the others are 0."""
+    step = stage(node.stage)
+    units = [torch.tensor([float(i == number)], dtype=torch.float64) for i in range(len(node.inputs))]
+    values = {k: list(v) if isinstance(v, tuple) else v for k, v in node.values}
+    return float(step.function(units if step.role == "combine" else units[0], **values))

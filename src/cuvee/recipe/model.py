@@ -138,6 +138,19 @@ class Vocabulary:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterOutput:
+    """The merge is written as a LoRA adapter of its base: of a rank, a share of energy kept, or a relative error.
+
+    `rest` says what happens to tensors that no adapter can hold: saved whole, or dropped.
+    """
+
+    rank: int | None = None
+    energy: float | None = None
+    error: float | None = None
+    rest: Literal["save", "drop"] = "save"
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """What is written besides the tensors' values."""
 
@@ -148,6 +161,7 @@ class Output:
     single_file: bool = False  # one weights file, no folder (raw merges)
     form: Literal["single_file"] | None = None  # of diffusion models; None: that of the base or first source
     like: Reference | None = None  # a pipeline whose names, configurations and files the output takes
+    adapter: AdapterOutput | None = None  # write a LoRA adapter instead of a model
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,4 +189,5 @@ class Recipe:
     text: str = ""
     file: str | None = None
     notes: tuple[Diagnostic, ...] = ()
+    places: Mapping[str, Where] = field(default_factory=dict)  # of keys whose values only a plan can check
     changes: Mapping[str, Any] = field(default_factory=dict)  # what the command line changed, as JSON data

@@ -16,6 +16,7 @@ from cuvee.recipe.document import Document, Path, problem
 from cuvee.recipe.expressions import BadExpression, terms
 from cuvee.recipe.layouts import LAYOUTS, Layout
 from cuvee.recipe.model import (
+    AdapterOutput,
     Arithmetic,
     Input,
     ModuleRecipe,
@@ -94,6 +95,7 @@ class _Reader:
             output=self.output(),
             text=self.document.text,
             file=self.document.file,
+            places=self.document.places("chat_template"),
         )
         return layout(recipe, self.found) if layout else recipe
 
@@ -316,6 +318,9 @@ class _Reader:
             tokenizer=spec.tokenizer,
             form=spec.form,
             like=like,
+            adapter=AdapterOutput(spec.rank, spec.energy, spec.error, spec.rest)
+            if spec.kind == "adapter"
+            else None,
         )
 
     def say(self, code: str, path: Path, message: str, **more: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from cuvee.core.dtypes import parse_dtype
 from cuvee.core.names import did_you_mean
@@ -21,6 +21,12 @@ def _dtype(value: Any) -> Any:
         hint = did_you_mean(value, STORED) if isinstance(value, str) else None
         raise Refusal(f"must be one of {', '.join(STORED)}, got {shown(value)}", hint)
     return meant.name
+
+
+def _share(value: Any) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1:
+        return float(value)
+    raise Refusal(f"must be more than 0 and at most 1, got {shown(value)}")
 
 
 def _size(value: Any) -> Any:
@@ -69,6 +75,7 @@ def _spec(value: Any) -> Any:
 
 DTYPE = Checked(_dtype, {"enum": list(STORED)})
 SIZE = Checked(_size, {"type": ["string", "integer"]})
+SHARE = Checked(_share, {"type": "number", "exclusiveMinimum": 0, "maximum": 1})
 SOURCE = Checked(_spec, {"type": ["string", "object"]})
 RANGE = Checked(_range, {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2})
 SETTINGS = Checked(_mapping, {"type": "object"})
@@ -129,11 +136,26 @@ class OutputSpec:
     tokenizer: bool = part(TRUTH, True)
     form: Literal["single_file"] | None = part(one_of("single_file"), None)
     like: str | None = part(TEXT, None)
+    kind: Literal["model", "adapter"] = part(one_of("model", "adapter"), "model")
+    rank: int | None = part(whole(1), None)
+    energy: float | None = part(SHARE, None)
+    error: float | None = part(SHARE, None)
+    rest: Literal["save", "drop"] = part(one_of("save", "drop"), "save")
+
+
+def _one_bound(output: OutputSpec) -> None:
+    given = [name for name in ("rank", "energy", "error") if getattr(output, name) is not None]
+    if output.kind == "adapter" and len(given) != 1:
+        raise Refusal("an adapter needs one of `rank`, `energy` and `error`")
+    if output.kind == "model" and (given or output.rest != "save"):
+        raise Refusal(f"`{(given or ['rest'])[0]}` is for `kind: adapter`")
 
 
 @dataclass(frozen=True, slots=True)
 class NativeRecipe:
     """A recipe of Cuvée's own."""
+
+    foreign: ClassVar[dict[str, str]] = {"random_seed": "the key is `seed`"}  # keys of elsewhere, with the hint
 
     version: int = part(one_of(1))
     merge: Any = part(Checked(_merge))
@@ -148,7 +170,7 @@ class NativeRecipe:
     seed: int = part(whole(0), 0)
     edges: Literal["ends", "first"] = part(one_of("ends", "first"), "ends")
     curves: Literal["output", "slices"] = part(one_of("output", "slices"), "output")
-    output: OutputSpec = part(Section(OutputSpec), OutputSpec())
+    output: OutputSpec = part(Section(OutputSpec, _one_bound), OutputSpec())
 
 
 def _someone(recipe: NativeRecipe) -> None:

@@ -80,6 +80,16 @@ MODULES: dict[str, Any] = {
         "decoder": {"layers": [{"from": {"a": {"layers": [0, 2], "weight": 1}}, "parameters": {"weight": 2}}]},
     },
 }
+ADAPTERS: list[dict[str, Any]] = [
+    {
+        "version": 1,
+        "experts": {"a": "./a"},
+        "base": "./base",
+        "merge": {"method": "ties"},
+        "output": {"kind": "adapter", "rest": "drop", **bound},
+    }
+    for bound in ({"rank": 8}, {"energy": 0.9}, {"error": 0.1})
+]
 # Where a typo is refused, but makes the mapping look like another thing, whose keys the hint speaks of.
 ONLY_REFUSED = {"kind"}  # `{kinds: zero}` as the source of a token is read as the long form of a model
 OPEN = {"experts", "sources", "tokens", "modules", "from"}  # their keys are names the user chooses
@@ -216,7 +226,7 @@ def failures(data: Any) -> list[str]:
 
 
 def test_the_recipes_themselves_are_right() -> None:
-    for data in (NATIVE, MODULES, *MERGEKIT):
+    for data in (NATIVE, MODULES, *ADAPTERS, *MERGEKIT):
         parse_recipe(json.dumps(data))
 
 
@@ -226,7 +236,7 @@ def _fields(module: Any) -> set[str]:
 
 
 def test_every_field_of_the_schemas_is_in_the_recipes() -> None:
-    written = {str(p[-1]) for data in (NATIVE, MODULES) for p in keys_of(data)}
+    written = {str(p[-1]) for data in (NATIVE, MODULES, *ADAPTERS) for p in keys_of(data)}
     assert _fields(schema) - written == set()
     assert _fields(mergekit_schema) - {str(p[-1]) for data in MERGEKIT for p in keys_of(data)} == set()
 
@@ -234,6 +244,7 @@ def test_every_field_of_the_schemas_is_in_the_recipes() -> None:
 def test_keys_of_own_recipes() -> None:
     assert failures(NATIVE) == []
     assert failures(MODULES) == []
+    assert [failures(data) for data in ADAPTERS] == [[], [], []]
 
 
 @pytest.mark.parametrize("number", range(len(MERGEKIT)))
