@@ -38,11 +38,6 @@ class Made:
     meta: TensorMeta
     parts: tuple[Part, ...]
 
-    @property
-    def plain(self) -> bool:
-        """Whether it is one whole tensor, element by element."""
-        return len(self.parts) == 1 and not self.parts[0].turned and self.parts[0].start == 0
-
 
 @dataclass(slots=True)
 class Names:

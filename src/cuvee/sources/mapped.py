@@ -35,12 +35,12 @@ class MappedSource:
         self.notes = (*inner.notes, *notes)
         self.tensors: Mapping[str, TensorMeta] = {name: one.meta for name, one in made.items()}
         self.inner = inner
-        self._made = made
+        self.made = made
         self._beside = beside or inner
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """Elements [start, stop), from the parts that hold them; an inner name is read as it is."""
-        one = self._made.get(name)
+        one = self.made.get(name)
         if one is None and name in self.inner.tensors:
             return self.inner.read(name, start, stop)
         start, stop = bounded(meta_of(self.tensors, name, self.label), start, stop)
@@ -64,12 +64,12 @@ class MappedSource:
 
     def kept_dtype(self, name: str) -> DType:
         """The inner source's."""
-        one = self._made.get(name)
+        one = self.made.get(name)
         return kept_dtype(self.inner, name if one is None else one.parts[0].name)
 
     def stored(self, name: str) -> Stored:
         """As the inner tensors lie: one form where all agree, every byte of the parts."""
-        one = self._made.get(name)
+        one = self.made.get(name)
         if one is None:
             return stored_form(self.inner, name)
         forms = [stored_form(self.inner, part.name) for part in one.parts]
@@ -82,7 +82,7 @@ class MappedSource:
     def extent(self, name: str) -> Extent | None:
         """The inner tensor's bytes where the tensor is one run of them, else None."""
         meta = meta_of(self.tensors, name, self.label)
-        parts = self._made[name].parts
+        parts = self.made[name].parts
         extent = self.inner.extent(parts[0].name)
         if extent is None or len(parts) > 1 or parts[0].turned:
             return None

@@ -95,6 +95,7 @@ def _open_base(reference: Reference, label: str, anchor: Path, limits: Limits, o
 
 def _adapted(base: Source, reference: Reference, anchor: Path, limits: Limits, offline: bool) -> Source:
     from cuvee.sources.adapter import apply_adapter
+    from cuvee.sources.diffusion_lora import apply_lora, lora_file
 
     label = reference.display
     path = anchor / reference.name
@@ -103,6 +104,9 @@ def _adapted(base: Source, reference: Reference, anchor: Path, limits: Limits, o
         from cuvee.sources.hub import fetch_adapter
 
         path, origin = fetch_adapter(reference, label, limits, offline=offline)
+    file = lora_file(path)
+    if file is not None:
+        return apply_lora(base, file, label, limits, origin)
     stored, raw, side = open_adapter(path, label, limits)
     try:
         return apply_adapter(base, stored, raw, side, origin)

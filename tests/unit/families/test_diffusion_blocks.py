@@ -115,7 +115,7 @@ def test_numbered_blocks_stand_one_stack_behind_the_other() -> None:
 
 def test_every_table_reads_and_its_entries_are_one_to_one() -> None:
     for path in DATA.glob("*.toml"):
-        if path.stem == "layouts":
+        if path.stem in ("layouts", "lora"):
             continue
         table = key_map(path.stem)
         entries = {id(e): e for e in (*table.by_original.values(), *table.by_diffusers.values())}
