@@ -83,7 +83,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "weighted_sum": [{}, {"weight": [1.0, -2.0, 3.0], "normalize": True}],
 }
 # The gradient of a clamp, an outlier mask or a rank that may be equal to its limit is not tried.
-STEPS_IN_DATA = {"nearswap", "arcee_fusion", "pcb", "widen"}
+STEPS_IN_DATA = {"nearswap", "arcee_fusion", "pcb", "seme", "widen"}
 
 
 @pytest.mark.parametrize(

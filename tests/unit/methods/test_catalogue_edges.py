@@ -28,6 +28,7 @@ TASK_VECTORS = {
     "metagpt": lambda k: {},
     "onebit_task_vector": lambda k: {},
     "pcb": lambda k: {"ratio": 0.5},
+    "seme": lambda k: {"select_topk": 0.5},
     "task_negation_deployed": lambda k: {},
     "varm": lambda k: {},
     "warp": lambda k: {"eta": 1.0},

@@ -21,9 +21,13 @@ SHAPES = {
 }
 
 
+_ROLES = {"embed": "embeddings", "norm": "norm", "lm_head": "head", "q_proj": "q", "down_proj": "down"}
+
+
 def place(name):
     layer = int(name.split(".")[2]) if ".layers." in name else None
-    return Place(name, "embeddings" if "embed" in name else "", layer, 3)
+    role = next(role for part, role in _ROLES.items() if part in name)
+    return Place(name, role, layer, 3)
 
 
 PLACES = {name: place(name) for name in SHAPES}

@@ -35,7 +35,8 @@ def cabs(
     """Prune each task vector to n of every m entries where no earlier expert kept one (CABS, arXiv:2503.01874).
 
     In the order of the experts: rᵢ = τᵢ where it is free, maskᵢ = the n largest |rᵢ| of every m consecutive entries
-    (zeros never count), which are taken from then on; y = Σ wᵢ · maskᵢ ⊙ τᵢ. Supports are disjoint. Not symmetric: the first expert chooses first. Result: shape and dtype of the task vectors.
+    (zeros never count), which are taken from then on; y = Σ wᵢ · maskᵢ ⊙ τᵢ. Supports are disjoint. Not symmetric: the
+    first expert chooses first. Result: shape and dtype of the task vectors.
 
     Args:
         weight: the paper's λᵢ, chosen by grid search

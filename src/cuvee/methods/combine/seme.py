@@ -1,0 +1,133 @@
+"""SeMe's computable core: bring models into one latent space by their output heads, then merge them as SCE does.
+
+Owns the map between two latent spaces and which axes of which tensors live there; the merging rule is `sce`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cuvee.core.lazy import torch
+from cuvee.methods.combine.sce import sce
+from cuvee.methods.contract import Block, Place, Stream, Summary, Uniforms, stage
+from cuvee.methods.parameters import Fraction
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+READERS = frozenset(
+    ("q", "k", "v", "qkv", "gate", "up", "gate_up", "router", "shared_gate", "shared_up", "head")
+)
+WRITERS = frozenset(("o", "down", "shared_down"))
+_ROWS = 1024  # of a head, taken at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """Latents h of a model are h @ `there` in the pivot's space, and back with `back`, its pseudo-inverse."""
+
+    there: Tensor
+    back: Tensor
+
+    def applied(self, tensor: Tensor, place: Place) -> Tensor:
+        """A tensor of the model in the pivot's coordinates; those that touch no latent stay as they are."""
+        size = len(self.there)
+        if tensor.dim() == 2 and place.role in READERS and tensor.shape[1] == size:
+            return tensor @ self.back.T.to(tensor.dtype)
+        if tensor.dim() == 2 and place.role in WRITERS and tensor.shape[0] == size:
+            return self.there.T.to(tensor.dtype) @ tensor
+        latent = place.role == "embeddings" or (place.role in WRITERS and tensor.dim() == 1)
+        return tensor @ self.there.to(tensor.dtype) if latent and tensor.shape[-1] == size else tensor
+
+
+def alignment(heads: Sequence[Tensor], gains: Sequence[Tensor] | None = None) -> list[Alignment]:
+    """For each head (vocabulary, latent) after the first the map to the first's latents: W_A W_B⁺, W = gain ⊙ headᵀ.
+
+    The least-squares latent whose logits in the pivot equal the model's own; float64, from latent × latent Gram
+    matrices. `gains` are the scales of the final norms, if there is one.
+    """
+    scales = [gain.double() for gain in gains] if gains else [torch.ones(h.shape[1]).double() for h in heads]
+    inverse = torch.linalg.pinv(_gram(heads[0], heads[0], scales[0], scales[0]), hermitian=True)
+    maps = [_gram(h, heads[0], s, scales[0]) @ inverse for h, s in zip(heads[1:], scales[1:], strict=True)]
+    return [Alignment(there, torch.linalg.pinv(there)) for there in maps]
+
+
+def _gram(one: Tensor, other: Tensor, scale: Tensor, other_scale: Tensor) -> Tensor:
+    total = torch.zeros(one.shape[1], other.shape[1], dtype=torch.float64)
+    for start in range(0, len(one), _ROWS):
+        rows = slice(start, start + _ROWS)
+        total = total + one[rows].double().T @ other[rows].double()
+    return scale[:, None] * total * other_scale
+
+
+def _summarise(stream: Stream, **_: Any) -> Summary:
+    heads: dict[str, list[Tensor]] = {}
+    norms: list[list[Tensor]] = []
+    with torch.no_grad():
+        for block in stream.blocks():
+            if block.place.role in ("head", "embeddings") and len(block.shape) == 2:
+                heads.setdefault(block.place.role, list(block.tensors))
+            elif block.place.role == "norm" and block.place.layer is None and len(block.shape) == 1:
+                norms.append(list(block.tensors))
+        found = heads.get("head") or heads.get("embeddings")
+        if not found:
+            return {}
+        gains = norms[0] if len(norms) == 1 and norms[0][0].shape[0] == found[0].shape[1] else None
+        return {"alignments": alignment(found, gains)}
+
+
+@stage(
+    "seme",
+    role="combine",
+    takes="weight",
+    access="tensor",
+    summarise=_summarise,
+    scope=lambda values: "model",
+    upcast=True,
+    inputs=(2, None),
+    paper="arXiv:2505.20144",
+)
+def seme(tensors: list[Tensor], *, select_topk: Fraction = 0.1, summary: Summary, block: Block) -> Tensor:
+    """Merge language models in the pivot's latent space, found from the output heads (after SeMe, arXiv:2505.20144).
+
+    The first input is the pivot. With W = gain ⊙ headᵀ of a model (final norm folded in where there is exactly one),
+    T = W_A W_B⁺ takes A's latents to those of the pivot B with the same logits. What reads latents (q, k, v, gate, up,
+    head) becomes M (T⁺)ᵀ, what writes them (o, down) Tᵀ M, embeddings E T; the rest stays. The differences to the pivot
+    are then merged by `sce`. Without a known head or embeddings models count as aligned. Result: shape and dtype of the
+    pivot.
+
+    Args:
+        select_topk: share of the coordinates that `sce` selects
+    """
+    pivot, *others = tensors
+    maps: list[Alignment | None] = summary.get("alignments") or [None] * len(others)
+    aligned = [a.applied(x, block.place) if a else x for a, x in zip(maps, others, strict=True)]
+    deltas = [tensor - pivot for tensor in aligned]
+    stream = _Whole(Block(deltas, 0, block.shape, place=block.place))
+    values = {"select_topk": select_topk, "mask_scope": "all", "guard": "relative"}
+    assert sce.summarise is not None
+    found = sce.summarise(stream, **values)
+    return pivot + sce.function(deltas, **values, summary=found, block=stream.block)
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """One tensor's inputs as a stream of a single block."""
+
+    block: Block
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return (self.block.tensors[0].numel(),)
+
+    @property
+    def inputs(self) -> int:
+        return len(self.block.tensors)
+
+    def blocks(self) -> Iterator[Block]:
+        yield self.block
+
+    def uniforms(self, number: int) -> Uniforms:
+        raise LookupError("nothing random here")
