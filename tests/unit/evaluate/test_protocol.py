@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from linear_track import HERE, WEIGHT, Linear, Track
 
 from cuvee.errors import EvaluationError, LeakError
 from cuvee.evaluate import phases
@@ -16,67 +17,7 @@ from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.referee import Referee
 from cuvee.evaluate.scorecard import Scorecard
 from cuvee.evaluate.selection import Selection
-from cuvee.evaluate.task import ACCURACY, BITS_PER_BYTE, Item, Metric, Provenance, Task
-
-HERE = Provenance("made here")
-WEIGHT = "weight"
-
-
-def items(weight: torch.Tensor, count: int, seed: int, groups: str = "") -> list[Item]:
-    generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(count, len(weight), generator=generator)
-    return [Item(x.numpy(), int(x @ weight > 0), groups or None) for x in inputs]
-
-
-class Linear:
-    """Answers sign(w·x); counts what it did."""
-
-    def __init__(self) -> None:
-        self.weight = torch.zeros(8)
-        self.loaded = 0
-
-    def load(self, weights: Mapping[str, torch.Tensor]) -> None:
-        self.weight = weights[WEIGHT]
-        self.loaded += 1
-
-    def answer(self, task: Task, asked: Sequence[Item], ledger: Ledger) -> Any:
-        ledger.add(examples=len(asked), forward=1)
-        found = [float(int(torch.from_numpy(i.input) @ self.weight > 0) == i.target) for i in asked]
-        return np.array(found)
-
-
-class Track:
-    """Two tasks with experts and one unseen."""
-
-    name, digest = "linear", "0"
-
-    def __init__(self, metric: Metric = ACCURACY) -> None:
-        self.truth = {
-            n: torch.randn(8, generator=torch.Generator().manual_seed(i)) for i, n in enumerate("abc")
-        }
-        self.tasks = {
-            name: Task.of(
-                name,
-                train=items(weight, 20, 10),
-                selection=items(weight, 40, 11),
-                test=items(weight, 200, 12),
-                metric=metric,
-                head="none",
-                provenance=HERE,
-                unseen=name == "c",
-            )
-            for name, weight in self.truth.items()
-        }
-        self.base = {WEIGHT: torch.zeros(8)}
-
-    def expert(self, task: str) -> Mapping[str, torch.Tensor]:
-        return {WEIGHT: self.truth[task]}
-
-    def references(self) -> Mapping[str, Mapping[str, torch.Tensor]]:
-        return {}
-
-    def examinee(self) -> Linear:
-        return Linear()
+from cuvee.evaluate.task import ACCURACY, BITS_PER_BYTE, Item, Task
 
 
 def mean(room: Selection) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

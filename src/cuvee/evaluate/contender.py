@@ -1,0 +1,65 @@
+"""Registered methods as contenders: candidates merged in memory, tuned under the referee's budget, no file written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import cuvee
+from cuvee.evaluate.search import Kind, searcher
+from cuvee.evaluate.selection import BudgetSpent, Selection
+from cuvee.evaluate.space import dimensions
+from cuvee.methods import registry
+
+if TYPE_CHECKING:
+    from cuvee.evaluate.track import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One method of the registry in the ring, or a chain of stages under a name of its own.
+
+    `settings` are fixed parameter values; `space` the ranges to tune (None: from the signature, empty: none).
+    `search` says how. Called with a `Selection` it spends at most its budget; the method's defaults are always the
+    first candidate, so tuning never ends below them on the selection part.
+    """
+
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    space: Mapping[str, Any] | None = None
+    search: Kind = "sobol"
+    seed: int = 0
+
+    def __call__(self, room: Selection) -> tuple[Weights, Mapping[str, Any]]:
+        tuned = [d for d in dimensions(self.method, self.space) if d.name not in self.settings]
+        best = self.merged(room, {})
+        if room.budget == 0 or not tuned:
+            return best, dict(self.settings)
+        chosen: Mapping[str, Any] = {}
+        highest = room.evaluate(best, self.settings)
+        asking = searcher(self.search, tuned, room.budget - 1, self.seed)
+        try:
+            while (point := asking.ask()) is not None:
+                candidate = self.merged(room, point)
+                value = room.evaluate(candidate, {**self.settings, **point})
+                asking.tell(point, value)
+                if value > highest:
+                    best, highest, chosen = candidate, value, point
+        except BudgetSpent:
+            pass
+        return best, {**self.settings, **chosen}
+
+    def merged(self, room: Selection, point: Mapping[str, Any]) -> Weights:
+        """The merge for one point, in memory."""
+        method = registry.get(self.method)
+        base = None if method.base == "ordinary" else room.base
+        room.ledger.add(merges=1)
+        experts: Any = [dict(weights) for weights in room.experts]
+        blend = cuvee.merge(
+            experts,
+            base=None if base is None else dict(base),
+            method=self.method,
+            **{**self.settings, **point},
+        )
+        return blend.load()

@@ -1,0 +1,123 @@
+"""Which parameters of a method are tuned, and over which ranges: derived from the method's own signature.
+
+The coefficient (λ, or what plays its part) is searched on a log scale, fractions on a linear one. Users may name other
+parameters and ranges. Knows parameters, not searchers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cuvee.core.names import printable
+from cuvee.errors import UsageError
+from cuvee.methods import registry
+from cuvee.methods.contract import Method
+from cuvee.methods.parameters import Parameter
+
+COEFFICIENTS = (
+    "lambda",
+    "scale",
+    "t",
+    "beta",
+    "eta",
+    "weight",
+)  # the first that a method has is its coefficient
+_GUARDS = ("threshold",)  # fractions that only decide where a formula is replaced by its limit
+COEFFICIENT_RANGE = (
+    0.05,
+    8.0,
+)  # sums of many experts want the low end, isotropic and elected merges the high one
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """One tuned parameter: an interval (`log` or linear, whole numbers if `whole`) or a list of `choices`."""
+
+    name: str
+    low: float = 0.0
+    high: float = 1.0
+    log: bool = False
+    whole: bool = False
+    choices: tuple[Any, ...] = ()
+
+    def at(self, share: float) -> Any:
+        """The value at a share 0…1 of the dimension."""
+        if self.choices:
+            return self.choices[min(int(share * len(self.choices)), len(self.choices) - 1)]
+        if self.log:
+            value = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
+        else:
+            value = self.low + share * (self.high - self.low)
+        return round(value) if self.whole else value
+
+    def levels(self, count: int) -> list[Any]:
+        """`count` values spread over the dimension, its ends included; all choices of a list."""
+        if self.choices:
+            return list(self.choices)
+        return [self.at(i / max(1, count - 1)) for i in range(count)] if count > 1 else [self.at(0.5)]
+
+
+def dimensions(method: str, given: Mapping[str, Any] | None = None) -> list[Dimension]:
+    """What is tuned of a method: its coefficient and its first fraction, or exactly the `given` ranges.
+
+    `given` maps parameter names to `[low, high]`, or to a list of more values to choose from. UsageError for a name the
+    method does not have or values it refuses.
+    """
+    asked = registry.get(method)
+    known = registry.parameters_for(asked)
+    if given is not None:
+        return [_given(method, known, name, values) for name, values in given.items()]
+    found = []
+    coefficient = next((n for n in COEFFICIENTS if n in known and _plain(known[n])), None)
+    if coefficient == "t":
+        found.append(Dimension("t", 0.0, 1.0))
+    elif coefficient is not None and not (coefficient == "weight" and _cancels(asked, known)):
+        found.append(Dimension(coefficient, *COEFFICIENT_RANGE, log=True))
+    fraction = next(
+        (p for p in known.values() if _is_fraction(p) and p.name not in (coefficient, *_GUARDS)), None
+    )
+    if fraction is not None:
+        found.append(Dimension(fraction.name, 0.02, 1.0))
+    return found
+
+
+def _cancels(method: Method, known: Mapping[str, Parameter]) -> bool:
+    """Whether one common weight changes nothing: it is divided out, or weights (not task vectors) are averaged."""
+    normalised = known.get("normalize")
+    return method.base != "required" or (normalised is not None and normalised.default is True)
+
+
+def _plain(parameter: Parameter) -> bool:
+    return parameter.type == "float" and (parameter.name != "weight" or parameter.per_expert)
+
+
+def _is_fraction(parameter: Parameter) -> bool:
+    bounds = parameter.range
+    whole = bounds is not None and (bounds.low, bounds.high) == (0.0, 1.0)
+    return (
+        whole
+        and not parameter.optional
+        and parameter.type == "float"
+        and 0.0 < (parameter.default or 0.0) < 1.0
+    )
+
+
+def _given(method: str, known: Mapping[str, Parameter], name: str, values: Sequence[Any]) -> Dimension:
+    if name not in known:
+        raise UsageError(
+            "CV-U030",
+            f"`{method}` has no parameter `{printable(name)}` to tune",
+            hint=f"it has {', '.join(known)}",
+        )
+    parameter = known[name]
+    for value in values:
+        problem = parameter.problem(value)
+        if problem:
+            raise UsageError("CV-U031", f"the range of `{name}` is wrong: a value {problem}")
+    if parameter.type in ("float", "int") and len(values) == 2:
+        low, high = (float(v) for v in values)
+        return Dimension(name, low, high, log=low > 0 and high / low >= 10, whole=parameter.type == "int")
+    return Dimension(name, choices=tuple(values))

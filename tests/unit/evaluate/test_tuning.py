@@ -1,0 +1,104 @@
+"""Spaces from signatures, searchers under a budget, registered methods as contenders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from linear_track import WEIGHT, Track
+
+from cuvee.errors import UsageError
+from cuvee.evaluate.contender import Contender
+from cuvee.evaluate.referee import Referee
+from cuvee.evaluate.search import searcher
+from cuvee.evaluate.space import Dimension, dimensions
+from cuvee.methods import registry
+
+SPACE = [Dimension("a", 0.1, 10, log=True), Dimension("b")]
+
+
+@pytest.mark.parametrize("method", registry.names())
+def test_every_method_has_a_space_of_values_it_accepts(method: str) -> None:
+    known = registry.parameters_for(registry.get(method))
+    for dimension in dimensions(method):
+        for share in (0.0, 0.3, 1.0):
+            assert known[dimension.name].problem(dimension.at(share)) is None
+
+
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [
+        ("ties", ["lambda", "density"]),
+        ("task_arithmetic", ["lambda"]),
+        ("average", []),
+        ("linear", []),  # its weights are divided out
+        ("slerp", ["t"]),
+        ("pcb", ["weight", "ratio"]),
+    ],
+)
+def test_the_coefficient_and_the_first_fraction_are_tuned(method: str, names: list[str]) -> None:
+    assert [d.name for d in dimensions(method)] == names
+
+
+def test_given_ranges_are_taken_and_checked() -> None:
+    (density,) = dimensions("ties", {"density": [0.1, 0.5]})
+    assert (density.low, density.high, density.log) == (0.1, 0.5, False)
+    (merge,) = dimensions("ties", {"merge": ["mean", "sum", "max"]})
+    assert merge.choices == ("mean", "sum", "max")
+    with pytest.raises(UsageError, match="no parameter `densty`"):
+        dimensions("ties", {"densty": [0, 1]})
+    with pytest.raises(UsageError, match="at most 1"):
+        dimensions("ties", {"density": [0.1, 5]})
+
+
+def test_log_dimensions_are_even_in_the_logarithm() -> None:
+    assert SPACE[0].levels(3) == pytest.approx([0.1, 1.0, 10.0])
+    assert SPACE[1].levels(3) == pytest.approx([0.0, 0.5, 1.0])
+
+
+@pytest.mark.parametrize("kind", ["grid", "random", "sobol", "optuna"])
+@pytest.mark.parametrize("budget", [1, 5, 16])
+def test_searchers_keep_the_budget_and_the_ranges_and_repeat_themselves(kind: Any, budget: int) -> None:
+    def points() -> list[Mapping[str, Any]]:
+        asking, out = searcher(kind, SPACE, budget, seed=3), []
+        while (point := asking.ask()) is not None:
+            out.append(point)
+            asking.tell(point, -abs(point["a"] - 1))
+        return out
+
+    found = points()
+    assert 1 <= len(found) <= budget
+    assert all(0.099 <= p["a"] <= 10.01 and 0 <= p["b"] <= 1 for p in found)
+    assert found == points()
+
+
+def test_optuna_learns_where_the_others_only_look() -> None:
+    asking, values = searcher("optuna", SPACE, 40, seed=0), []
+    while (point := asking.ask()) is not None:
+        value = -abs(point["a"] - 1) - abs(point["b"] - 0.2)
+        values.append(value)
+        asking.tell(point, value)
+    assert max(values[20:]) > -0.15
+
+
+def test_a_contender_finds_the_coefficient_and_never_ends_below_its_defaults() -> None:
+    referee = Referee(Track(), ["a", "b"], budget=12)
+    choice = referee.choose(Contender("task_arithmetic"))
+    assert choice.spent.evaluations == 12
+    assert choice.spent.merges == 12
+    assert max(v for _, v in choice.log) == choice.log[[p for p, _ in choice.log].index(choice.settings)][1]
+    expected = sum(referee.track.expert(n)[WEIGHT] for n in "ab") * choice.settings.get("lambda", 1.0)
+    torch.testing.assert_close(choice.weights[WEIGHT], expected)
+
+
+def test_without_a_budget_a_contender_takes_its_defaults_unseen() -> None:
+    choice = Referee(Track(), ["a", "b"]).choose(Contender("task_arithmetic", {"lambda": 0.5}), budget=0)
+    assert choice.spent.evaluations == 0
+    assert choice.settings == {"lambda": 0.5}
+
+
+def test_methods_without_parameters_are_merged_once() -> None:
+    choice = Referee(Track(), ["a", "b"]).choose(Contender("average"))
+    assert (choice.spent.merges, choice.spent.evaluations) == (1, 0)
