@@ -62,7 +62,7 @@ class _Builder:
         views = self.opener.views(self.recipe, self.found, self.prefix)
         raise_if(self.found)
         self.found += [note for view in views.values() for note in view.notes]
-        same_family(views, self.options.allow_mixed, self.found)
+        same_family(self.recipe, views, self.options.allow_mixed, self.found)
         donor = self._donor(views)
         family = donor.family
         if family.note:
@@ -199,6 +199,7 @@ class _Builder:
         raise_if(self.found)
         layout = _layout(donor.config, metas, self.recipe.output.shard_bytes)
         nested = tuple(view.plan for view in views.values() if view.plan is not None)
+        self.found += integers_copied(tensors)
         self.found += thresholds_apart(tensors, {name for plan in nested for name in plan.groups()})
         notes = (*self.recipe.notes, *_distinct(self.found), *align.notes, *extras.notes)
         return Plan(
@@ -237,6 +238,17 @@ def _layout(config: Mapping[str, Any] | None, metas: list[TensorMeta], limit: in
     parts = dict.fromkeys(meta.name.partition(".")[0] for meta in metas)
     stems = {part: stem_of(config[COMPONENTS].get(part, {})) for part in parts}
     return plan_parts(metas, stems, max_shard_bytes=limit)
+
+
+def integers_copied(tensors: Sequence[OutputTensor]) -> list[Diagnostic]:
+    """One note about all tensors of whole numbers and truth values, which no method merges."""
+    names = [t.meta.name for t in tensors if not t.meta.dtype.is_float]
+    if not names:
+        return []
+    some = ", ".join(f"`{printable(name)}`" for name in names[:3])
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    what = "1 tensor of whole numbers is" if len(names) == 1 else f"{len(names)} tensors of whole numbers are"
+    return [Diagnostic("CV-P101", f"{what} copied, not merged: {some}{more}", severity="note")]
 
 
 def slice_problems(chosen: Chosen, recipe: Recipe, target: Target) -> list[Diagnostic]:

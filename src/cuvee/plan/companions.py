@@ -94,7 +94,7 @@ def _template(recipe: Recipe, views: Mapping[str, View], donor: View, out: Compa
         return
     ordered = sorted(views.values(), key=lambda view: view.alias != donor.alias)
     texts = {view.alias: chat_template.template_of(view) for view in ordered}
-    text, notes = chat_template.choose(recipe.chat_template, texts)
+    text, notes = chat_template.choose(recipe.chat_template, texts, where=recipe.places.get("chat_template"))
     out.notes += notes
     if text is not None:
         out.files.update(chat_template.placed(text, out.files))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,17 +51,35 @@ class Resolver:
                 shown[slot.name] = one
                 if slot.ours:
                     ours[slot.ours] = self._typed(slot.ours, slot.translate(one.value))
+                self._clamped(slot, one)
                 continue
             found = {feed.input.source: self._one(slot, target, feed) for feed in experts}
             each = {source: value for source, value in found.items() if value is not None}
             lacking |= len(each) < len(found)
             shown[slot.name] = each
+            for value in each.values():
+                self._clamped(slot, value)
             if slot.ours:
                 ours[slot.ours] = [self._typed(slot.ours, slot.translate(r.value)) for r in each.values()]
         if lacking:  # said already, perhaps at an earlier tensor
             return None
         self._check(ours, target, shown)
-        return None if len(self.found) > before else Values(ours, shown)
+        wrong = any(one.severity == "error" for one in self.found[before:])
+        return None if wrong else Values(ours, shown)
+
+    def _clamped(self, slot: Slot, given: Resolved) -> None:
+        """Warn, once for each place, of a value that acts as the nearest one that makes sense."""
+        value, place = given.value, (slot.name, str(given.where))
+        low, high = (slot.spelling.clamp if slot.spelling else None) or (-math.inf, math.inf)
+        if isinstance(value, (str, bool)) or value is None or high == math.inf or low <= value <= high:
+            return
+        if place in self.told:
+            return
+        self.told.add(place)
+        acts = low if value < low else high
+        message = f"`{slot.name}` {value:g} is out of range [{low:g}, {high:g}]; it acts as {acts:g}, as in MergeKit"
+        percent = f"did you mean `{value / 100:g}`?" if high == 1 and 2 <= value <= 100 else None
+        self.found.append(Diagnostic("CV-P100", message, given.where, percent, severity="warning"))
 
     def _typed(self, name: str, value: Any) -> Any:
         """A whole number of a curve as a whole number, where the parameter is one."""
@@ -124,6 +143,11 @@ class Resolver:
         message = f"`{self.chosen.method.name}` needs `{slot.name}`{who}; there is none for `{printable(target.name)}`"
         where = (feed.input.where if feed else None) or target.slice.where or Where(file=self.recipe.file)
         hint = f"add `{slot.name}` to the model's parameters, or to the recipe's for all" if feed else None
+        if feed and feed.input.source == self.recipe.base and self.recipe.dialect == "mergekit":
+            hint = (
+                f"`{self.chosen.method.name}` merges `base_model` as one model more: leave it out, or list it under "
+                f"`models` with a `{slot.name}`"
+            )
         self.found.append(Diagnostic("CV-P030", message, where, hint))
 
     def _check(self, ours: dict[str, Any], target: Target, shown: Mapping[str, Any]) -> None:

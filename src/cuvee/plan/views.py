@@ -301,15 +301,19 @@ def promoted(dtypes: list[DType]) -> DType:
     return BY_NAME[wide[0]] if len(wide) == 1 else FLOAT32
 
 
-def same_family(views: Mapping[str, View], allow_mixed: bool, found: list[Diagnostic]) -> None:
+def same_family(
+    recipe: Recipe, views: Mapping[str, View], allow_mixed: bool, found: list[Diagnostic]
+) -> None:
     """Refuse to mix architectures unless that was asked for."""
     known = {v.family.name: v for v in views.values() if v.family.known}
     if len(known) > 1 and not allow_mixed:
         shown = ", ".join(f"`{printable(v.alias)}` is {name}" for name, v in known.items())
+        second = list(known.values())[1].alias  # the first that differs from what stands before it
         found.append(
             Diagnostic(
                 "CV-P005",
                 f"the models are of different architectures: {shown}",
+                getattr(recipe.sources.get(second), "where", None),
                 hint="`--allow-crimes` merges them by tensor name all the same",
             )
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cuvee.bundle.vocabulary.plan import VocabularyPlan, plan_vocabulary, truncated_tables
 from cuvee.bundle.vocabulary.read import read_vocabulary
@@ -110,8 +110,29 @@ def realigner(
             error.at(file=where.file, line=where.line, column=where.column, path=where.path, text=where.text)
         found.extend(error.diagnostics)
         return Realigner()
+    plan = replace(plan, diagnostics=(*_added(plan, recipe.vocabulary.source), *plan.diagnostics))
     keys = {alias: view.key for alias, view in views.items() if view.key is not None}
     return Realigner(plan, notes=list(plan.diagnostics), rows=plan.rows, keys=keys)
+
+
+def _added(plan: VocabularyPlan, policy: str) -> list[Diagnostic]:
+    """Who brings tokens that the model the files come from has not, and how long embeddings become."""
+    there = plan.original.ids.keys()
+    lines = []
+    for model, vocabulary in plan.vocabularies.items():
+        fresh = [t for t in vocabulary.ids if t not in there and t in plan.output.ids]
+        if model != plan.donor and fresh:
+            some = ", ".join(f"`{printable(token, 24)}`" for token in fresh[:3])
+            more = f" and {len(fresh) - 3} more" if len(fresh) > 3 else ""
+            plural = "" if len(fresh) == 1 else "s"
+            lines.append(f"`{printable(model)}` adds {len(fresh)} token{plural} ({some}{more})")
+    if not lines:
+        return []
+    message = (
+        f"{'; '.join(lines)}: embeddings have {plan.rows} rows instead of the "
+        f"{plan.embedding_rows[plan.donor]} of `{printable(plan.donor)}` (policy `{printable(policy)}`)"
+    )
+    return [Diagnostic("CV-P102", message, severity="note")]
 
 
 def embedding_rows(view: View, family: Family) -> int | None:

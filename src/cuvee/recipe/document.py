@@ -60,6 +60,10 @@ class Document:
             text=shown_line(line),
         )
 
+    def places(self, *names: str) -> dict[str, Where]:
+        """Where the values of these top-level keys stand; keys that are not there are left out."""
+        return {name: self.where((name,)) for name in names if (name,) in self.values}
+
 
 def shown_line(line: str) -> str:
     """A line of the text for a terminal, character for character, so that a caret below it stands right."""

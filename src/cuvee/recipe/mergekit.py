@@ -107,6 +107,7 @@ class _Translator:
             output=Output(dtype=stored.name if stored else None),
             text=self.document.text,
             file=self.document.file,
+            places=self.document.places("chat_template"),
         )
 
     def ordered(self, base: str | None) -> dict[str, SourceSpec]:

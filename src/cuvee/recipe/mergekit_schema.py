@@ -6,7 +6,7 @@ Only structure is checked here; parameters are checked against the method in `me
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from cuvee.core.dtypes import parse_dtype
 from cuvee.recipe.coerce import Refused, coerce
@@ -207,6 +207,10 @@ class Tokenizer:
 class MergeKitRecipe:
     """A document of mergekit-yaml, mergekit-multi or mergekit-pytorch."""
 
+    foreign: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("random_seed", "seed"),
+        "seeds are no part of MergeKit's recipes; pass `--seed N` (there: `--random-seed N`)",
+    )  # keys of other places, with the hint
     merge_method: str = part(TEXT)
     name: str | None = part(TEXT, None)
     models: list[InputModel] | None = part(Listed(Section(InputModel)), None)

@@ -275,6 +275,9 @@ def _described(record: type[Any], definitions: dict[str, Any]) -> dict[str, Any]
 def _meant(key: str, record: type[Any]) -> str | None:
     """The hint for an unknown key of a section: a key of its own that is close, else one further in."""
     own = parts_of(record)
+    foreign: Mapping[str, str] = getattr(record, "foreign", {})
+    if key in foreign:
+        return foreign[key]
     inner = {
         name: outer
         for outer, one in own.items()
