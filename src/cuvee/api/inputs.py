@@ -14,16 +14,16 @@ from blake3 import blake3
 
 from cuvee.core.digests import canonical_json
 from cuvee.core.names import printable
+from cuvee.core.sampling import sample
 from cuvee.errors import OutputBusy, RunError, Where
 from cuvee.sinks.target import MANIFEST
 from cuvee.sources.reference import WEIGHT_SUFFIXES
+from cuvee.sources.source import weight_files
 
 if TYPE_CHECKING:
     from cuvee.plan.plan import Opened, Plan
     from cuvee.sources.source import Source
 
-_SAMPLES = 64  # pieces of a file that its stamp looks at
-_PIECE = 4096
 _BLOCK = 1 << 20  # elements hashed at once of a source that lies in memory
 
 Stamps = Mapping[str, Any]
@@ -97,24 +97,18 @@ def _weight_files(opened: Opened) -> Iterator[Path]:
     for path in opened.paths:
         inside = sorted(path.iterdir()) if path.is_dir() else [path]
         seen.update({p: None for p in inside if p.name.endswith(WEIGHT_SUFFIXES) and p.is_file()})
-    extents = (opened.source.extent(name) for name in opened.source.tensors)
-    seen.update({extent.path: None for extent in extents if extent is not None})
+    seen.update(dict.fromkeys(weight_files(opened.source)))
     yield from {path.resolve(): path for path in seen}.values()
 
 
 def _stamp(path: Path) -> list[Any]:
     """Size, time of the last change, inode, and a digest of pieces spread evenly over the file."""
     try:
-        with path.open("rb", buffering=0) as file:
-            status = path.stat()
-            hasher = blake3()
-            last = max(status.st_size - _PIECE, 0)
-            for number in range(_SAMPLES):
-                file.seek(last * number // (_SAMPLES - 1))
-                hasher.update(file.read(_PIECE))
+        status = path.stat()
+        pieces = sample(path)
     except OSError:
         return []  # gone: unlike any stamp
-    return [status.st_size, status.st_mtime_ns, status.st_ino, hasher.hexdigest()]
+    return [status.st_size, status.st_mtime_ns, status.st_ino, pieces]
 
 
 def _values(source: Source) -> str:

@@ -60,10 +60,12 @@ def _from_plan(path: Path, offline: bool) -> Blend:
     blend = Blend(recipe, anchor, offline, options)
     plan = blend.build()
     plan.close()
-    if plan.digest != content["digest"]:
+    changed = differences(plan, content["lock"]) if plan.digest == content["digest"] else []
+    if plan.digest != content["digest"] or changed:
+        said = changed[0].message if changed else None
         raise PlanError(
             "CV-P050",
-            "the sources or this version of cuvee changed since the plan was saved",
+            said or "the sources or this version of cuvee changed since the plan was saved",
             where=Where(file=str(path)),
             hint="make the plan again with `cuvee plan -o`",
         )
@@ -72,7 +74,7 @@ def _from_plan(path: Path, offline: bool) -> Blend:
 
 def _whole(content: dict[str, Any]) -> bool:
     """Whether a saved plan has what is needed of it, in the right types."""
-    kinds = {"recipe": dict, "changes": dict, "rules_off": list, "digest": str}
+    kinds = {"recipe": dict, "changes": dict, "rules_off": list, "digest": str, "lock": dict}
     written = content.get("recipe")
     return all(isinstance(content.get(key), kind) for key, kind in kinds.items()) and (
         isinstance(written, dict)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.dtypes import FLOAT32, FLOAT64, DType
+from cuvee.core.sampling import Span
 from cuvee.core.tensors import Extent, Stored, TensorMeta
 from cuvee.errors import Diagnostic
 from cuvee.sources.low_rank import Delta
-from cuvee.sources.source import Source, bounded, kept_dtype, meta_of, stored_form
+from cuvee.sources.source import Source, bounded, kept_dtype, meta_of, stored_form, weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +53,7 @@ class Overlay:
     file_names: tuple[str, ...] = ()
     close: Callable[[], None] = lambda: None
     facts: OverlayFacts | None = None
+    weights: Callable[[], Mapping[Path, tuple[Span, ...]]] = dict
 
 
 class AdaptedSource:
@@ -116,6 +119,10 @@ class AdaptedSource:
     def files(self) -> list[str]:
         """Side files of base and overlay."""
         return sorted({*self._base.files(), *self._overlay.file_names})
+
+    def weight_files(self) -> Mapping[Path, tuple[Span, ...]]:
+        """The base's files and the adapter's."""
+        return {**weight_files(self._base), **self._overlay.weights()}
 
     def identity(self) -> dict[str, Any]:
         """The base's identity and the overlay's."""

@@ -68,6 +68,7 @@ def apply_adapter(
         file_names=_tokenizer_files(base, replaced, side),
         close=stored.close,
         facts=_facts(stored, contents, len(deltas), len(replaced)),
+        weights=stored.weight_files,
     )
     return AdaptedSource(base, overlay, f"{base.label} + {stored.label}")
 

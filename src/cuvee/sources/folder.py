@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cuvee.core.limits import Limits
 from cuvee.core.names import printable
 from cuvee.core.near import nearest
+from cuvee.core.sampling import Span
 from cuvee.core.tensors import Extent, Stored, TensorMeta
 from cuvee.errors import CorruptFile, Diagnostic, SourceError, Where
 from cuvee.formats.file import TensorFile, open_file
@@ -82,6 +83,10 @@ class FolderSource:
     def files(self) -> list[str]:
         """Names of side files."""
         return self._side.files()
+
+    def weight_files(self) -> Mapping[Path, tuple[Span, ...]]:
+        """The files that hold the tensors."""
+        return self._stored.weight_files()
 
     def identity(self) -> dict[str, Any]:
         """Folder or file name, sizes, header digests of weights, digests of configs and tokenizer files."""

@@ -7,14 +7,16 @@ not know what the names mean.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.dtypes import DType
 from cuvee.core.lazy import torch
+from cuvee.core.sampling import Span
 from cuvee.core.tensors import Extent, Stored, TensorMeta
 from cuvee.errors import Diagnostic
 from cuvee.sources.key_map import Made, Part
-from cuvee.sources.source import Source, bounded, kept_dtype, meta_of, stored_form
+from cuvee.sources.source import Source, bounded, kept_dtype, meta_of, stored_form, weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,6 +97,10 @@ class MappedSource:
     def files(self) -> list[str]:
         """Names of the side files."""
         return self._beside.files()
+
+    def weight_files(self) -> Mapping[Path, tuple[Span, ...]]:
+        """The inner source's files."""
+        return weight_files(self.inner)
 
     def identity(self) -> dict[str, Any]:
         """The inner source's."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cuvee.core.limits import Limits
 from cuvee.core.names import printable
+from cuvee.core.sampling import Span
 from cuvee.core.tensors import Extent, Stored, TensorMeta
 from cuvee.errors import Diagnostic, SourceError, Where
 from cuvee.formats.member_path import safe_member
@@ -144,6 +145,10 @@ class PipelineTensors:
         meta_of(self.tensors, name, self.label)
         place = self._places[name]
         return place.part.stored(place.name)
+
+    def weight_files(self) -> Mapping[Path, tuple[Span, ...]]:
+        """The files of every component."""
+        return {path: spans for part in self._parts.values() for path, spans in part.weight_files().items()}
 
     def identity(self) -> list[dict[str, Any]]:
         """Name (`unet/…`), size and header digest of every file."""

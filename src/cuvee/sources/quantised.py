@@ -10,14 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.dtypes import BFLOAT16, FLOAT32, DType
 from cuvee.core.lazy import torch
 from cuvee.core.names import printable
+from cuvee.core.sampling import Span
 from cuvee.core.tensors import Extent, Stored, TensorMeta
 from cuvee.errors import CorruptFile, SourceError, Where
-from cuvee.sources.source import Source, bounded, kept_dtype, meta_of, note, stored_form
+from cuvee.sources.source import Source, bounded, kept_dtype, meta_of, note, stored_form, weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,6 +125,10 @@ class DequantisedSource:
     def files(self) -> list[str]:
         """Side files of the base."""
         return self._base.files()
+
+    def weight_files(self) -> Mapping[Path, tuple[Span, ...]]:
+        """The base's files."""
+        return weight_files(self._base)
 
     def identity(self) -> dict[str, Any]:
         """The base's identity."""

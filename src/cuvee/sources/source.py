@@ -7,10 +7,12 @@ kind of source. Nothing but headers is read before `read()`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from cuvee.core.dtypes import DType
 from cuvee.core.names import did_you_mean, printable
+from cuvee.core.sampling import Span
 from cuvee.core.tensors import Extent, Stored, TensorMeta
 from cuvee.errors import Diagnostic, MissingTensor, UsageError, Where
 
@@ -77,6 +79,16 @@ def stored_form(source: Source, name: str) -> Stored:
     own = getattr(source, "stored", None)
     meta = source.tensors[name]
     found: Stored = Stored(meta.dtype.name, meta.nbytes) if own is None else own(name)
+    return found
+
+
+def weight_files(source: Source) -> Mapping[Path, tuple[Span, ...]]:
+    """The files on this machine that hold the source's tensors, and where in each file tensors lie plainly.
+
+    Adapters and packed tensors count; what is in memory, or on the hub only, has none.
+    """
+    files = getattr(source, "weight_files", None)
+    found: Mapping[Path, tuple[Span, ...]] = {} if files is None else files()
     return found
 
 

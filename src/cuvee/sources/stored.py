@@ -17,6 +17,7 @@ from blake3 import blake3
 
 from cuvee.core.limits import Limits
 from cuvee.core.names import printable
+from cuvee.core.sampling import Span
 from cuvee.core.tensors import Extent, Stored, TensorMeta
 from cuvee.errors import CorruptFile, Where
 from cuvee.formats.file import TensorFile, open_file
@@ -38,6 +39,7 @@ class StoredTensors:
         self._pool = FilePool(partial(open_file, limits=limits))
         self._homes: dict[str, Path] = {}
         self._digests: dict[Path, str] = {}
+        self._spans: dict[Path, tuple[Span, ...]] = {}
         self._packed: dict[str, Stored] = {}
         stored: dict[str, TensorMeta] = {}
         try:
@@ -71,6 +73,8 @@ class StoredTensors:
                     file.encodings[name], packed_bytes(file.encodings[name], meta.numel)
                 )
         self._digests[file.path] = _header_digest(file)
+        extents = (file.extent(name) for name in file.tensors)
+        self._spans[file.path] = tuple((e.offset, e.nbytes) for e in extents if e is not None)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """Elements [start, stop) of a tensor, 1-D."""
@@ -90,6 +94,10 @@ class StoredTensors:
         """How a tensor lies in its file."""
         meta = meta_of(self.tensors, name, self.label)
         return self._packed.get(self._names[name]) or Stored(meta.dtype.name, meta.nbytes)
+
+    def weight_files(self) -> Mapping[Path, tuple[Span, ...]]:
+        """Every file, and where tensors lie in it plainly."""
+        return self._spans
 
     def identity(self) -> list[dict[str, Any]]:
         """Name, size and header digest of every file, in order of names."""
