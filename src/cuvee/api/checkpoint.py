@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cuvee.families import Family, identify
 from cuvee.recipe.model import InMemory, Reference
 from cuvee.sources.open import open_source
-from cuvee.sources.source import Source
+from cuvee.sources.source import Source, stored_form
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +56,7 @@ class Checkpoint:
     def summary(self) -> dict[str, Any]:
         """What it holds, as plain data (schema `cuvee.inspect/1`)."""
         tensors = self.source.tensors
+        stored = {name: stored_form(self.source, name) for name in tensors}
         layers = {m: self.family.layer_count(tensors, m) for m in self.family.modules}
         return {
             "schema": "cuvee.inspect/1",
@@ -64,11 +65,15 @@ class Checkpoint:
             "family": {"name": self.family.name, "known": self.family.known, "layers": layers},
             "parameters": sum(m.numel for m in tensors.values()),
             "bytes": sum(m.nbytes for m in tensors.values()),
+            "stored_bytes": sum(form.nbytes for form in stored.values()),
+            "stored_types": dict(Counter(form.kind for form in stored.values())),
+            "overlays": [asdict(facts) for facts in getattr(self.source, "overlays", ())],
             "dtypes": dict(Counter(m.dtype.name for m in tensors.values())),
             "tensors": [
                 {
                     "name": m.name,
                     "dtype": m.dtype.name,
+                    "stored": stored[m.name].kind,
                     "shape": list(m.shape),
                     "role": self.family.place(m.name).role,
                     "layer": self.family.place(m.name).layer,

@@ -15,22 +15,37 @@ def inspect_text(summary: dict[str, Any], *, everything: bool) -> str:
     """A checkpoint for people; without `everything` one line stands for a tensor in all layers."""
     family = summary["family"]
     layers = ", ".join(f"{module} {count}" for module, count in family["layers"].items() if count)
-    kinds = ", ".join(f"{count} {name}" for name, count in summary["dtypes"].items())
+    kinds = ", ".join(f"{count} {name}" for name, count in summary["stored_types"].items())
     lines = [
         f"source      {printable(summary['source'])}",
         f"family      {family['name']}{'' if family['known'] else ' (from names and shapes)'}",
         f"layers      {layers or 'none found'}",
-        f"parameters  {summary['parameters']:,} in {size(summary['bytes'])}",
+        f"parameters  {summary['parameters']:,} in {size(summary['stored_bytes'])}",
         f"tensors     {len(summary['tensors'])} ({kinds})",
         f"files       {', '.join(printable(f) for f in summary['files']) or 'none'}",
     ]
+    lines += [f"adapter     {_overlay(facts)}" for facts in summary["overlays"]]
     lines += [f"{note['severity']:<11} {note['message']}" for note in summary["notes"]]
     rows = [
-        [printable(t["name"]), t["dtype"], "×".join(map(str, t["shape"])) or "scalar", t["role"]]
+        [printable(t["name"]), _kind(t), "×".join(map(str, t["shape"])) or "scalar", t["role"]]
         for t in summary["tensors"]
     ]
     shown = rows if everything else _by_template(rows, summary["tensors"])
     return "\n".join(lines) + "\n\n" + table(["tensor", "dtype", "shape", "role"], shown)
+
+
+def _kind(tensor: dict[str, Any]) -> str:
+    """How a tensor is stored, and what it is read as where that is another type."""
+    stored, read = tensor["stored"], tensor["dtype"]
+    return str(read) if stored == read else f"{stored} as {read}"
+
+
+def _overlay(facts: dict[str, Any]) -> str:
+    ranks = "/".join(map(str, facts["ranks"])) or "none"
+    return (
+        f"{printable(facts['name'])}: rank {ranks}, {size(facts['nbytes'])}, changes {facts['changed']} tensors, "
+        f"replaces {facts['replaced']}"
+    )
 
 
 def _by_template(rows: list[list[str]], tensors: list[dict[str, Any]]) -> list[list[str]]:
