@@ -54,12 +54,26 @@ def wild(dtype: torch.dtype, value: float) -> Tensor:
     return found
 
 
+def eight_bit_inputs() -> dict[str, Tensor]:
+    every = torch.arange(ELEMENTS, dtype=torch.int64).remainder(256)
+    found = {}
+    for letter, dtype, mask in (("e4", torch.float8_e4m3fn, 0x7F), ("e5", torch.float8_e5m2, 0x7C)):
+        finite = torch.where((every & mask) == mask, every & 0x80, every).to(torch.uint8)
+        found[letter] = finite.view(dtype)
+        broken = finite.clone()
+        broken[ELEMENTS - 2] = mask | 0x80
+        found[f"{letter}_bad"] = broken.view(dtype)
+    return found
+
+
 INPUTS = {"x": vector(0, torch.float32), "y": vector(1, torch.float32), "z": vector(2, torch.float32)}
 INPUTS |= {"h": vector(3, torch.bfloat16), "g": vector(4, torch.float16)}
 INPUTS["few"] = (torch.arange(ELEMENTS) % 7 - 3).float()  # many ties
 for letter, dtype in (("x", torch.float32), ("h", torch.bfloat16), ("g", torch.float16)):
     INPUTS |= {f"{letter}_nan": wild(dtype, math.nan), f"{letter}_inf": wild(dtype, -math.inf)}
+INPUTS |= eight_bit_inputs()
 LOADS = {torch.float32: Code.LOAD_F32, torch.bfloat16: Code.LOAD_BF16, torch.float16: Code.LOAD_F16}
+LOADS |= {torch.float8_e4m3fn: Code.LOAD_E4M3, torch.float8_e5m2: Code.LOAD_E5M2}
 STORES = {torch.float32: Code.STORE_F32, torch.bfloat16: Code.STORE_BF16, torch.float16: Code.STORE_F16}
 
 
@@ -193,6 +207,16 @@ def types() -> list[dict[str, Any]]:
     return found
 
 
+def eight_bits() -> list[dict[str, Any]]:
+    """Every finite number of the two 8-bit formats; those that are not finite are told."""
+    found = []
+    for letter in ("e4", "e5"):
+        scaled = op(Code.SCALE, 5, 0, x=1.0)
+        found.append(case(f"{letter} to float32", letter, [scaled], INPUTS[letter].float()))
+        found.append(case(f"{letter}, not finite", f"{letter}_bad", [], None, flags=1))
+    return found
+
+
 def selection() -> list[dict[str, Any]]:
     few, x, z = INPUTS["few"], INPUTS["x"], INPUTS["z"]
     found = []
@@ -316,7 +340,16 @@ def sums() -> list[dict[str, Any]]:
 
 def recorded() -> dict[str, Any]:
     """All vectors, as they are stored."""
-    cases = [*types(), *arithmetic(), *votes(), *selection(), *gathering(), *randomness(), *sums()]
+    cases = [
+        *types(),
+        *arithmetic(),
+        *votes(),
+        *eight_bits(),
+        *selection(),
+        *gathering(),
+        *randomness(),
+        *sums(),
+    ]
     inputs = {name: base64.b64encode(raw(tensor)).decode() for name, tensor in INPUTS.items()}
     return {"elements": ELEMENTS, "inputs": inputs, "cases": cases, "prunes": prunes()}
 

@@ -28,6 +28,7 @@ from cuvee.methods.registry import get, names
 pytestmark = pytest.mark.skipif(library.kernels() is None, reason=f"no kernels: {library.state().reason}")
 
 FLOATS = ("bfloat16", "float16", "float32")
+STORED = (*FLOATS, "float8_e4m3fn", "float8_e5m2")  # what a tensor may be read from
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # an example of whole files takes too long to shrink
 SHAPES = ((1,), (), (1023,), (1025,), (37, 61), (3, 5, 7), (2, 1024), (70, 80))
 WEIGHTS = st.one_of(st.sampled_from([0.0, 1.0, -1.0, 0.5, 1 / 3, 1e30, 1e-30, -7.25, 3.0]), st.floats(-2, 2))
@@ -187,12 +188,12 @@ def outcome(blend: cuvee.Blend, out: Path, options: RunOptions) -> bytes | str:
 def test_bytes_equal_the_generic_path(method: str, folder: Path, data: Any) -> None:
     draw = data.draw
     experts = draw(st.integers(*METHODS[method]))
-    inputs = draw(st.lists(st.sampled_from(FLOATS), min_size=1, max_size=3))
+    inputs = draw(st.lists(st.sampled_from(STORED), min_size=1, max_size=3))
     seed = draw(st.integers(0, 3))
     base = model(folder / "base.safetensors", seed, inputs, None)
     paths = [folder / f"e{i}.safetensors" for i in range(experts)]
     for number, path in enumerate(paths):
-        mixed = draw(st.lists(st.sampled_from(FLOATS), min_size=1, max_size=3))
+        mixed = draw(st.lists(st.sampled_from(STORED), min_size=1, max_size=3))
         model(path, 10 * seed + number + 1, mixed, base)
     types = {"dtype": draw(st.sampled_from([None, None, "bfloat16", "float16"]))}
     types["out_dtype"] = draw(st.sampled_from([None, *FLOATS]))
@@ -227,15 +228,16 @@ def test_bytes_equal_the_generic_path(method: str, folder: Path, data: Any) -> N
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("stored", ["bfloat16", "float8_e4m3fn"])
 def test_every_tensor_of_a_fused_method_is_fused(
-    method: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, stored: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Counting(monkeypatch)
     base = model(folder / "base.safetensors", 0, ["bfloat16"], None)
     paths = [folder / f"e{i}.safetensors" for i in range(METHODS[method][0])]
     for number, path in enumerate(paths):
-        model(path, number + 1, ["bfloat16"], base)
-    needed = {"slerp": {"t": 0.3}, "nearswap": {"t": 0.1}}.get(method, {})
+        model(path, number + 1, [stored], base)
+    needed = {"slerp": {"t": 0.3}, "nearswap": {"t": 0.1}}.get(method, {}) | {"out_dtype": "bfloat16"}
     with_base = get(method).base != "ordinary"
     cuvee.merge(paths, base=folder / "base.safetensors" if with_base else None, method=method, **needed).save(
         folder / "out.safetensors", overwrite=True, resume=False

@@ -15,7 +15,13 @@ from cuvee.engine.kernels.operations import Code, Op
 from cuvee.plan.nodes import Apply, Convert, Difference, Node, Read, Sum, walk
 
 FLOAT16 = BY_NAME["float16"]
-LOADS = {BFLOAT16: Code.LOAD_BF16, FLOAT16: Code.LOAD_F16, FLOAT32: Code.LOAD_F32}
+LOADS = {
+    BFLOAT16: Code.LOAD_BF16,
+    FLOAT16: Code.LOAD_F16,
+    FLOAT32: Code.LOAD_F32,
+    BY_NAME["float8_e4m3fn"]: Code.LOAD_E4M3,
+    BY_NAME["float8_e5m2"]: Code.LOAD_E5M2,
+}
 STORES = {BFLOAT16: Code.STORE_BF16, FLOAT16: Code.STORE_F16, FLOAT32: Code.STORE_F32}
 ROUNDS = {BFLOAT16: Code.ROUND_BF16, FLOAT16: Code.ROUND_F16}
 
@@ -132,6 +138,8 @@ class Builder:
 
     def rounded(self, value: Value, dtype: DType) -> Value:
         """The same register once more, holding the values as torch would in `dtype`."""
+        if dtype not in STORES:
+            raise Unfusable(f"arithmetic in {dtype.name}")
         if dtype != FLOAT32 and value.dtype != dtype:
             self.emit(ROUNDS[dtype], value, value)
         return Value(value.register, dtype)

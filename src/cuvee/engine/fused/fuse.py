@@ -21,7 +21,6 @@ from cuvee.engine.fused.figures import gathering, wanted
 from cuvee.engine.fused.passes import Part, Tally, gather, pending, run, sweep
 from cuvee.engine.fused.recognise import MASKS, computable, copied, extents_of, storable
 from cuvee.engine.fused.rows import merge_rows, pruned
-from cuvee.engine.fused.rows import merge_rows, pruned
 from cuvee.engine.kernels import Kernels, kernels
 from cuvee.engine.options import RunOptions
 from cuvee.engine.spent import Account, Stopwatch
@@ -134,10 +133,6 @@ class Fused:
         if copied(tensor):
             with self._feed(extents, tensor, resident=False) as feed:
                 self._copy(tensor, feed, write)
-            return
-        if pruned(tensor.node):
-            with self._feed(extents, tensor, resident=False) as feed:
-                merge_rows(feed, self._worker(), self._kernels, tensor.node, tensor.meta.dtype, write)
             return
         if pruned(tensor.node):
             with self._feed(extents, tensor, resident=False) as feed:

@@ -57,7 +57,7 @@ def _known(node: Node) -> bool:
     if isinstance(node, Read):
         return node.meta.dtype in LOADS
     if isinstance(node, Convert):
-        return node.dtype in LOADS
+        return node.dtype in STORES
     if isinstance(node, Apply):
         return known_stage(node)
     return isinstance(node, (Difference, Sum))

@@ -22,6 +22,8 @@ HERE = Path(__file__).parent
 SOURCE = HERE / "cuvee_kernels.c"
 # Value-safe flags only: no contraction, no reordering; traps and errno are not looked at.
 FLAGS = ("-O3", "-ffp-contract=off", "-fno-trapping-math", "-fno-math-errno", "-fPIC", "-shared")
+# Where vectors of 512 bits exist, the tiles gain more from them than the clock loses.
+NATIVE = ("-march=native", "-mprefer-vector-width=512")
 COMPILERS = ("cc", "gcc", "clang")
 SECONDS = 120
 # What each level of x86-64 needs, best first.
@@ -71,7 +73,7 @@ def processor() -> frozenset[str]:
 
 def _key() -> str:
     """Changes with the source, the flags, the machine and the processor's features."""
-    told = (platform.system(), platform.machine(), *FLAGS, *sorted(processor()))
+    told = (platform.system(), platform.machine(), *FLAGS, *NATIVE, *sorted(processor()))
     return hashlib.blake2b(SOURCE.read_bytes() + "\0".join(told).encode(), digest_size=12).hexdigest()
 
 
@@ -79,7 +81,7 @@ def _compile(compiler: str, path: Path) -> None:
     """Build for this processor, and for any of its kind where the compiler refuses; atomic."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
-        for extra in (("-march=native",), ()):
+        for extra in (NATIVE, NATIVE[:1], ()):
             done = subprocess.run(
                 [compiler, *FLAGS, *extra, str(SOURCE), "-o", str(temporary)],
                 stdin=subprocess.DEVNULL,

@@ -39,7 +39,7 @@ enum {
     FILL, ADD, SUB, MUL, SCALE, SHRINK, MULTIPLY_ADD, ABS, SIGN, ELECT, CLAMP,
     TRIM, KEEP, AGREE, LARGEST, QUOTIENT, HIGH, LOW, TIED, SUM, DOT, PICK,
     MOVED, BOOST, UNIQUE, LARGER, OUTWEIGHS, REACHED, AT_LEAST,
-    SPILL, DIFFER, SPREAD, CODES
+    SPILL, DIFFER, SPREAD, LOAD_E4M3, LOAD_E5M2, CODES
 };
 enum { BAD_INPUT = 1, BAD_OUTPUT = 2, BAD_CODE = 4 };
 
@@ -68,6 +68,21 @@ static void narrow_f16(u16 *to, const float *from, int m) {
     for (; i < m; i++) { _Float16 h = (_Float16)from[i]; memcpy(to + i, &h, 2); }
 }
 
+/* An 8-bit float is the front of a 16-bit one; with 4 bits of exponent it is 2^8 times that. */
+static void widen_f8(float *to, const uint8_t *from, int m, int e4m3) {
+    u16 half[TILE];
+    float factor = e4m3 ? 256.0f : 1.0f;
+    if (e4m3) SOME half[i] = (u16)((from[i] & 0x80) << 8 | (from[i] & 0x7f) << 7);
+    else SOME half[i] = (u16)(from[i] << 8);
+    widen_f16(to, half, m);
+    SOME to[i] *= factor;
+}
+
+static u32 bad8(const uint8_t *x, int m, uint8_t exponent) {
+    uint8_t found = 0;
+    SOME found |= (uint8_t)((x[i] & exponent) == exponent);
+    return found;
+}
 static u32 bad16(const u16 *x, int m, u16 exponent) {
     u16 found = 0;
     SOME found |= (u16)((x[i] & exponent) == exponent);
@@ -366,6 +381,12 @@ int cuvee_run(Op *ops, int32_t count, const void **in, void *out, int64_t first,
             case LARGER: EACH to[i] = size_of(a[i]) >= size_of(b[i]) ? a[i] : b[i]; break;
             case OUTWEIGHS: EACH to[i] += size_of(a[i]) > size_of(b[i] - a[i]) * x ? 1.0f : 0.0f; break;
             case REACHED: EACH to[i] = b[i] >= x ? a[i] : 0.0f; break;
+            case LOAD_E4M3: case LOAD_E5M2: {
+                const uint8_t *p = (const uint8_t *)in[op->a] + s;
+                widen_f8(to, p, m, op->code == LOAD_E4M3);
+                bad_in |= bad8(p, m, op->code == LOAD_E4M3 ? 0x7f : 0x7c);
+                break;
+            }
             case SPILL: memcpy((float *)op->data + s, a, (size_t)m * 4); break;
             case DIFFER: EACH { float d = a[i] - b[i]; to[i] += d; } break;
             case SPREAD: {
@@ -376,7 +397,7 @@ int cuvee_run(Op *ops, int32_t count, const void **in, void *out, int64_t first,
             case AT_LEAST: EACH to[i] = a[i] < x ? x : a[i]; break;
             default: return BAD_CODE;
             }
-            if (m < TILE && op->code <= LOAD_F32) memset(to + m, 0, (size_t)(TILE - m) * 4);
+            if (m < TILE && (op->code <= LOAD_F32 || op->code >= LOAD_E4M3)) memset(to + m, 0, (size_t)(TILE - m) * 4);
         }
     }
     return (bad_in ? BAD_INPUT : 0) | (bad_out ? BAD_OUTPUT : 0);

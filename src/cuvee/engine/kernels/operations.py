@@ -52,6 +52,8 @@ class Code(IntEnum):
     SPILL = 37  # a to memory, as float32
     DIFFER = 38  # to += a - b
     SPREAD = 39  # to += ((a - b) - c)²
+    LOAD_E4M3 = 40
+    LOAD_E5M2 = 41
 
 
 class Op(ctypes.Structure):
