@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cuvee.api import curve as curve
     from cuvee.api import diff as diff
     from cuvee.api import extract_lora as extract_lora
+    from cuvee.api import greedy_soup as greedy_soup
     from cuvee.api import inspect as inspect
     from cuvee.api import load as load
     from cuvee.api import merge as merge
@@ -38,6 +39,7 @@ _HOMES = {
         "curve",
         "diff",
         "extract_lora",
+        "greedy_soup",
         "inspect",
         "load",
         "merge",
