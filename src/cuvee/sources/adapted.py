@@ -86,6 +86,19 @@ class AdaptedSource:
         dtype = meta.dtype.torch
         return delta.slice(start, stop, dtype).add_(values.to(dtype))
 
+    def changes(self, name: str, origin: Source) -> tuple[Delta, ...] | None:
+        """The deltas that lead from the tensor of `origin` to this one's; None where it is not what this lies on, or
+        the tensor is replaced.
+        """
+        if name in self._overlay.replaced or name not in self._base.tensors:
+            return None
+        below: tuple[Delta, ...] | None = ()
+        if not _same_bytes(self._base, origin, name):
+            deeper = getattr(self._base, "changes", None)
+            below = deeper(name, origin) if deeper else None
+        own = self._overlay.deltas.get(name)
+        return below if below is None or own is None else (*below, own)
+
     def kept_dtype(self, name: str) -> DType:
         """The base's type: an adapted tensor is float32 only on its way."""
         replaced = name in self._overlay.replaced
@@ -143,6 +156,18 @@ class AdaptedSource:
         """Close both."""
         self._base.close()
         self._overlay.close()
+
+
+def _same_bytes(one: Source, other: Source, name: str) -> bool:
+    """Whether a tensor of two sources is the same bytes on disk; identities know headers, which may be alike."""
+    if one is other:
+        return True
+    ours = one.extent(name)
+    theirs = other.extent(name) if name in other.tensors else None
+    if ours is None or theirs is None or one.tensors[name] != other.tensors[name]:
+        return False
+    same_place = (ours.offset, ours.nbytes) == (theirs.offset, theirs.nbytes)
+    return same_place and ours.path.resolve() == theirs.path.resolve()
 
 
 def sum_dtype(base: DType) -> DType:

@@ -1,4 +1,4 @@
-"""PEFT LoRA adapters in files, applied to a base without writing a merged copy.
+"""PEFT adapters (LoRA, DoRA, LoHa, LoKr) in files, applied to a base without writing a merged copy.
 
 Owns the names inside an adapter file and which base tensor each one changes. The mathematics is in
 `low_rank`, the rules of the configuration in `peft_config`. Every tensor of the adapter must find its
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import PurePath
@@ -22,7 +22,9 @@ from cuvee.sources.adapted import AdaptedSource, Overlay, OverlayFacts, Replacem
 from cuvee.sources.adapter_places import Places
 from cuvee.sources.folder import Origin
 from cuvee.sources.low_rank import Delta, FactorCache, LowRank, Scaled
-from cuvee.sources.peft_config import AdapterConfig, adapter_config
+from cuvee.sources.lycoris import ShapesError, relative_delta
+from cuvee.sources.other_deltas import Rescaled
+from cuvee.sources.peft_config import AdapterConfig, adapter_config, refused
 from cuvee.sources.side_files import SideFiles
 from cuvee.sources.source import Source, note
 from cuvee.sources.stored import StoredTensors
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _FACTOR = re.compile(
-    r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
+    r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector"
+    r"|hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2)"
     r"(?:\.(?!weight$|bias$)[^.]+)?(?:\.(?P<leaf>weight|bias))?"
 )
 _TOKENIZER = re.compile(
@@ -57,7 +60,7 @@ def apply_adapter(
     places = Places(base, stored.label, [*contents.factors, *(n.rpartition(".")[0] for n in contents.whole)])
     replaced = _replacements(stored, contents, places, config)
     shapes = {**base.tensors, **{name: made.meta for name, made in replaced.items()}}
-    deltas = _Deltas(stored, config, places, shapes).all(contents.factors)
+    deltas = _Deltas(stored, config, places, shapes, _reader(base, replaced)).all(contents.factors)
     places.refuse_unmatched()
     overlay = Overlay(
         replaced=replaced,
@@ -73,17 +76,24 @@ def apply_adapter(
     return AdaptedSource(base, overlay, f"{base.label} + {stored.label}")
 
 
+def _reader(base: Source, replaced: Mapping[str, Replacement]) -> Callable[[str, int, int], Tensor]:
+    """Elements of a tensor that an adapter lies on."""
+
+    def read(name: str, start: int, stop: int) -> Tensor:
+        made = replaced.get(name)
+        return base.read(name, start, stop) if made is None else made.read(start, stop)
+
+    return read
+
+
 def _take_apart(stored: StoredTensors) -> _Contents:
     contents = _Contents()
     for name in stored.tensors:
         match = _FACTOR.fullmatch(name)
-        if name.rpartition(".")[2] in _TRAINABLE_TOKENS or (
-            match and match["part"] == "lora_magnitude_vector"
-        ):
-            what = "DoRA magnitudes" if match else "single trained rows of the embedding"
+        if name.rpartition(".")[2] in _TRAINABLE_TOKENS:
             raise SourceError(
                 "CV-S025",
-                f"the adapter `{printable(stored.label)}` holds {what},"
+                f"the adapter `{printable(stored.label)}` holds single trained rows of the embedding,"
                 " which cannot be applied to weights here",
                 where=Where(source=stored.label, tensor=printable(name)),
                 hint="merge it into its base with PEFT (`merge_and_unload`) and name the merged folder",
@@ -98,7 +108,7 @@ def _take_apart(stored: StoredTensors) -> _Contents:
 
 
 def _facts(stored: StoredTensors, contents: _Contents, changed: int, replaced: int) -> OverlayFacts:
-    first = ("lora_A", "lora_embedding_A")  # (rank, inputs), both
+    first = ("lora_A", "lora_embedding_A", "hada_w1_b", "lokr_w1_b", "lokr_w2_b")  # (rank, inputs), all
     named = (parts[part] for parts in contents.factors.values() for part in first if part in parts)
     ranks = {stored.tensors[name].shape[0] for name in named}
     total = sum(stored.stored(name).nbytes for name in stored.tensors)
@@ -138,9 +148,15 @@ class _Deltas:
     """From factors by module to deltas by base tensor."""
 
     def __init__(
-        self, stored: StoredTensors, config: AdapterConfig, places: Places, shapes: Mapping[str, TensorMeta]
+        self,
+        stored: StoredTensors,
+        config: AdapterConfig,
+        places: Places,
+        shapes: Mapping[str, TensorMeta],
+        weight: Callable[[str, int, int], Tensor],
     ) -> None:
         self.stored = stored
+        self.weight = weight
         self.config = config
         self.places = places
         self.shapes = shapes
@@ -153,8 +169,11 @@ class _Deltas:
             target = self.places.weight(module, parts.values(), self.shapes)
             if target in found:
                 raise self.misfit(module, f"two modules of the adapter change `{printable(target)}`")
-            if target is not None:
-                found[target] = made = self.low_rank(module, parts, self.shapes[target])
+            if target is not None and self.config.kind != "LORA":
+                found[target] = self.relative(module, parts, self.shapes[target])
+            elif target is not None:
+                made = self.low_rank(module, parts, self.shapes[target])
+                found[target] = self.with_magnitude(module, parts, self.shapes[target], made)
                 if "lora_B_bias" in parts:
                     bias = self.places.bias(module, parts["lora_B_bias"], self.shapes)
                     if bias is not None:
@@ -166,7 +185,17 @@ class _Deltas:
         embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
         kind = "lora_embedding" if embedding else "lora"
         a, b = parts.get(f"{kind}_A"), parts.get(f"{kind}_B")
-        if a is None or b is None or not parts.keys() <= {f"{kind}_A", f"{kind}_B", "lora_B_bias"}:
+        if (
+            a is None
+            or b is None
+            or not parts.keys()
+            <= {
+                f"{kind}_A",
+                f"{kind}_B",
+                "lora_B_bias",
+                "lora_magnitude_vector",
+            }
+        ):
             raise self.misfit(module, f"`{printable(module)}` of the adapter is not one pair of factors")
         if not base.dtype.is_float or not base.shape:
             raise self.misfit(
@@ -180,6 +209,45 @@ class _Deltas:
             left = partial(self.factor, b, (rows, rank), turned=False)
             right = partial(self.factor, a, (rank, columns), turned=False)
         return LowRank(left, right, self.config.scale_of(_bare(module), rank), columns, self.cache)
+
+    def with_magnitude(
+        self, module: str, parts: Mapping[str, str], base: TensorMeta, made: LowRank
+    ) -> LowRank | Rescaled:
+        """DoRA on top of a product, where the module has magnitudes: one for each output."""
+        name = parts.get("lora_magnitude_vector")
+        if (name is not None) != self.config.dora:
+            what = "holds magnitudes but does not set" if name else "has a module without magnitudes but sets"
+            raise refused(self.stored.label, f"{what} `use_dora`", "it is not clear whether it is LoRA or DoRA")
+        if name is None:
+            return made
+        embedding = "lora_embedding_A" in parts
+        a, b = (parts[f"lora_embedding_{x}" if embedding else f"lora_{x}"] for x in "AB")
+        _, turned = self.orientation(module, a, b, base, embedding=embedding)
+        rows, columns = base.shape[0], math.prod(base.shape[1:])
+        if self.stored.tensors[name].numel != (columns if turned else rows):
+            raise self.misfit(
+                module, f"the magnitudes of `{printable(module)}` do not fit `{printable(base.name)}`"
+            )
+        return Rescaled(
+            made,
+            partial(self.weight, base.name),
+            partial(self.stored.read, name),
+            (rows, columns),
+            turned,
+            self.cache,
+        )
+
+    def relative(self, module: str, parts: Mapping[str, str], base: TensorMeta) -> Delta:
+        """LoHa or LoKr."""
+        if not base.dtype.is_float or not base.shape:
+            raise self.misfit(
+                module, f"`{printable(base.name)}` is no matrix of floats, so nothing can be added"
+            )
+        try:
+            return relative_delta(self.stored, self.config, _bare(module), parts, base, self.cache)
+        except ShapesError as error:
+            message = f"the factors of `{printable(module)}` do not fit `{printable(base.name)}`: {error}"
+            raise self.misfit(module, message) from None
 
     def orientation(
         self, module: str, a: str, b: str, base: TensorMeta, *, embedding: bool

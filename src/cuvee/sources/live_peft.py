@@ -1,4 +1,4 @@
-"""A live PEFT model as base weights plus the deltas of its active LoRA adapters, without merging it.
+"""A live PEFT model as base weights plus the deltas of its active LoRA, DoRA, LoHa or LoKr adapters, without merging it.
 
 Knows PEFT's modules by their attributes (so PEFT itself is never imported): `base_layer`, `lora_A`,
 `scaling`, `modules_to_save`. Adapters that are merged already are part of the base weights. Must not change
@@ -7,6 +7,7 @@ the model.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,13 +18,17 @@ from cuvee.errors import SourceError, Where
 from cuvee.sources.adapted import AdaptedSource, Overlay
 from cuvee.sources.low_rank import Delta, FactorCache, LowRank, Scaled, Sum
 from cuvee.sources.memory import config_of, elements, module_source
+from cuvee.sources.other_deltas import Made, Rescaled
 from cuvee.sources.peft_config import refuse_other_kinds
 from cuvee.sources.source import Source
 
 if TYPE_CHECKING:
+    import torch as torch_types
     from torch import Tensor
 
-_OWN = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_dropout", "lora_magnitude_vector")
+_OWN = re.compile(
+    r"lora_(A|B|embedding_A|embedding_B|dropout|magnitude_vector)|hada_(w[12]_[ab]|t[12])|lokr_(w[12](_[ab])?|t2)"
+)
 
 
 def open_peft(model: Any, label: str) -> Source:
@@ -40,7 +45,7 @@ def open_peft(model: Any, label: str) -> Source:
         if (plain := _plain(key, modules)) is not None
     }
     base = module_source(inner, label, state)
-    deltas = _deltas(modules, base.tensors, label)
+    deltas = _deltas(modules, base, label)
     identity: dict[str, Any] = {
         "kind": "adapter",
         "name": ",".join(active) or "none",
@@ -69,7 +74,7 @@ def _plain(key: str, modules: Mapping[str, Any]) -> str | None:
         module = modules.get(path, module)
         if skip:
             skip -= 1
-        elif part in _OWN and hasattr(module, "base_layer"):
+        elif _OWN.fullmatch(part) and hasattr(module, "base_layer"):
             return None
         elif part == "base_layer" and hasattr(module, "base_layer"):
             continue
@@ -93,8 +98,8 @@ def _saved_in_use(module: Any) -> str | None:
     return active[0] if active else None
 
 
-def _deltas(modules: Mapping[str, Any], tensors: Mapping[str, TensorMeta], label: str) -> dict[str, Delta]:
-    cache = FactorCache()
+def _deltas(modules: Mapping[str, Any], base: Source, label: str) -> dict[str, Delta]:
+    cache, tensors = FactorCache(), base.tensors
     found: dict[str, list[Delta]] = {}
     for path, module in modules.items():
         if not (hasattr(module, "scaling") and hasattr(module, "base_layer")):
@@ -104,8 +109,9 @@ def _deltas(modules: Mapping[str, Any], tensors: Mapping[str, TensorMeta], label
         for adapter in _unmerged(module):
             if weight not in tensors:
                 raise _unsupported(path, "its base weight is tied to another tensor or is not a plain weight")
-            found.setdefault(weight, []).append(_low_rank(module, adapter, tensors[weight], cache))
-            trained = getattr(module.lora_B[adapter], "bias", None) if adapter in module.lora_B else None
+            found.setdefault(weight, []).append(_delta(module, adapter, tensors[weight], base, cache))
+            factors = getattr(module, "lora_B", {})
+            trained = getattr(factors[adapter], "bias", None) if adapter in factors else None
             if trained is not None and bias in tensors:
                 slice_of = partial(elements, trained.detach().cpu())
                 found.setdefault(bias, []).append(Scaled(slice_of, module.scaling[adapter]))
@@ -118,9 +124,36 @@ def _unmerged(module: Any) -> list[str]:
         return []
     merged = getattr(module, "merged_adapters", [])
     names = [n for n in module.active_adapters if n in module.scaling and n not in merged]
-    if any(n in getattr(module, "lora_variant", {}) for n in names) or hasattr(module, "parameter_name"):
+    variants = [n for n in names if n in getattr(module, "lora_variant", {})]
+    magnitudes = getattr(module, "lora_magnitude_vector", None) or {}
+    if any(n not in magnitudes for n in variants) or hasattr(module, "parameter_name"):
         raise _unsupported(type(module).__name__, "it is not plain LoRA")
+    if variants and len(names) > 1:
+        raise _unsupported(type(module).__name__, "several adapters are active, and one of them is DoRA")
     return names
+
+
+def _delta(module: Any, adapter: str, meta: TensorMeta, base: Source, cache: FactorCache) -> Delta:
+    """What one adapter adds to a layer's weight."""
+    if not hasattr(module, "lora_A"):
+        return Made(partial(_made, module, adapter), cache)
+    product = _low_rank(module, adapter, meta, cache)
+    if adapter not in getattr(module, "lora_variant", {}):
+        return product
+    rows, columns = meta.shape[0], meta.numel // max(1, meta.shape[0])
+    turned = adapter in module.lora_embedding_A or bool(getattr(module, "fan_in_fan_out", False))
+    magnitude = module.lora_magnitude_vector[adapter].weight
+    weight, vector = (
+        partial(base.read, meta.name),
+        partial(_matrix, magnitude, (1, magnitude.numel()), turned=False),
+    )
+    return Rescaled(product, weight, vector, (rows, columns), turned, cache)
+
+
+def _made(module: Any, adapter: str, dtype: torch_types.dtype) -> Tensor:
+    """LoHa and LoKr: PEFT's layers say themselves what they add."""
+    made: Tensor = module.get_delta_weight(adapter).detach().cpu().to(dtype)
+    return made
 
 
 def _low_rank(module: Any, adapter: str, base: TensorMeta, cache: FactorCache) -> LowRank:

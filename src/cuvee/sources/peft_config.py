@@ -14,9 +14,8 @@ from cuvee.core.names import printable
 from cuvee.errors import CorruptFile, Diagnostic, SourceError, Where
 from cuvee.sources.key_patterns import BadPatternError, first_match
 
+KINDS = ("LORA", "LOHA", "LOKR")
 _OTHER_TYPES = {
-    "LOHA": "LoHa multiplies two low-rank products element by element",
-    "LOKR": "LoKr is a Kronecker product",
     "IA3": "IA³ rescales activations instead of adding to weights",
     "ADALORA": "AdaLoRA scales each rank by a trained value and masks some",
     "OFT": "OFT rotates weights instead of adding to them",
@@ -27,7 +26,6 @@ _OTHER_TYPES = {
     "TRAINABLE_TOKENS": "it replaces single rows of the embedding",
 }
 _OTHER_FORMS = {
-    "use_dora": "DoRA rescales every column of the sum by a trained magnitude",
     "trainable_token_indices": "it also trains single rows of the embedding",
     "layer_replication": "it repeats layers of the base",
     "target_parameters": "it adapts fused parameters whose order the file does not name",
@@ -74,13 +72,22 @@ _HARMLESS = frozenset(
         "ensure_weight_tying",
         "velora_config",
         "target_modules_to_tie",
+        "use_dora",
+        "alpha",
+        "rank_dropout",
+        "module_dropout",
+        "rank_dropout_scale",
+        "use_effective_conv2d",
+        "decompose_both",
+        "decompose_factor",
+        "init_weights",
     }
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
-    """What is needed of a LoRA configuration; `base` is what it was trained on, as written there."""
+    """What is needed of a configuration of LoRA or a relative; `base` is what it was trained on, as written there."""
 
     rank: int
     alpha: float
@@ -90,6 +97,8 @@ class AdapterConfig:
     fan_in_fan_out: bool
     modules_to_save: tuple[str, ...]
     base: str | None
+    kind: str = "LORA"  # or LOHA, LOKR
+    dora: bool = False
 
     def ranks_of(self, module: str) -> set[int]:
         """The ranks a module's factors may have.
@@ -108,17 +117,20 @@ class AdapterConfig:
 
 
 def adapter_config(raw: Mapping[str, Any], label: str) -> tuple[AdapterConfig, tuple[Diagnostic, ...]]:
-    """The configuration, and a warning per unknown key; SourceError for what is not plain LoRA."""
+    """The configuration, and a warning per unknown key; SourceError for what is no change of weights."""
     refuse_other_kinds(raw, label)
+    kind = _kind(raw)
     found = AdapterConfig(
         rank=_positive(raw, "r", label),
-        alpha=_number(raw, "lora_alpha", label),
+        alpha=_number(raw, "lora_alpha" if kind == "LORA" else "alpha", label),
         rank_pattern=_pattern(raw, "rank_pattern", label),
         alpha_pattern=_pattern(raw, "alpha_pattern", label),
         rslora=raw.get("use_rslora") is True,
         fan_in_fan_out=raw.get("fan_in_fan_out") is True,
         modules_to_save=_names(raw.get("modules_to_save")),
         base=raw["base_model_name_or_path"] if isinstance(raw.get("base_model_name_or_path"), str) else None,
+        kind=kind,
+        dora=raw.get("use_dora") is True,
     )
     unknown = [key for key, value in raw.items() if value and key not in _HARMLESS | _OTHER_FORMS.keys()]
     where = Where(source=label, file="adapter_config.json")
@@ -129,24 +141,30 @@ def adapter_config(raw: Mapping[str, Any], label: str) -> tuple[AdapterConfig, t
 
 
 def refuse_other_kinds(raw: Mapping[str, Any], label: str) -> None:
-    """SourceError, with the reason, unless base + s·B A is all that the configuration means."""
-    kind = str(raw.get("peft_type", "LORA")).rpartition(".")[2].upper()
-    if kind != "LORA":
-        reason = _OTHER_TYPES.get(kind, "only LoRA adapters can be applied to weights here")
-        raise _refused(label, f"is of type `{printable(kind)}`", reason)
+    """SourceError, with the reason, unless the configuration means a change of weights that is known here."""
+    kind = _kind(raw)
+    if kind not in KINDS:
+        reason = _OTHER_TYPES.get(
+            kind, "only LoRA, DoRA, LoHa and LoKr adapters can be applied to weights here"
+        )
+        raise refused(label, f"is of type `{printable(kind)}`", reason)
     for key, reason in _OTHER_FORMS.items():
         if raw.get(key):
-            raise _refused(label, f"sets `{key}`", reason)
+            raise refused(label, f"sets `{key}`", reason)
     start = raw.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_RESIDUAL_STARTS):
         reason = "it belongs to a base whose weights were changed when the adapter was made"
         hint = (
             "save it with `path_initial_model_for_weight_conversion`, or merge it in PEFT and name the result"
         )
-        raise _refused(label, f"was started by `{printable(start)}`", reason, hint)
+        raise refused(label, f"was started by `{printable(start)}`", reason, hint)
 
 
-def _refused(label: str, what: str, reason: str, hint: str | None = None) -> SourceError:
+def _kind(raw: Mapping[str, Any]) -> str:
+    return str(raw.get("peft_type", "LORA")).rpartition(".")[2].upper()
+
+
+def refused(label: str, what: str, reason: str, hint: str | None = None) -> SourceError:
     return SourceError(
         "CV-S025",
         f"the adapter `{printable(label)}` {what}, which cannot be applied: {reason}",

@@ -16,10 +16,10 @@ import cuvee
 from cuvee.api.extract import extract_lora
 from cuvee.bundle.manifest import verify_folder
 from cuvee.errors import CuveeError
-from cuvee.sinks.target import MANIFEST
 from cuvee.methods.contract import Factors
 from cuvee.methods.decompositions import Plain
 from cuvee.methods.recompression import Bound, compress, compress_product
+from cuvee.sinks.target import MANIFEST
 
 peft_test = [pytest.mark.transformers, pytest.mark.filterwarnings("ignore::UserWarning")]
 

@@ -194,7 +194,7 @@ def test_active_merged_and_disabled_adapters(tmp_path):
 
 
 @pytest.mark.transformers
-@pytest.mark.parametrize("fields", [{"use_dora": True}, {"init_lora_weights": "pissa"}])
+@pytest.mark.parametrize("fields", [{"init_lora_weights": "pissa"}])
 def test_live_models_that_are_not_plain_lora_are_refused(tmp_path, fields):
     with pytest.raises(SourceError) as caught:
         opened(live(fields), tmp_path)
@@ -203,7 +203,7 @@ def test_live_models_that_are_not_plain_lora_are_refused(tmp_path, fields):
 
 @pytest.mark.transformers
 def test_other_peft_types_are_refused(tmp_path):
-    from peft import LoHaConfig, get_peft_model
+    from peft import OFTConfig, get_peft_model
 
     with pytest.raises(SourceError):
-        opened(get_peft_model(model(), LoHaConfig(r=2, target_modules=["q"])), tmp_path)
+        opened(get_peft_model(model(), OFTConfig(oft_block_size=2, r=0, target_modules=["q"])), tmp_path)
