@@ -1,11 +1,12 @@
 """A hub of one's own for tests: the few endpoints the hub's client uses, on 127.0.0.1, from memory.
 
 Owns a server thread, its repositories and a record of what was asked. Use it with `HF_ENDPOINT` set to
-`endpoint` and `HF_HOME` set to an empty folder. Uploads are not served.
+`endpoint` and `HF_HOME` set to an empty folder. Uploads are taken whole, inside the commit.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -24,6 +25,8 @@ class Repository:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     gated: bool = False
+    private: bool = False
+    messages: list[str] = field(default_factory=list)  # of commits that were uploaded
 
     def commit(self, revision: str) -> str | None:
         """The commit a revision stands for."""
@@ -65,10 +68,7 @@ class LocalHub:
         self, name: str, files: Mapping[str, bytes], *, revision: str = "main", gated: bool = False
     ) -> str:
         """A new commit with these files, which `revision` then names; returns its hash."""
-        digest = hashlib.sha1(usedforsecurity=False)
-        for path, content in sorted(files.items()):
-            digest.update(path.encode() + b"\0" + hashlib.sha256(content).digest())
-        commit = digest.hexdigest()
+        commit = _digest(files)
         repository = self.repositories.setdefault(name, Repository())
         repository.commits[commit] = dict(files)
         repository.names[revision] = commit
@@ -109,6 +109,42 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self._serve(body=False)
+
+    def do_POST(self) -> None:
+        """Uploads: make a repository or branch, ask how files travel, commit. Any token may, none may not."""
+        path = unquote(urlsplit(self.path).path).strip("/")
+        hub = cast(_Server, self.server).hub
+        hub.requests.append(Request(self.command, path, self.headers.get("Authorization")))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.headers.get("Authorization") is None:
+            return self._refuse(401, "Unauthorized")
+        if path == "api/repos/create":
+            return self._create(hub, json.loads(body))
+        if path == "api/validate-yaml":
+            return self._json({"errors": [], "warnings": []})
+        owner, name, verb, revision = (path.removeprefix("api/models/").split("/", 3) + [""] * 4)[:4]
+        repository = hub.repositories.get(f"{owner}/{name}")
+        if repository is None or verb not in ("branch", "preupload", "commit"):
+            return self._refuse(404, "RepoNotFound")
+        if verb == "branch":
+            repository.names.setdefault(revision, repository.names["main"])
+            return self._json({})
+        if verb == "preupload":
+            files = [file["path"] for file in json.loads(body)["files"]]
+            modes = [{"path": file, "uploadMode": "regular", "shouldIgnore": False} for file in files]
+            return self._json({"files": modes})
+        commit = _commit(repository, revision, [json.loads(line) for line in body.splitlines()])
+        return self._json(
+            {"commitUrl": f"{hub.endpoint}/{owner}/{name}/commit/{commit}", "commitOid": commit}
+        )
+
+    def _create(self, hub: LocalHub, wanted: Mapping[str, Any]) -> None:
+        name = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
+        if name in hub.repositories:
+            return self._json({"url": f"{hub.endpoint}/{name}"}, 409)
+        hub.add(name, {".gitattributes": b""})
+        hub.repositories[name].private = wanted.get("visibility") == "private" or bool(wanted.get("private"))
+        return self._json({"url": f"{hub.endpoint}/{name}"})
 
     def log_message(self, format: str, *args: Any) -> None:
         """Tests look at `LocalHub.requests` instead."""
@@ -154,9 +190,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content[first:])
         return None
 
-    def _json(self, value: Any) -> None:
+    def _json(self, value: Any, status: int = 200) -> None:
         content = json.dumps(value).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -169,6 +205,30 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("X-Repo-Commit", commit)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+
+def _digest(files: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha1(usedforsecurity=False)
+    for path, content in sorted(files.items()):
+        digest.update(path.encode() + b"\0" + hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def _commit(repository: Repository, revision: str, steps: list[dict[str, Any]]) -> str:
+    """Apply the lines of an upload to what a branch holds; the new commit."""
+    files = dict(repository.commits[repository.names[revision]])
+    for step in steps:
+        value = step["value"]
+        if step["key"] == "header":
+            repository.messages.append(value["summary"])
+        elif step["key"] == "file":
+            files[value["path"]] = base64.b64decode(value["content"])
+        elif step["key"] == "deletedFile":
+            del files[value["path"]]
+    commit = _digest(files)
+    repository.commits[commit] = files
+    repository.names[revision] = commit
+    return commit
 
 
 def _revision(repository: Repository, tail: str) -> tuple[str, str]:

@@ -79,7 +79,7 @@ def merged(work: Path, cli: Any) -> Path:
 
 
 def test_every_command_is_in_the_table() -> None:
-    assert JSON.keys() == COMMANDS.keys() - {"push"}  # push needs a hub; see the tests of sources
+    assert JSON.keys() == COMMANDS.keys() - {"push"}  # which needs a hub: test_push.py
 
 
 @pytest.mark.parametrize("name", [*JSON, *MORE])

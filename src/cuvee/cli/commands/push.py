@@ -19,7 +19,7 @@ from cuvee.cli.options import EXISTING, existing_output, output_options
 @click.option("--no-verify", is_flag=True, help="Do not check the output first.")
 @output_options
 def command(output: Path, repository: str, **given: Any) -> int:
-    """Upload an output to the hub in one commit; it is verified first.
+    """Upload an output to the hub in one commit; it is verified first, and weights of an earlier model are removed.
 
     \b
     Examples:
@@ -28,13 +28,14 @@ def command(output: Path, repository: str, **given: Any) -> int:
     """
     from cuvee.api.push import push
     from cuvee.cli.render import print_json, stderr, stdout
+    from cuvee.core.names import printable
     from cuvee.plan.explain import size
 
     existing_output(output)
     if not given["quiet"] and not given["as_json"]:
-        total = sum(f.stat().st_size for f in output.rglob("*") if f.is_file())
-        stderr(f"uploading {size(total)} to {repository}")
-    url = push(
+        files = output.rglob("*") if output.is_dir() else [output]
+        stderr(f"uploading {size(sum(f.stat().st_size for f in files if f.is_file()))} to {repository}")
+    made = push(
         output,
         repository,
         private=given["private"],
@@ -42,5 +43,11 @@ def command(output: Path, repository: str, **given: Any) -> int:
         message=given["message"],
         verify=not given["no_verify"],
     )
-    print_json({"schema": "cuvee.push/1", "url": url}) if given["as_json"] else stdout(url)
+    if given["as_json"]:
+        print_json({"schema": "cuvee.push/1", "url": made.url, "removed": list(made.removed)})
+        return 0
+    if made.removed:
+        shown = ", ".join(f"`{printable(name)}`" for name in made.removed)
+        stderr(f"removed weights of an earlier model: {shown}")
+    stdout(made.url)
     return 0
