@@ -123,6 +123,21 @@ class Evaluator:
             frame.values[id(node)] = found
         return found
 
+    def assembled(self, node: Node) -> Tensor:
+        """The node's whole value, flat, put together from runs where it can be cut, so that its parts are never whole."""
+        ranges = cut(node, self.options.memory // max(1, self.options.threads), self.options.block)
+        if ranges.whole:
+            return self.value(node, Frame(0, ranges.total))
+        out: Tensor | None = None
+        for start, stop in ranges:
+            if self.stopped():
+                raise Stopped
+            part = self.value(node, Frame(start, stop))
+            out = part.new_empty(ranges.total) if out is None else out
+            out[start:stop] = part
+        assert out is not None
+        return out
+
     def _compute(self, node: Node, frame: Frame) -> Tensor:
         if isinstance(node, Read):
             return self._read(node, frame)
@@ -158,6 +173,8 @@ class Evaluator:
 
     def _sum(self, node: Sum, frame: Frame) -> Tensor:
         total: Tensor | None = None
+        if frame.stop - frame.start == _elements(node):
+            self.value(node.terms[-1][1], frame)  # a stage that sees the whole tensor, before the base takes memory
         for coefficient, child in node.terms:
             term = self.value(child, frame)
             term = term if coefficient == 1 else term * coefficient
@@ -307,8 +324,9 @@ class LazyInputs(Sequence["Tensor"]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         step, access = stage(self.node.stage), access_of(self.node)
-        fresh = Frame(self.frame.start, self.frame.stop)
-        return self.evaluator._shaped(self.node, self.node.inputs[index], access, step, fresh)
+        child = self.node.inputs[index]
+        fresh = Frame(self.frame.start, self.frame.stop, {id(child): self.evaluator.assembled(child)})
+        return self.evaluator._shaped(self.node, child, access, step, fresh)
 
 
 class NodeStream:

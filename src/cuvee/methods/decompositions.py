@@ -219,7 +219,8 @@ def _orthonormal(matrix: Tensor) -> Tensor:
 def _finite(matrix: Tensor) -> None:
     if matrix.dim() != 2:
         raise RunError("CV-E161", f"a decomposition takes a matrix, got {matrix.dim()} axes")
-    if not bool(torch.isfinite(matrix).all()):
+    runs = (matrix[start : start + _ROWS] for start in range(0, len(matrix), _ROWS))
+    if not all(bool(torch.isfinite(run).all()) for run in runs):
         raise RunError(
             "CV-E160",
             "a matrix that is to be decomposed has NaN or infinite entries",

@@ -78,8 +78,9 @@ class Matrices:
 def added(tensors: Iterator[Tensor]) -> Tensor:
     """The sum of tensors that come one at a time, in order, in a tensor of its own."""
     total = next(tensors).clone()
-    for tensor in tensors:
+    while (tensor := next(tensors, None)) is not None:
         total.add_(tensor)
+        del tensor  # before the next is made
     return total
 
 
