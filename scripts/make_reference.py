@@ -160,9 +160,10 @@ def layout_page(layout: Arrangement) -> str:
         for name, (default, meaning) in layout.parameters.items()
     ]
     lines = ["version: 1", "experts:"]
-    lines += [f"  {name}: ./{name}" for name in (("math",) if layout.name == "dus" else ("math", "code"))]
+    lines += [f"  {name}: ./{name}" for name in (("math",) if layout.name == "dus" else layout.models)]
     lines += ["merge:", f"  method: {layout.name}"]
-    values = {"layers": 2, "drop": 1, "bottom": 1, "top": 0}
+    values: dict[str, object] = {"layers": 2, "drop": 1, "bottom": 1, "top": 0}
+    values |= {"alpha": "{curve: linear, points: [1, 0, 1]}", "base_alpha": 0.5}
     lines += [f"  {name}: {values[name]}" for name in layout.parameters if name in values]
     return page(
         layout.name,
@@ -171,8 +172,8 @@ def layout_page(layout: Arrangement) -> str:
         fenced("yaml", "\n".join(lines)),
         "## Parameters",
         table(["parameter", "default", "meaning"], rows),
-        f"Paper: {link(layout.paper)}. It is rewritten into slices before planning, so `cuvee plan` shows "
-        "`passthrough` or `linear`.",
+        (f"Paper: {link(layout.paper)}. " if layout.paper else "")
+        + "It is rewritten before planning, so `cuvee plan` shows `passthrough` or `linear`.",
     )
 
 

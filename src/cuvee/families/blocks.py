@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from cuvee.families.globs import Glob, find, glob
-
 Rows = tuple[tuple[str, tuple[str, ...]], ...]  # label and patterns, as the file has them
 
 
@@ -33,19 +31,27 @@ class Blocks:
     """The row of blocks of one module, ready for look-ups by names without the module's prefix."""
 
     labels: tuple[str, ...]
-    globs: tuple[Glob, ...]  # value: the position
+    heads: Mapping[str, int]  # what names of a block start with, up to a dot, and its position
 
     def of(self, name: str) -> Block | None:
         """The block of a name, None outside the blocks."""
-        found = find(self.globs, name)
-        return None if found is None else Block(self.labels[int(found)], int(found), len(self.labels))
+        end = name.find(".")
+        while end >= 0:
+            number = self.heads.get(name[:end])
+            if number is not None:
+                return Block(self.labels[number], number, len(self.labels))
+            end = name.find(".", end + 1)
+        return None
 
 
-NO_BLOCKS = Blocks((), ())
+NO_BLOCKS = Blocks((), {})
 
 
 def rows_of(table: Mapping[str, Iterable[str]]) -> Rows:
-    """A `label = [patterns]` table as the file has it; `#` in both stands for every number there is."""
+    """A `label = [patterns]` table as the file has it, patterns of the form `head.*`.
+
+    `#` in both stands for every number there is.
+    """
     return tuple((label, tuple(patterns)) for label, patterns in table.items())
 
 
@@ -53,14 +59,14 @@ def fitted(rows: Rows, names: Iterable[str]) -> Blocks:
     """The blocks that a checkpoint has; `names` are those of the module, without its prefix."""
     listed = list(names)
     labels: list[str] = []
-    globs: list[Glob] = []
+    heads: dict[str, int] = {}
     for label, patterns in rows:
         numbers = range(_count(patterns, listed)) if "#" in label else (None,)
         for number in numbers:
             written = "" if number is None else str(number)
-            globs += [glob(p.replace("#", written), str(len(labels))) for p in patterns]
+            heads |= {p.removesuffix(".*").replace("#", written): len(labels) for p in patterns}
             labels.append(label.replace("#", f"{int(written or 0):02}"))
-    return Blocks(tuple(labels), tuple(globs))
+    return Blocks(tuple(labels), heads)
 
 
 def _count(patterns: Iterable[str], names: Iterable[str]) -> int:

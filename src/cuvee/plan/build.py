@@ -153,9 +153,8 @@ class _Builder:
             labels = tuple(f.input.source for f in fed.feeds)
             node: Node = Agree(tuple(fed.nodes), labels)
         else:
-            first = fed.base_node or fed.nodes[0]
-            node = first
-        meta = fed.base_meta or fed.metas[0]
+            node = fed.nodes[_whole(fed)]
+        meta = fed.metas[_whole(fed)]
         return self._output(target, node, fed.shape, meta.dtype, meta.dtype, {})
 
     def _stored(self, kept: Sequence[DType]) -> DType:
@@ -229,6 +228,14 @@ class _Builder:
                 self.found.append(Diagnostic("CV-P027", message))
             seen.add(tensor.meta.name)
         raise_if(self.found)
+
+
+def _whole(fed: Fed) -> int:
+    """The input that is copied where some are whole numbers: the base or the first, unless that one holds floats."""
+    first = fed.base or 0
+    if not fed.metas[first].dtype.is_float:
+        return first
+    return [meta.dtype.is_float for meta in fed.metas].index(False)
 
 
 def _layout(config: Mapping[str, Any] | None, metas: list[TensorMeta], limit: int | None) -> Layout:

@@ -60,7 +60,9 @@ def _method(name: str) -> dict[str, Any]:
 def _layout(name: str) -> dict[str, Any]:
     layout = LAYOUTS[name]
     values = {
-        n: {"type": "string" if isinstance(d, str) else "integer", "description": h}
+        n: {"description": h}
+        if n in layout.free
+        else {"type": "string" if isinstance(d, str) else "integer", "description": h}
         for n, (d, h) in layout.parameters.items()
     }
     return {

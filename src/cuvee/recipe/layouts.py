@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cuvee.errors import Diagnostic, Where
+from cuvee.recipe.block_weighted import block_weighted
 from cuvee.recipe.document import Document
 from cuvee.recipe.model import Input, ModuleRecipe, Recipe, Rule, Slice
 
@@ -26,6 +27,8 @@ class Arrangement:
     paper: str
     parameters: Mapping[str, tuple[int | str | None, str]]
     rewrite: Callable[[Recipe, dict[str, Any], list[Diagnostic]], Recipe]
+    free: tuple[str, ...] = ()  # parameters whose values the rewrite checks itself
+    models: tuple[str, ...] = ("math", "code")  # of the example in the reference
 
     def bound(self, given: Mapping[str, Any], document: Document) -> Layout:
         """The rewrite with its parameters, or one that reports what is wrong with them."""
@@ -35,7 +38,7 @@ class Arrangement:
             bad = False
             for name, value in values.items():
                 where = document.where(("merge", name))
-                words = isinstance(self.parameters[name][0], str)
+                words = isinstance(self.parameters[name][0], str) or name in self.free
                 if value is None:
                     found.append(Diagnostic("CV-P030", f"`{self.name}` needs `{name}`", where))
                     bad = True
@@ -156,5 +159,23 @@ LAYOUTS: dict[str, Arrangement] = {
             "outer": ("", "the expert that gives the outer layers (default: the second)"),
         },
         _layer_swap,
+    ),
+    "block_weighted": Arrangement(
+        "block_weighted",
+        "Two diffusion models with a share for each block of the U-Net or transformer (MBW)",
+        "y = (1 − α) A + α B, or with `mode: add_difference` y = A + α (B − C) where C is the base. `alpha` has one "
+        "value for each block: 25 for Stable Diffusion 1 and 2 (IN00-IN11, M00, OUT00-OUT11), 19 for XL (IN00-IN08, "
+        "M00, OUT00-OUT08), one for each block of a transformer; time and class embeddings go with the first, the "
+        "last convolution with the last. Text encoders, autoencoder and all else take `base_alpha`. Every other method "
+        "takes values by block too: `weight: {blocks: [...], base: 0.5}`.",
+        "",
+        {
+            "alpha": (None, "share of B in each block: a list, a text of numbers, or a curve"),
+            "base_alpha": (0, "share of B in everything that is in no block"),
+            "mode": ("", "`weighted_sum` (default) or `add_difference`"),
+        },
+        block_weighted,
+        free=("alpha", "base_alpha"),
+        models=("photo", "anime"),
     ),
 }
