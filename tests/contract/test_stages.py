@@ -52,6 +52,8 @@ CASES: dict[str, list[dict[str, Any]]] = {
     ],
     "widen": [{}, {"axis": "row"}, {"ratio": -1.0, "calibration": 0.7}],
     "window_mean": [{}, {"start": 1, "every": 2, "last": 1}],
+    "factorwise": [{}, {"prune": "magnitude", "merge": "ties"}, {"prune": "random", "vote": "count"}],
+    "knots": [{}, {"shared": "input"}],
     "magprune": [
         {},
         {"density": 0.3, "epsilon": 0.2, "rescale": "l1"},
@@ -83,7 +85,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "weighted_sum": [{}, {"weight": [1.0, -2.0, 3.0], "normalize": True}],
 }
 # The gradient of a clamp, an outlier mask or a rank that may be equal to its limit is not tried.
-STEPS_IN_DATA = {"nearswap", "arcee_fusion", "pcb", "seme", "widen"}
+STEPS_IN_DATA = {"isotropise", "truncate", "nearswap", "arcee_fusion", "pcb", "seme", "widen"}
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,9 @@ def factors_of(node: Node, sources: Mapping[str, Source], like: Tensor) -> Facto
     lefts = [torch.zeros(rows, 0, dtype=torch.float64), *(left for left, _ in pairs)]
     rights = [torch.zeros(0, columns, dtype=torch.float64), *(right for _, right in pairs)]
     left, right = torch.cat(lefts, dim=1), torch.cat(rights, dim=0)
-    return Factors(left.to(like.device, like.dtype), right.to(like.device, like.dtype))
+    own = [change.scale for change in changes if isinstance(change, LowRank)]
+    scale = own[0] if len(own) == 1 and own[0] else 1.0
+    return Factors(left.to(like.device, like.dtype), right.to(like.device, like.dtype), scale)
 
 
 def dtype_of(node: Node) -> DType | None:

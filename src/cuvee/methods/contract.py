@@ -148,10 +148,14 @@ class Coordinates:
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """A task vector that is known as a product: left (rows, rank) @ right (rank, row length), see `rows_of`."""
+    """A task vector that is known as a product: left (rows, rank) @ right (rank, row length), see `rows_of`.
+
+    `scale` is the adapter's, which is part of `left`: the factor as it was trained is left / scale.
+    """
 
     left: Tensor
     right: Tensor
+    scale: float = 1.0
 
 
 def rows_of(shape: tuple[int, ...]) -> tuple[int, int]:

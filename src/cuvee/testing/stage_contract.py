@@ -183,6 +183,7 @@ def _frozen(
     def function(tensors: list[Tensor]) -> Tensor:
         (block,) = blocks_of(tensors, access, None)
         injected = {"summary": summary, "uniforms": streams[0], "decompose": Plain(), "block": block}
+        injected["factors"] = [None] * len(tensors)
         extra = {name: value for name, value in injected.items() if name in wanted}
         return stage.function(
             block.tensors if stage.role == "combine" else block.tensors[0], **values, **extra

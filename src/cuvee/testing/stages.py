@@ -76,6 +76,7 @@ def run_group(
             stream = MemoryStream([group], access, block, own, [places[number]])
             summary = _summary(stage, stream, values, decompose)
         injected = {"summary": summary, "uniforms": own[0] if own else None, "decompose": decompose}
+        injected["factors"] = [None] * len(group)
         # a stage's own numbering follows its summary's
         number_seen = number if scope == "model" else 0
         parts = [

@@ -45,3 +45,23 @@ CORE_SPACE_TA = Method(
     paper="arXiv:2509.17786",
     bibtex=BIBTEX,
 )
+CORE_SPACE = Method(
+    name="core_space",
+    steps=(
+        Step("core_space"),
+        Step("tsv_m", names={"rank_tol": "tsv_rank_tol"}),
+        Step("isotropise"),
+        Step("leave"),
+        Step("scale"),
+    ),
+    base="required",
+    inputs=(1, None),
+    summary="TSV-M and a flat spectrum on the cores of low-rank adapters",
+    doc=_SPACE
+    + """
+The inner method is the paper's best: TSV-M, then all singular values of the merged core become their mean. λ is
+searched there. One expert does not come back, since its spectrum is flattened too. Paper: arXiv:2509.17786.
+""",
+    paper="arXiv:2509.17786",
+    bibtex=BIBTEX,
+)

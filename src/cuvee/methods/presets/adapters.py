@@ -1,0 +1,38 @@
+"""Methods made for adapters: RobustMerge and DO-Merging."""
+
+from __future__ import annotations
+
+from cuvee.methods.contract import Method, Step
+
+ROBUSTMERGE = Method(
+    name="robustmerge",
+    steps=(Step("robust_factors"), Step("scale")),
+    base="required",
+    inputs=(1, None),
+    summary="prune the factors of adapters and scale up what is left, rank by rank",
+    doc="""\
+A = 2 Σ Aₜ and B = 2 Σ cₜ ⊙ Bₜ / Σ cₜ of the pruned factors, c the complementary scale of each rank; ΔW = BA.
+
+Choose it for adapters of one rank whose factors were trained alike (multimodal instruction tuning in the paper). It
+depends on how an adapter is split into factors. A row of A that pruning empties divides by zero in the official
+code; here its scale is 1. What is not given by factors is averaged. Paper: arXiv:2502.17159.
+""",
+    paper="arXiv:2502.17159",
+)
+DO_MERGING = Method(
+    name="do_merging",
+    steps=(Step("decoupled"), Step("scale")),
+    base="required",
+    inputs=(1, None),
+    summary="merge the lengths and the directions of columns apart",
+    doc="""\
+τ = mean of the column norms mᵢ ⊙ mean of the directions Dᵢ = τᵢ / mᵢ; before, `steps` of gradient descent make the
+factors of different adapters more orthogonal.
+
+Choose it where experts' changes differ much in size, so that the largest would drown the others. Reconstructed: which
+axis the magnitudes are taken of (columns, as in DoRA), and the optimiser, its steps and the weight of its penalty are
+not given in what we found; hence `steps` is 0 unless you ask for it. Paper: arXiv:2505.15875.
+""",
+    paper="arXiv:2505.15875",
+    status="reconstructed",
+)

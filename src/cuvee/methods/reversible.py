@@ -1,0 +1,60 @@
+"""Reversible model merging: a few basis tensors from which each of several models is a linear combination.
+
+Owns the mathematics (arXiv:2510.14163, reconstructed in part): one matrix of coefficients for a layer, by the Eckart–
+Young theorem over all its positions. Writing packages is not its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cuvee.core.lazy import torch
+from cuvee.methods.contract import Decomposer
+from cuvee.methods.decompositions import Plain
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """`tensors`: p basis tensors; `coefficients` (p × n): model i is Σⱼ cⱼᵢ · tensorⱼ; `missing`: ‖rest‖ / ‖all‖."""
+
+    tensors: tuple[Tensor, ...]
+    coefficients: Tensor
+    missing: float
+
+
+def basis_of(models: Sequence[Tensor], count: int, decompose: Decomposer | None = None) -> Basis:
+    """The best `count` basis tensors for n tensors of one shape: X ≈ M C with M = U_pΣ_p and C = V_pᵀ.
+
+    X has a column for each model. Its right singular vectors come from the n × n Gram matrix in float64. `count` is
+    brought into 1 … n; with n the models come back exactly. Not invariant to how adapters are split into factors:
+    give their products, or factors in a canonical form.
+    """
+    decompose = decompose or Plain()
+    flat = [model.reshape(-1).double() for model in models]
+    gram = torch.stack([torch.stack([a @ b for b in flat]) for a in flat])
+    values, vectors = decompose.eigh(gram)
+    kept = min(max(count, 1), len(models))
+    chosen = vectors.flip(1)[:, :kept]
+    tensors = [
+        sum((c * x for c, x in zip(column[1:], flat[1:], strict=True)), column[0] * flat[0])
+        for column in chosen.T
+    ]
+    rest = values.flip(0)[kept:].clamp(min=0).sum()
+    total = values.clamp(min=0).sum()
+    missing = float((rest / total).sqrt()) if float(total) else 0.0
+    shaped = tuple(t.reshape(models[0].shape).to(models[0].dtype) for t in tensors)
+    return Basis(shaped, chosen.T.contiguous(), missing)
+
+
+def restored(basis: Basis, number: int) -> Tensor:
+    """Model `number`, from the basis."""
+    column = basis.coefficients[:, number].tolist()
+    total: Tensor = basis.tensors[0] * column[0]
+    for tensor, coefficient in zip(basis.tensors[1:], column[1:], strict=True):
+        total = total + tensor * coefficient
+    return total
