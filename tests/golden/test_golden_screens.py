@@ -66,7 +66,7 @@ def recipes(here: Path) -> Path:
     return here
 
 
-@pytest.mark.parametrize("name", ["", *COMMANDS, "import mergekit"])
+@pytest.mark.parametrize("name", ["", *COMMANDS, "import mergekit", "extract lora"])
 def test_help(name: str, cli: Any, golden: Any) -> None:
     outcome = cli(*name.split(), "--help")
     assert outcome.code == 0

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from cuvee.core.tensors import TensorMeta
 from cuvee.methods.registry import stage
-from cuvee.plan.nodes import Apply, Gather, Node, Read, walk
+from cuvee.plan.nodes import Apply, Enter, Gather, Node, Read, walk
 from cuvee.plan.plan import OutputTensor, Plan
 from cuvee.sources.source import stored_form
 
@@ -146,11 +146,12 @@ def _buffers(tensor: OutputTensor) -> int:
 
 def _whole(tensor: OutputTensor) -> int:
     """Bytes of everything that is held while a tensor is made whole; 0 where it is made block by block."""
-    cuttable = all(
-        stage(n.stage).access_for(dict(n.values)) in ("element", "row")
-        if isinstance(n, Apply)
-        else n.axis == 0
-        for n in walk(tensor.node)
-        if isinstance(n, (Apply, Gather))
-    )
-    return 0 if cuttable else _buffers(tensor)
+    return 0 if all(_cuttable(node) for node in walk(tensor.node)) else _buffers(tensor)
+
+
+def _cuttable(node: Node) -> bool:
+    if isinstance(node, Apply):
+        return stage(node.stage).access_for(dict(node.values)) in ("element", "row")
+    if isinstance(node, Gather):
+        return node.axis == 0
+    return not isinstance(node, Enter)  # a space is made of whole tensors

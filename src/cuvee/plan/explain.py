@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cuvee.core.names import printable
-from cuvee.plan.nodes import Agree, Convert, Difference, Gather, Node, Read, Sum
+from cuvee.plan.nodes import Agree, Convert, Coordinate, Difference, Enter, Gather, Leave, Node, Read, Sum
 from cuvee.plan.plan import OutputTensor, Plan
 from cuvee.plan.summary import duration, explain_html, explain_text, number, size
 from cuvee.recipe.settings import Resolved
@@ -72,6 +72,12 @@ def _operation(node: Node) -> str:
         return f"rows realigned to {node.table.rows}"
     if isinstance(node, Agree):
         return "must agree"
+    if isinstance(node, Coordinate):
+        return f"coordinates of input {node.index + 1}"
+    if isinstance(node, Leave):
+        return f"back from the space `{node.enter.stage}`"
+    if isinstance(node, Enter):
+        return f"into the space `{node.stage}`"
     values = ", ".join(f"{k}={_short(v)}" for k, v in node.values)
     return f"{node.stage}({values})" + (" over the whole model" if node.group else "")
 

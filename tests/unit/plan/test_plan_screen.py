@@ -15,7 +15,7 @@ import cuvee
 from cuvee.errors import OutOfSpace
 from cuvee.plan import cost as costs
 from cuvee.plan.cost import Outlook, Prediction, Rates, predict
-from cuvee.plan.explain import duration, explain_text
+from cuvee.plan.explain import duration, explain_text, graph
 
 
 def models(count: int, *, layers: int = 3, dtype: torch.dtype = torch.float32) -> list[dict[str, Any]]:
@@ -192,3 +192,13 @@ def test_a_failed_write_of_the_rate_is_no_error(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("CUVEE_CACHE", str(tmp_path))
     monkeypatch.setattr(outlook, "write_file", full)
     outlook.remember(Prediction(9 * 10**8, 10**8, 0, 0.0), 1.0)
+
+
+def test_spaces_are_drawn_and_count_as_whole_tensors() -> None:
+    base, a, b = models(3, layers=1)
+    plan = cuvee.merge([a, b], base=base, method="knots_ties", density=0.5).build()
+    assert costs.cost(plan).largest_whole > 4 * 30 * 20
+    (tensor,) = plan.tensors
+    drawn = "\n".join(graph(tensor.node))
+    for words in ("into the space `knots`", "coordinates of input 2", "back from the space `knots`"):
+        assert words in drawn

@@ -18,8 +18,9 @@ def command() -> None:
     """Take smaller things out of models.
 
     \b
-    Example:
+    Examples:
       cuvee extract lora ./base ./math -o ./math-lora --rank 16
+      cuvee extract lora ./base ./math ./code -o ./adapters --error 0.01
     """
 
 
