@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("verify", "Check an output against its manifest"),
     "convert": ("convert", "Change the format, dtype or shard size of a checkpoint"),
     "extract": ("extract", "Take adapters out of fine-tuned models"),
+    "bench": ("bench", "Compare methods fairly on real tasks"),
     "methods": ("methods", "List merge methods and stages, or explain one"),
     "explain": ("explain", "Explain an error code or a method"),
     "lock": ("lock", "Pin the sources of a recipe"),

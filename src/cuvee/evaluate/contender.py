@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import cuvee
 from cuvee.evaluate.search import Kind, searcher
 from cuvee.evaluate.selection import BudgetSpent, Selection
-from cuvee.evaluate.space import dimensions
+from cuvee.evaluate.space import Dimension, dimensions
 from cuvee.methods import registry
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ class Contender:
 
     def __call__(self, room: Selection) -> tuple[Weights, Mapping[str, Any]]:
         tuned = [d for d in dimensions(self.method, self.space) if d.name not in self.settings]
-        best = self.merged(room, {})
+        chosen: Mapping[str, Any] = self._needed(tuned)
+        best = self.merged(room, chosen)
         if room.budget == 0 or not tuned:
-            return best, dict(self.settings)
-        chosen: Mapping[str, Any] = {}
-        highest = room.evaluate(best, self.settings)
+            return best, {**self.settings, **chosen}
+        highest = room.evaluate(best, {**self.settings, **chosen})
         asking = searcher(self.search, tuned, room.budget - 1, self.seed)
         try:
             while (point := asking.ask()) is not None:
@@ -49,6 +49,11 @@ class Contender:
         except BudgetSpent:
             pass
         return best, {**self.settings, **chosen}
+
+    def _needed(self, tuned: Sequence[Dimension]) -> dict[str, Any]:
+        """The middle of the range for tuned parameters that have no default."""
+        known = registry.parameters_for(registry.get(self.method))
+        return {d.name: d.at(0.5) for d in tuned if known[d.name].required}
 
     def merged(self, room: Selection, point: Mapping[str, Any]) -> Weights:
         """The merge for one point, in memory."""

@@ -37,10 +37,17 @@ class Referee:
     """Judges methods on one track and one set of its tasks.
 
     `names` are tasks with experts; unseen tasks of the track are scored as well. All methods get the same `budget` of
-    evaluations on selection data.
+    evaluations on selection data. `examinee`: a live model of the track to use instead of building one.
     """
 
-    def __init__(self, track: Track, names: Sequence[str] | None = None, *, budget: int = 16) -> None:
+    def __init__(
+        self,
+        track: Track,
+        names: Sequence[str] | None = None,
+        *,
+        budget: int = 16,
+        examinee: Examinee | None = None,
+    ) -> None:
         seen = [n for n, task in track.tasks.items() if not task.unseen]
         strangers = sorted(set(names or ()) - set(seen))
         if strangers:
@@ -53,7 +60,7 @@ class Referee:
         self.names = list(names or seen)
         self.unseen = [n for n, task in track.tasks.items() if task.unseen]
         self.budget = budget
-        self._examinee: Examinee | None = None
+        self._examinee = examinee
 
     @property
     def examinee(self) -> Examinee:
@@ -73,13 +80,13 @@ class Referee:
             weights, settings = method(room)
         return Choice(weights, dict(settings), room.ledger, tuple(room.log))
 
-    def score(self, choice: Choice | Weights, name: str) -> Scorecard:
-        """Test scores of what was chosen, on the tasks and the unseen ones, with all it cost."""
+    def score(self, choice: Choice | Weights, name: str, tasks: Sequence[str] | None = None) -> Scorecard:
+        """Test scores of what was chosen, on these tasks (else its own and the unseen ones), with all it cost."""
         made = choice if isinstance(choice, Choice) else Choice(choice)
         with phases.scoring():
             self.examinee.load(made.weights)
-            tasks = [self.track.tasks[n] for n in (*self.names, *self.unseen)]
-            card = scorecard(name, self.examinee, tasks, Ledger())
+            asked = [self.track.tasks[n] for n in tasks or (*self.names, *self.unseen)]
+            card = scorecard(name, self.examinee, asked, Ledger())
         return replace(card, spent=made.spent.copy(), settings=made.settings)
 
     def judge(self, method: Method, name: str, *, budget: int | None = None) -> Scorecard:

@@ -28,6 +28,7 @@ class TextTrack:
     def __init__(self, seed: int = 0, training: Training | None = None) -> None:
         self.seed = seed
         self.training = training or Training()
+        self._experts: dict[str, Mapping[str, Tensor]] = {}
 
     @cached_property
     def tasks(self) -> Mapping[str, Task]:
@@ -53,20 +54,19 @@ class TextTrack:
 
     def expert(self, task: str) -> Mapping[str, Tensor]:
         """The fine-tuned tensors; trained now if they are not in the cache."""
-        found = self.tasks[task]
-        return store.kept(
-            self._address(task), task, lambda: fine_tune([found], self.heads, self.seed, self.training)
-        )
+        if task not in self._experts:
+            found = self.tasks[task]
+            make = lambda: fine_tune([found], self.heads, self.seed, self.training)  # noqa: E731 (read once)
+            self._experts[task] = store.kept(self._address(task), task, make)
+        return self._experts[task]
 
     def references(self) -> Mapping[str, Mapping[str, Tensor]]:
         """`multitask`: one model trained on all tasks, on as many samples as the experts together."""
-        seen = [self.tasks[name] for name in making.SEEN]
-        made = store.kept(
-            self._address("multitask"),
-            "multitask",
-            lambda: fine_tune(seen, self.heads, self.seed, self.training),
-        )
-        return {"multitask": made}
+        if "multitask" not in self._experts:
+            seen = [self.tasks[name] for name in making.SEEN]
+            make = lambda: fine_tune(seen, self.heads, self.seed, self.training)  # noqa: E731
+            self._experts["multitask"] = store.kept(self._address("multitask"), "multitask", make)
+        return {"multitask": self._experts["multitask"]}
 
     def examinee(self) -> TextExaminee:
         """A live encoder with all heads."""

@@ -1,0 +1,121 @@
+"""One cell of a benchmark: a method on a set of tasks of a track, under a seed and a budget; where results are kept.
+
+A cell's address covers everything its scores depend on, so finished cells are never run again and a table only ever
+joins what belongs together.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from cuvee import __version__
+from cuvee.core import disk
+from cuvee.core.digests import canonical_json
+from cuvee.errors import EvaluationError
+from cuvee.evaluate.contender import Contender
+from cuvee.evaluate.scorecard import Scorecard
+
+REFERENCES = ("base", "experts", "multitask")  # scored beside the methods, not tuned
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What a benchmark runs: every method on every subset of tasks of a track, for every seed, at one budget.
+
+    `counts`: how many experts are merged; of counts below all, `subsets` random ones are drawn (the same for every
+    method). `seeds` are those of the track (training order) and of random methods.
+    """
+
+    track: str
+    methods: tuple[Contender, ...]
+    counts: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    budget: int = 16
+    subsets: int = 3
+
+    def sets(self, names: Sequence[str], seed: int) -> Iterator[tuple[str, ...]]:
+        """The sets of tasks for one seed, largest first; each in the track's order."""
+        for count in sorted(self.counts or (len(names),), reverse=True):
+            if not 1 <= count <= len(names):
+                raise EvaluationError(
+                    "CV-B020", f"the track `{self.track}` has {len(names)} experts, {count} were asked for"
+                )
+            if count == len(names):
+                yield tuple(names)
+                continue
+            drawn = random.Random(f"{seed}/{count}")
+            seen: set[tuple[str, ...]] = set()
+            while len(seen) < min(self.subsets, math.comb(len(names), count)):
+                picked = set(drawn.sample(list(names), count))
+                seen.add(tuple(n for n in names if n in picked))
+            yield from sorted(seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One scored method: who, on what, and how it was tuned."""
+
+    track: str
+    digest: str  # of the track
+    seed: int
+    tasks: tuple[str, ...]
+    method: str
+    label: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    search: str = ""
+    budget: int = 0
+
+    @property
+    def address(self) -> str:
+        """Content address of the cell."""
+        return blake3(canonical_json(asdict(self))).hexdigest(length=16)
+
+
+def label_of(contender: Contender) -> str:
+    """How a contender is called in tables: the method and the settings it fixes."""
+    fixed = ", ".join(f"{k}={v}" for k, v in contender.settings.items())
+    return f"{contender.method}({fixed})" if fixed else contender.method
+
+
+class Store:
+    """The folder of a benchmark: `cells/<address>.json`, one file for each finished cell, written all or nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def has(self, cell: Cell) -> bool:
+        """Whether the cell is finished."""
+        return self._path(cell).exists()
+
+    def put(self, cell: Cell, card: Scorecard) -> None:
+        """Keep a result."""
+        disk.make_folders(self._path(cell).parent)
+        data = {"cuvee": __version__, "cell": asdict(cell), "card": card.as_json()}
+        disk.write_file(self._path(cell), json.dumps(data, sort_keys=True).encode())
+
+    def results(self) -> list[tuple[Cell, Scorecard]]:
+        """Every finished cell, in the order of their addresses; EvaluationError for a damaged file."""
+        out = []
+        for path in sorted((self.folder / "cells").glob("*.json")):
+            try:
+                data = json.loads(path.read_text())
+                known = {**data["cell"], "tasks": tuple(data["cell"]["tasks"])}
+                out.append((Cell(**known), Scorecard.from_json(data["card"])))
+            except (ValueError, KeyError, TypeError) as error:
+                raise EvaluationError(
+                    "CV-B021",
+                    f"`{path}` is not a result of this version: {error}",
+                    hint="remove it and run again",
+                ) from error
+        return out
+
+    def _path(self, cell: Cell) -> Path:
+        return self.folder / "cells" / f"{cell.address}.json"

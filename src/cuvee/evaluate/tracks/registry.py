@@ -1,0 +1,32 @@
+"""Tracks by name, built when asked for; plug-ins join through the entry-point group `cuvee.tracks`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable
+
+from cuvee.core.names import did_you_mean, printable
+from cuvee.errors import UsageError
+from cuvee.evaluate.track import Track
+
+GROUP = "cuvee.tracks"
+_OWN = {"text": ("cuvee.evaluate.tracks.text.track", "TextTrack")}
+
+
+def names() -> tuple[str, ...]:
+    """Names of all tracks."""
+    return tuple(sorted({*_OWN, *(entry.name for entry in importlib.metadata.entry_points(group=GROUP))}))
+
+
+def open_track(name: str, seed: int = 0) -> Track:
+    """The track of this name for one seed of training; UsageError for an unknown name."""
+    if name in _OWN:
+        module, attribute = _OWN[name]
+        make: Callable[..., Track] = getattr(importlib.import_module(module), attribute)
+        return make(seed=seed)
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        if entry.name == name:
+            found: Track = entry.load()(seed=seed)
+            return found
+    hint = did_you_mean(name, names()) or f"there are {', '.join(names())}"
+    raise UsageError("CV-U033", f"there is no track `{printable(name)}`", hint=hint)
