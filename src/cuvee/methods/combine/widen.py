@@ -72,7 +72,10 @@ def widen(
         return base
     if "means" in summary:
         stacked = torch.stack([change.double().abs() for change in changes])
-        means = torch.tensor(summary["means"], dtype=torch.float64).reshape(-1, 1, 1) * ratio
+        means = (
+            torch.tensor(summary["means"], dtype=torch.float64, device=stacked.device).reshape(-1, 1, 1)
+            * ratio
+        )
         weights = torch.softmax(stacked, 0).masked_fill(stacked > means, calibration)
     else:
         weights = summary["weights"][:, None, :]
@@ -128,7 +131,7 @@ def _moves(products: Tensor) -> tuple[Tensor, Tensor]:
 def _ranks(moves: Tensor) -> Tensor:
     """Positions 0 … n − 1 within each row, ascending; of equal values the first ranks lower."""
     order = moves.argsort(dim=1, stable=True)
-    places = torch.arange(moves.shape[1], dtype=torch.float64).expand_as(moves)
+    places = torch.arange(moves.shape[1], dtype=torch.float64, device=moves.device).expand_as(moves)
     return torch.zeros_like(moves).scatter_(1, order, places)
 
 
