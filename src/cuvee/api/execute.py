@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import cuvee
 from cuvee.api.adapter_out import save_adapter
 from cuvee.api.card import card_text
+from cuvee.api.fetch import fetch
 from cuvee.api.inputs import refuse_changed, refuse_inputs, resume_key, stamps
 from cuvee.api.lock import lock_text
 from cuvee.api.record import libraries, manifest_of
@@ -57,6 +58,7 @@ def save(
     All or nothing: `out` appears complete or not at all. An interrupted run is resumed by the same call.
     """
     chosen = options or RunOptions.from_settings()
+    fetch(plan, listener)
     if plan.recipe.output.adapter is not None:
         made = save_adapter(
             plan, out, plan.recipe.output.adapter, chosen, overwrite=overwrite, listener=listener
@@ -110,6 +112,7 @@ def laid_out(plan: Plan, out: Path) -> Plan:
 
 def load(plan: Plan, options: RunOptions | None = None, listener: Listener = ignore) -> dict[str, Tensor]:
     """Run a plan in memory: the output's tensors by name."""
+    fetch(plan, listener)
     sink = MemorySink()
     with sink.begin(plan.layout, plan.digest, resume=False, overwrite=False) as session:
         run(plan, session, options or RunOptions.from_settings(), listener)

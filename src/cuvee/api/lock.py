@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cuvee.api.fetch import fetch
 from cuvee.bundle.json_files import dump_json
 from cuvee.core.names import printable
 from cuvee.core.sampling import Span, sample
+from cuvee.engine.events import ignore
 from cuvee.errors import Diagnostic, SourceError, UsageError, Where
 from cuvee.plan.plan import Plan
 from cuvee.sources.source import Source, weight_files
@@ -60,6 +62,7 @@ def _sampled(path: Path, spans: Sequence[Span]) -> str:
 
 def with_sha256(plan: Plan) -> dict[str, Any]:
     """The lock with the sha256 of every weight file on disk, adapters' too (what the hub stores for large files)."""
+    fetch(plan, ignore)
     locked = lock_of(plan)
     for key, opened in plan.sources.items():
         hashes = {path.name: _sha256(path) for path in weight_files(opened.source)}

@@ -10,7 +10,7 @@ from typing import Any
 
 from cuvee.cli.render import json_line, stderr
 from cuvee.core.names import printable
-from cuvee.engine.events import Event, Finding, Finished, Progress, Started
+from cuvee.engine.events import Event, Fetching, Finding, Finished, Progress, Started
 from cuvee.plan.explain import size
 
 EVERY = 10.0  # seconds between lines where there is no terminal
@@ -45,6 +45,9 @@ class _Counter:
         self.began = time.monotonic()
 
     def see(self, event: Event) -> None:
+        if isinstance(event, Fetching) and not event.done:
+            files = f"{event.files} file{'s' if event.files > 1 else ''}"
+            stderr(f"fetching {files} of {printable(event.source)} from the hub, {size(event.bytes)}")
         if isinstance(event, Started):
             self.total, self.done, self.began = event.total_bytes, event.resumed_bytes, time.monotonic()
             if event.resumed_bytes:

@@ -20,6 +20,16 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Fetching:
+    """Files of a source are fetched from the hub before the run; it says so once more when they are there (`done`)."""
+
+    source: str
+    files: int
+    bytes: int
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """`bytes` more of `tensor` are written."""
 
@@ -65,7 +75,7 @@ class Committed:
     seconds: float
 
 
-Event = Started | Progress | Finding | Profile | Finished | Committed
+Event = Fetching | Started | Progress | Finding | Profile | Finished | Committed
 Listener = Callable[[Event], None]
 
 

@@ -6,7 +6,7 @@ The grammar is in `safetensors_header`. Must not write files (sinks do) or impor
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,10 @@ class SafetensorsFile:
         """Where the tensor's bytes lie; always plain in this format."""
         return Extent(self.path, self._start + self._begins[name], self.tensors[name].nbytes)
 
+    def extents(self) -> list[Extent]:
+        """Of every tensor, in order."""
+        return [self.extent(name) for name in self.tensors]
+
     def close(self) -> None:
         """Close the file; reads fail afterwards."""
         self._raw.close()
@@ -56,23 +60,30 @@ def open_safetensors(path: Path, limits: Limits = DEFAULT) -> SafetensorsFile:
     """Open and check a file's header; its tensors are listed in the order of their bytes."""
     raw = ByteFile(path)
     try:
-        if raw.size < 8:
-            raise corrupt("CV-S052", path, f"the file has {raw.size} bytes, a header needs at least 10")
-        length = int.from_bytes(raw.bytes_at(0, 8), "little")
-        if length > raw.size - 8:
-            raise corrupt(
-                "CV-S052",
-                path,
-                f"the header claims {length:,} bytes, the file has {raw.size - 8:,} after the length",
-                hint="the file was cut short, or is not a safetensors file",
-            )
-        if length > limits.header_bytes:
-            raise over_limit(path, "header size in bytes", length, limits.header_bytes)
-        header = parse_header(raw.bytes_at(8, length), raw.size - 8 - length, path, limits)
+        header, start = read_header(raw.bytes_at, raw.size, path, limits)
     except BaseException:
         raw.close()
         raise
-    return SafetensorsFile(raw, header, 8 + length)
+    return SafetensorsFile(raw, header, start)
+
+
+def read_header(
+    read: Callable[[int, int], bytes], size: int, path: Path, limits: Limits = DEFAULT
+) -> tuple[Header, int]:
+    """The checked header of a file of `size` bytes, and where its data begins; `read(offset, count)` gives its bytes."""
+    if size < 8:
+        raise corrupt("CV-S052", path, f"the file has {size} bytes, a header needs at least 10")
+    length = int.from_bytes(read(0, 8), "little")
+    if length > size - 8:
+        raise corrupt(
+            "CV-S052",
+            path,
+            f"the header claims {length:,} bytes, the file has {size - 8:,} after the length",
+            hint="the file was cut short, or is not a safetensors file",
+        )
+    if length > limits.header_bytes:
+        raise over_limit(path, "header size in bytes", length, limits.header_bytes)
+    return parse_header(read(8, length), size - 8 - length, path, limits), 8 + length
 
 
 def encode_header(tensors: Sequence[TensorMeta], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:

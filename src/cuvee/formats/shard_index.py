@@ -6,6 +6,7 @@ Must not know what tensors mean.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,9 +56,15 @@ class WeightSet:
             file.close()
 
 
-def weight_files(folder: Path, limits: Limits = DEFAULT) -> WeightSet:
-    """Open the weights of a model folder, safetensors before PyTorch before GGUF; SourceError in doubt."""
-    names = _listing(folder)
+def weight_files(
+    folder: Path, limits: Limits = DEFAULT, away: Mapping[str, TensorFile] | None = None
+) -> WeightSet:
+    """Open the weights of a model folder, safetensors before PyTorch before GGUF; SourceError in doubt.
+
+    `away` are files that belong to the folder and are not in it yet, by name, open already.
+    """
+    away = away or {}
+    names = sorted({*_listing(folder), *away})
     kinds = [
         ([n for n in names if n.endswith(".safetensors")], SAFETENSORS_NAMES),
         ([n for n in names if n.endswith(TORCH_SUFFIXES)], TORCH_NAMES),
@@ -71,8 +78,8 @@ def weight_files(folder: Path, limits: Limits = DEFAULT) -> WeightSet:
         others = [name for later, _ in kinds[position + 1 :] for name in later if holds_weights(name)]
         notes = _left_aside(folder, others, "another format of the model is there too")
         if index is not None:
-            return _indexed(folder, index, weights, notes, limits)
-        return _single(folder, weights, canonical, notes, limits)
+            return _indexed(folder, index, weights, notes, limits, away)
+        return _single(folder, weights, canonical, notes, limits, away)
     raise _nothing(folder, names)
 
 
@@ -85,7 +92,12 @@ def _listing(folder: Path) -> list[str]:
 
 
 def _indexed(
-    folder: Path, index_name: str, weights: list[str], notes: tuple[Diagnostic, ...], limits: Limits
+    folder: Path,
+    index_name: str,
+    weights: list[str],
+    notes: tuple[Diagnostic, ...],
+    limits: Limits,
+    away: Mapping[str, TensorFile],
 ) -> WeightSet:
     """The shards that an index lists, none missing, none stale beside them."""
     index_path = safe_member(folder, index_name)
@@ -93,14 +105,14 @@ def _indexed(
     unlisted = [name for name in weights if name not in index.files]
     _refuse_stale(index_path, index, unlisted)
     for name in index.files:
-        if not safe_member(folder, name).is_file():
+        if name not in away and not safe_member(folder, name).is_file():
             raise unusable(
                 "CV-S072",
                 index_path,
                 f"the index lists {quoted(name)}, which is not there",
                 hint="the model is incomplete: fetch the missing file",
             )
-    opened = _open_all(folder, index.files, limits)
+    opened = _open_all(folder, index.files, limits, away)
     try:
         check_against_shards(index_path, index, opened)
     except SourceError:
@@ -138,6 +150,7 @@ def _single(
     canonical: tuple[str, ...],
     notes: tuple[Diagnostic, ...],
     limits: Limits,
+    away: Mapping[str, TensorFile],
 ) -> WeightSet:
     """The one file that is the model: of a canonical name, or alone."""
     chosen = next((name for name in canonical if name in weights), None)
@@ -163,16 +176,18 @@ def _single(
             hint="name the file itself instead of the folder",
         )
     name = chosen or weights[0]
-    opened = _open_all(folder, (name,), limits)
+    opened = _open_all(folder, (name,), limits, away)
     aside = _left_aside(folder, [other for other in weights if other != name], f"the model is `{name}`")
     return WeightSet(folder, tuple(opened.values()), None, None, notes + aside)
 
 
-def _open_all(folder: Path, names: tuple[str, ...], limits: Limits) -> dict[str, TensorFile]:
+def _open_all(
+    folder: Path, names: tuple[str, ...], limits: Limits, away: Mapping[str, TensorFile]
+) -> dict[str, TensorFile]:
     opened: dict[str, TensorFile] = {}
     try:
         for name in names:
-            opened[name] = open_file(safe_member(folder, name), limits)
+            opened[name] = away.get(name) or open_file(safe_member(folder, name), limits)
     except BaseException:
         _close_all(opened)
         raise

@@ -15,10 +15,12 @@ from cuvee.core.sampling import Span
 from cuvee.core.tensors import Extent, Stored, TensorMeta
 from cuvee.errors import Diagnostic
 from cuvee.sources.low_rank import Delta
-from cuvee.sources.source import Source, bounded, kept_dtype, meta_of, stored_form, weight_files
+from cuvee.sources.source import Source, bounded, kept_dtype, meta_of, stored_form, unfetched, weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from cuvee.sources.remote_file import RemoteFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,10 @@ class AdaptedSource:
     def files(self) -> list[str]:
         """Side files of base and overlay."""
         return sorted({*self._base.files(), *self._overlay.file_names})
+
+    def unfetched(self) -> list[RemoteFile]:
+        """The files of the base of which only the header is here."""
+        return unfetched(self._base)
 
     def weight_files(self) -> Mapping[Path, tuple[Span, ...]]:
         """The base's files and the adapter's."""

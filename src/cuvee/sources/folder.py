@@ -24,6 +24,7 @@ from cuvee.formats.shard_index import weight_files
 from cuvee.formats.shard_names import holds_weights
 from cuvee.sources.carried import CarriedFiles
 from cuvee.sources.reference import WEIGHT_SUFFIXES
+from cuvee.sources.remote_file import RemoteFile
 from cuvee.sources.side_files import SideFiles
 from cuvee.sources.source import note
 from cuvee.sources.stored import StoredTensors
@@ -88,6 +89,10 @@ class FolderSource:
         """The files that hold the tensors."""
         return self._stored.weight_files()
 
+    def unfetched(self) -> list[RemoteFile]:
+        """Files of which only the header is here."""
+        return self._stored.unfetched()
+
     def identity(self) -> dict[str, Any]:
         """Folder or file name, sizes, header digests of weights, digests of configs and tokenizer files."""
         files = [*self._stored.identity(), *self._side.identity()]
@@ -109,10 +114,16 @@ def open_path(path: Path, label: str, limits: Limits) -> FolderSource:
 
 
 def open_single(
-    path: Path, label: str, limits: Limits, *, origin: Origin, notes: tuple[Diagnostic, ...] = ()
+    path: Path,
+    label: str,
+    limits: Limits,
+    *,
+    origin: Origin,
+    notes: tuple[Diagnostic, ...] = (),
+    away: TensorFile | None = None,
 ) -> FolderSource:
-    """One weight file alone; what lies beside it is not looked at."""
-    file = open_file(path, limits)
+    """One weight file alone, `away` where it is not here yet; what lies beside it is not looked at."""
+    file = away or open_file(path, limits)
     config, remarks = _own_config(file, label)
     stored = StoredTensors([file], label, limits, root=path.parent)
     side, more = _side_files(SideFiles(None, label, limits), file, label)
@@ -126,12 +137,16 @@ def open_folder(
     *,
     origin: Origin | None = None,
     notes: tuple[Diagnostic, ...] = (),
+    away: Mapping[str, TensorFile] | None = None,
 ) -> FolderSource:
-    """The model in a folder; `origin` says what it is when that is not simply the folder."""
+    """The model in a folder; `origin` says what it is when that is not simply the folder.
+
+    `away` are weight files that belong to it and are not here yet.
+    """
     if is_adapter(folder):
         raise _adapter_alone(folder, label, limits)
     try:
-        weights = weight_files(folder, limits)
+        weights = weight_files(folder, limits, away)
     except SourceError as error:
         raise error.at(source=label) from None
     try:

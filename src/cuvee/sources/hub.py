@@ -1,4 +1,4 @@
-"""Models on the hub, through `huggingface_hub` and its cache: only the files that are needed.
+"""Models on the hub, through `huggingface_hub` and its cache: only the files that are needed, weights when they are.
 
 Owns which files those are and what the hub's failures mean to a person. No connection is made offline; tokens
 and server texts never reach a message. Progress is not drawn here.
@@ -16,6 +16,7 @@ from cuvee.core import settings
 from cuvee.core.limits import Limits
 from cuvee.core.names import did_you_mean, printable
 from cuvee.errors import Diagnostic, SourceError, Where
+from cuvee.formats.file import TensorFile
 from cuvee.formats.index_file import read_index
 from cuvee.formats.shard_names import (
     INDEX_SUFFIX,
@@ -33,8 +34,10 @@ from cuvee.sources.folder import (
     open_folder,
     open_single,
 )
+from cuvee.sources.hub_header import Commit, NoRanges, ranged
 from cuvee.sources.pipeline import INDEX, is_pipeline, open_pipeline
 from cuvee.sources.reference import WEIGHT_SUFFIXES, Reference
+from cuvee.sources.remote_file import RemoteFile, Whereabouts
 from cuvee.sources.side_files import is_weights
 from cuvee.sources.source import note
 
@@ -44,6 +47,7 @@ _FORMATS = (
     ((".gguf",), ()),
 )
 _GATED = "ask for access on its page on the hub, then log in or set `HF_TOKEN`"
+LATE = ".safetensors"  # of such files the header, which comes first, is enough to plan with
 _SIDE = (".json", ".txt", ".model", ".jinja", ".md")
 _SIDE_NAMES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
 
@@ -53,16 +57,22 @@ def open_hub(
 ) -> FolderSource:
     """The model at `hf://owner/name[@rev][/sub]`, fetched into the hub's cache; `sub` may be a file."""
     fetched = _Repository(reference, label, limits, offline=offline)
-    snapshot = fetched.snapshot(lambda names: _wanted(fetched, names))
+    snapshot = fetched.snapshot(lambda names: _wanted(fetched, names), late=True)
     origin = Origin("hub", _origin_name(reference), snapshot.name)
+    path = snapshot / reference.subfolder if reference.subfolder else snapshot
+    away = fetched.away(snapshot)
     notes = (*notes, *fetched.notes)
-    path = _inside(snapshot, reference, label)
+    if not (path.exists() or path == snapshot or away):
+        raise not_found(path, label)
     try:
-        if path.is_file():
-            return open_single(path, label, limits, origin=origin, notes=notes)
+        if reference.subfolder in away or path.is_file():
+            whole = away.get(reference.subfolder or "")
+            return open_single(path, label, limits, origin=origin, notes=notes, away=whole)
+        below = f"{reference.subfolder}/" if reference.subfolder else ""
+        inside: dict[str, TensorFile] = {name.removeprefix(below): file for name, file in away.items()}
         if is_pipeline(path):
-            return open_pipeline(path, label, limits, origin=origin, notes=notes)
-        return open_folder(path, label, limits, origin=origin, notes=notes)
+            return open_pipeline(path, label, limits, origin=origin, notes=notes, away=inside)
+        return open_folder(path, label, limits, origin=origin, notes=notes, away=inside)
     except SourceError as error:
         if fetched.offline and error.diagnostics[0].code in ("CV-S072", "CV-S077"):
             raise _offline(label, "is not completely in the hub's cache") from None
@@ -104,13 +114,19 @@ class _Repository:
         self.limits = limits
         self.offline = offline or settings.flag("HF_HUB_OFFLINE") or settings.flag("CUVEE_OFFLINE")
         self.notes: list[Diagnostic] = []
+        self.late: list[str] = []  # weight files that are not fetched before they are read
 
-    def snapshot(self, wanted: Callable[[Sequence[str]], list[str]]) -> Path:
-        """The snapshot's folder with the wanted files; what is cached serves when the hub is away."""
+    def snapshot(self, wanted: Callable[[Sequence[str]], list[str]], *, late: bool = False) -> Path:
+        """The snapshot's folder with the wanted files; what is cached serves when the hub is away.
+
+        With `late` safetensors files are left for later, unless nothing else is wanted.
+        """
         if not self.offline:
             try:
-                names = self.names()
-                return self.download([glob.escape(name) for name in wanted(names)])
+                names = wanted(self.names())
+                now = [name for name in names if not (late and name.endswith(LATE))]
+                self.late = [name for name in names if name not in now] if now else []
+                return self.download([glob.escape(name) for name in now or names])
             except _UnreachableError as error:
                 self.offline = True
                 unreachable = error
@@ -137,7 +153,7 @@ class _Repository:
             )
         return [sibling.rfilename for sibling in info.siblings or ()]
 
-    def download(self, patterns: list[str]) -> Path:
+    def download(self, patterns: list[str], commit: str | None = None) -> Path:
         """The snapshot's folder, with the files that match (offline: as it is)."""
         from huggingface_hub import snapshot_download
 
@@ -145,7 +161,7 @@ class _Repository:
             return Path(
                 snapshot_download(
                     self.reference.name,
-                    revision=self.reference.revision,
+                    revision=commit or self.reference.revision,
                     endpoint=settings.get("HF_ENDPOINT"),
                     cache_dir=_cache(),
                     allow_patterns=patterns,
@@ -153,6 +169,30 @@ class _Repository:
                     tqdm_class=_silent(),
                 )
             )
+
+    def away(self, snapshot: Path) -> dict[str, RemoteFile]:
+        """The files left for later that the cache does not have, each known by its header."""
+        missing = [name for name in self.late if not (snapshot / name).is_file()]
+        patterns = [glob.escape(name) for name in missing]
+        at = Commit(self.reference.name, snapshot.name, settings.get("HF_ENDPOINT"))
+
+        def fetch() -> None:
+            try:
+                self.download(patterns, snapshot.name)
+            except _UnreachableError as error:
+                raise error.as_error(self.label) from None
+
+        found = {}
+        for name in missing:
+            try:
+                with self.explained():
+                    size, read = ranged(at, name)
+                    place = Whereabouts(snapshot / name, size, read, fetch)
+                    found[name] = RemoteFile(place, self.limits)
+            except (_UnreachableError, NoRanges):
+                fetch()  # a hub that does not serve parts of files
+                return {}
+        return found
 
     def index(self, name: str) -> list[str]:
         """The files that a shard index lists, before any of them is fetched."""

@@ -16,10 +16,12 @@ from cuvee.core.sampling import Span
 from cuvee.core.tensors import Extent, Stored, TensorMeta
 from cuvee.errors import Diagnostic
 from cuvee.sources.key_map import Made, Part
-from cuvee.sources.source import Source, bounded, kept_dtype, meta_of, stored_form, weight_files
+from cuvee.sources.source import Source, bounded, kept_dtype, meta_of, stored_form, unfetched, weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from cuvee.sources.remote_file import RemoteFile
 
 
 class MappedSource:
@@ -97,6 +99,10 @@ class MappedSource:
     def files(self) -> list[str]:
         """Names of the side files."""
         return self._beside.files()
+
+    def unfetched(self) -> list[RemoteFile]:
+        """The files of the inner source of which only the header is here."""
+        return unfetched(self.inner)
 
     def weight_files(self) -> Mapping[Path, tuple[Span, ...]]:
         """The inner source's files."""

@@ -29,6 +29,9 @@ from cuvee.sources.stored import StoredTensors
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cuvee.formats.file import TensorFile
+    from cuvee.sources.remote_file import RemoteFile
+
 INDEX = "model_index.json"
 COMPONENTS = "components"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
@@ -60,20 +63,25 @@ def open_pipeline(
     *,
     origin: Origin | None = None,
     notes: tuple[Diagnostic, ...] = (),
+    away: Mapping[str, TensorFile] | None = None,
 ) -> FolderSource:
-    """The components of a pipeline that have weights, as one source; SourceError when one lacks its weights."""
+    """The components of a pipeline that have weights, as one source; SourceError when one lacks its weights.
+
+    `away` are weight files (`unet/…`) that belong to it and are not here yet.
+    """
     index = read_config(folder, INDEX, limits) or {}
     parts: dict[str, StoredTensors] = {}
     configs: dict[str, Mapping[str, Any]] = {}
     found: list[Diagnostic] = list(notes)
-    listed = [name for name in component_names(index) if safe_member(folder, name).is_dir()]
+    inside = _by_component(away or {})
+    listed = [n for n in component_names(index) if n in inside or safe_member(folder, n).is_dir()]
     try:
         for name in listed:
             inner = folder / name
             config = read_config(inner, "config.json", limits)
-            if config is None and not _has_weights(inner):
+            if config is None and name not in inside and not _has_weights(inner):
                 continue  # a scheduler, a tokenizer, a feature extractor
-            weights = weight_files(inner, limits)
+            weights = weight_files(inner, limits, inside.get(name))
             parts[name] = StoredTensors(weights.files, f"{label}/{name}", limits, root=folder)
             configs[name] = config or {}
             found += weights.notes
@@ -95,6 +103,14 @@ def open_pipeline(
     config = {**index, COMPONENTS: configs}
     origin = origin or Origin("pipeline", folder.resolve().name)
     return FolderSource(stored, side, config, origin=origin, notes=tuple(found))  # type: ignore[arg-type]
+
+
+def _by_component(files: Mapping[str, TensorFile]) -> dict[str, dict[str, TensorFile]]:
+    found: dict[str, dict[str, TensorFile]] = {}
+    for path, file in files.items():
+        component, _, name = path.partition("/")
+        found.setdefault(component, {})[name] = file
+    return found
 
 
 def _has_weights(folder: Path) -> bool:
@@ -145,6 +161,10 @@ class PipelineTensors:
         meta_of(self.tensors, name, self.label)
         place = self._places[name]
         return place.part.stored(place.name)
+
+    def unfetched(self) -> list[RemoteFile]:
+        """Files of which only the header is here."""
+        return [file for part in self._parts.values() for file in part.unfetched()]
 
     def weight_files(self) -> Mapping[Path, tuple[Span, ...]]:
         """The files of every component."""

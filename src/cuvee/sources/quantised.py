@@ -19,10 +19,12 @@ from cuvee.core.names import printable
 from cuvee.core.sampling import Span
 from cuvee.core.tensors import Extent, Stored, TensorMeta
 from cuvee.errors import CorruptFile, SourceError, Where
-from cuvee.sources.source import Source, bounded, kept_dtype, meta_of, note, stored_form, weight_files
+from cuvee.sources.source import Source, bounded, kept_dtype, meta_of, note, stored_form, unfetched, weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from cuvee.sources.remote_file import RemoteFile
 
 _SCALES = ("_scale_inv", "_scale")  # of `x.weight`; for fused experts, of `x.gate_up_proj`
 _ACTIVATIONS = re.compile(r".*\.(input_scale|activation_scale|input_scale_inv|activation_scale_ub)")
@@ -125,6 +127,10 @@ class DequantisedSource:
     def files(self) -> list[str]:
         """Side files of the base."""
         return self._base.files()
+
+    def unfetched(self) -> list[RemoteFile]:
+        """The files of the base of which only the header is here."""
+        return unfetched(self._base)
 
     def weight_files(self) -> Mapping[Path, tuple[Span, ...]]:
         """The base's files."""

@@ -19,6 +19,8 @@ from cuvee.errors import Diagnostic, MissingTensor, UsageError, Where
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cuvee.sources.remote_file import RemoteFile
+
 
 @runtime_checkable
 class Source(Protocol):
@@ -89,6 +91,13 @@ def weight_files(source: Source) -> Mapping[Path, tuple[Span, ...]]:
     """
     files = getattr(source, "weight_files", None)
     found: Mapping[Path, tuple[Span, ...]] = {} if files is None else files()
+    return found
+
+
+def unfetched(source: Source) -> list[RemoteFile]:
+    """The files of a source of which only headers are on this machine."""
+    files = getattr(source, "unfetched", None)
+    found: list[RemoteFile] = [] if files is None else files()
     return found
 
 

@@ -24,6 +24,7 @@ from cuvee.formats.file import TensorFile, open_file
 from cuvee.formats.gguf_types import packed_bytes
 from cuvee.sources.file_pool import FilePool
 from cuvee.sources.prefixes import strip_prefixes
+from cuvee.sources.remote_file import RemoteFile
 from cuvee.sources.source import bounded, meta_of
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ class StoredTensors:
     def __init__(self, files: Sequence[TensorFile], label: str, limits: Limits, *, root: Path) -> None:
         self.label = label
         self.root = root
-        self._pool = FilePool(partial(open_file, limits=limits))
+        self._pool = FilePool(partial(self._opened, limits))
+        self._remote = {file.path: file for file in files if isinstance(file, RemoteFile)}
+        self._sizes: dict[Path, int] = {}
         self._homes: dict[str, Path] = {}
         self._digests: dict[Path, str] = {}
         self._spans: dict[Path, tuple[Span, ...]] = {}
@@ -57,6 +60,13 @@ class StoredTensors:
             for name, old in self._names.items()
         }
 
+    def _opened(self, limits: Limits, path: Path) -> TensorFile:
+        return self._remote.get(path) or open_file(path, limits)
+
+    def unfetched(self) -> list[RemoteFile]:
+        """Files of which only the header is here."""
+        return [file for file in self._remote.values() if not file.here]
+
     def _take(self, file: TensorFile, stored: dict[str, TensorMeta]) -> None:
         for name, meta in file.tensors.items():
             if name in stored:
@@ -73,6 +83,7 @@ class StoredTensors:
                     file.encodings[name], packed_bytes(file.encodings[name], meta.numel)
                 )
         self._digests[file.path] = _header_digest(file)
+        self._sizes[file.path] = file.size if isinstance(file, RemoteFile) else file.path.stat().st_size
         extents = (file.extent(name) for name in file.tensors)
         self._spans[file.path] = tuple((e.offset, e.nbytes) for e in extents if e is not None)
 
@@ -88,6 +99,8 @@ class StoredTensors:
         meta_of(self.tensors, name, self.label)
         stored = self._names[name]
         with self._pool.using(self._homes[stored]) as file:
+            if isinstance(file, RemoteFile):
+                file.fetch()  # whoever asks is about to read there
             return file.extent(stored)
 
     def stored(self, name: str) -> Stored:
@@ -105,7 +118,7 @@ class StoredTensors:
             (
                 {
                     "name": path.relative_to(self.root).as_posix(),
-                    "size": path.stat().st_size,
+                    "size": self._sizes[path],
                     "digest": digest,
                 }
                 for path, digest in self._digests.items()

@@ -54,6 +54,7 @@ class LocalHub:
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.requests: list[Request] = []
+        self.served = 0  # bytes of files that were sent
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.hub = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
@@ -177,17 +178,21 @@ class _Handler(BaseHTTPRequestHandler):
         content = files.get(path)
         if content is None:
             return self._refuse(404, "EntryNotFound", commit)
-        first = 0
+        first, end = 0, len(content)
         asked = self.headers.get("Range", "")
         if asked.startswith("bytes="):
-            first = int(asked.removeprefix("bytes=").partition("-")[0] or 0)
-        self.send_response(206 if first else 200)
+            start, _, last = asked.removeprefix("bytes=").partition("-")
+            first, end = int(start or 0), min(end, int(last) + 1 if last else end)
+        self.send_response(206 if asked else 200)
+        if asked:
+            self.send_header("Content-Range", f"bytes {first}-{end - 1}/{len(content)}")
         self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
         self.send_header("X-Repo-Commit", commit)
-        self.send_header("Content-Length", str(len(content) - first))
+        self.send_header("Content-Length", str(end - first))
         self.end_headers()
         if body:
-            self.wfile.write(content[first:])
+            cast(_Server, self.server).hub.served += end - first
+            self.wfile.write(content[first:end])
         return None
 
     def _json(self, value: Any, status: int = 200) -> None:

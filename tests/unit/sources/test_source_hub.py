@@ -10,6 +10,7 @@ from source_checkpoints import same, tensors, whole
 
 from cuvee.errors import SourceError
 from cuvee.sources.open import open_source
+from cuvee.sources.source import unfetched
 from cuvee.testing.hub import LocalHub
 
 TOKEN = "hf_canary0123456789"
@@ -27,6 +28,14 @@ def hub(tmp_path, monkeypatch):
 
 def opened(what, anchor, **more):
     return open_source(what, anchor=anchor, **more)
+
+
+def complete(what, anchor):
+    """Open a source and bring all of it into the cache."""
+    source = opened(what, anchor)
+    for file in unfetched(source):
+        file.fetch()
+    source.close()
 
 
 def refused(what, anchor, **more):
@@ -125,7 +134,7 @@ def test_several_candidates_are_refused_before_anything_large_is_fetched(hub, tm
 
 def test_the_cache_serves_offline(hub, tmp_path, monkeypatch):
     commit = hub.add("owner/name", model())
-    opened("hf://owner/name", tmp_path).close()
+    complete("hf://owner/name", tmp_path)
     hub.requests.clear()
     for what in ("hf://owner/name", f"hf://owner/name@{commit}"):
         source = opened(what, tmp_path, offline=True)
@@ -148,7 +157,7 @@ def test_a_cache_without_the_weights_is_not_enough_offline(hub, tmp_path):
 
 def test_an_unreachable_hub(hub, tmp_path, monkeypatch):
     hub.add("owner/name", model())
-    opened("hf://owner/name", tmp_path).close()
+    complete("hf://owner/name", tmp_path)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     source = opened("hf://owner/name", tmp_path)
     assert [(n.code, n.severity) for n in source.notes] == [("CV-S016", "warning")]
