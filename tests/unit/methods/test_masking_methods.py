@@ -105,6 +105,8 @@ def test_emr_worked_example_and_degenerate_experts():
     unified = emr.unified([first, second])
     assert unified.tolist() == [2, 3]
     assert [emr.mask(x, unified).int().tolist() for x in (first, second)] == [[1, 0], [1, 1]]
+    tied = emr.unified([torch.tensor([1.0, -2.0]), torch.tensor([-1.0, 2.0])])
+    assert tied.tolist() == [-1, -2]
     assert emr.rescalers(MemoryStream([[first, second]])) == pytest.approx([1.5, 0.8])
     assert emr.rescalers(MemoryStream([[first, torch.zeros(2)]])) == [1.0, 1.0]
     assert emr.rescalers(MemoryStream([[torch.zeros(0)]])) == [1.0]
@@ -163,6 +165,9 @@ def test_cabs_properties():
     assert run_stage("cabs", parts[:1], {"n": 8, "m": 8}).equal(parts[0])
     assert run_stage("block_top", parts[0], {"n": 2, "m": 4}).count_nonzero() == 515  # half, of the rest too
     assert run_stage("cabs", parts, {"n": [0, 0, 4], "m": 4}).equal(parts[2])
+    equal = run_stage("block_top", torch.ones(4096), {"n": 100, "m": 1024}).reshape(4, 1024)
+    assert equal[:, :100].all()
+    assert not equal[:, 100:].any()
 
 
 # --- Localize-and-Stitch ---

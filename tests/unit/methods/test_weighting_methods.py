@@ -105,7 +105,8 @@ def test_slack_properties():
     assert merged_of("slack_merge", vectors, {"slack": 0.5}) == [3, 5, 3, 7]
     assert merged_of("slack_merge", vectors, {"slack": 1.0, "weight": [1.0, 0.0]}) == [3, -1, 2, 0]
     tiny = [[1e-30], [-1e-30]]  # whose product vanishes in float32
-    assert merged_of("slack_merge", tiny, {"slack": 1.0}) == pytest.approx([1e-30])
+    assert merged_of("slack_merge", tiny, {"slack": 1.0}) == pytest.approx([1e-30], rel=1e-6, abs=0)
+    assert merged_of("slack_merge", [[2.0], [-2]], {"slack": 0.0}) == [2]  # of equals the first wins
 
 
 # --- analogies and forgetting ---

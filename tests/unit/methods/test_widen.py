@@ -8,8 +8,10 @@ import pytest
 import torch
 from cases_catalogue import BASE, EXPERTS, SHAPES, check, wide
 
+from cuvee.methods.combine.widen import _moves, _products, _ranks
 from cuvee.methods.contract import Place
 from cuvee.testing.stages import run_method, run_stage
+from cuvee.testing.streams import MemoryStream
 
 torch.set_num_threads(1)
 
@@ -64,12 +66,17 @@ def test_columns_that_hardly_turned_are_ranked_by_how_much_they_did():
     angles = torch.tensor([5.0, 1, 8, 2, 7, 3, 6, 4], dtype=torch.float64) * 1e-10
     turned = base + aside / aside.norm(dim=0) * base.norm(dim=0) * angles
     other = base + 1e-3 * torch.randn(64, 8, generator=generator, dtype=torch.float64)
-    from cuvee.methods.combine.widen import _moves, _products, _ranks
-    from cuvee.testing.streams import MemoryStream
-
     _, direction = _moves(_products(MemoryStream([[base, turned, other]], "row"), by_row=False))
     assert _ranks(direction)[0].tolist() == [4, 0, 7, 1, 6, 2, 5, 3]
     np.testing.assert_allclose(direction[0].numpy(), (angles.numpy() ** 2) / 2, rtol=1e-4)
+
+
+def test_lengths_that_hardly_changed_are_told_apart():
+    base = torch.randn(64, 8, generator=torch.Generator().manual_seed(0)).double()
+    shares = torch.tensor([5.0, 1, 8, 2, 7, 3, 6, 4], dtype=torch.float64) * 1e-15
+    longer, _ = _moves(_products(MemoryStream([[base, base * (1 + shares)]], "row"), by_row=False))
+    wanted = (base * (1 + shares) - base).mul(base).sum(0) / base.norm(dim=0)  # as float64 holds it
+    np.testing.assert_allclose(longer[0].numpy(), wanted.numpy(), rtol=1e-6)
 
 
 def test_hostile_tensors_stay_finite():
