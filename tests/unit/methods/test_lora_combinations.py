@@ -253,3 +253,29 @@ def test_the_clamp_of_a_truncation() -> None:
     expected = left.clip(-high, high) @ vh.clip(-high, high)
     found = run_stage("truncate", matrix, {"rank": 3, "clamp": 0.9}).numpy()
     assert numpy.allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.transformers
+@pytest.mark.parametrize("inner", ["elect", "iso_c"])
+def test_the_core_space_of_adapters_is_that_of_their_own_factors(inner: str, tmp_path: Path) -> None:
+    live = adapters(tmp_path, ranks=(2, 3, 2))
+    base = str(tmp_path / "base")
+    experts = {f"x{i}": f"{base} + {tmp_path / f'x{i}'}" for i in range(3)}
+    found = cuvee.merge(experts, base=base, method=["core_space", inner]).load()
+    layer = live.base_model.model.b
+    lefts = [(layer.lora_B[x].weight * layer.scaling[x]).detach().double().numpy() for x in experts]
+    rights = [layer.lora_A[x].weight.detach().double().numpy() for x in experts]
+    u = numpy.linalg.svd(numpy.concatenate(lefts, axis=1), full_matrices=False)[0]
+    v = numpy.linalg.svd(numpy.concatenate(rights, axis=0), full_matrices=False)[2].T
+    cores = [u.T @ b @ a @ v for b, a in zip(lefts, rights, strict=True)]
+    assert cores[0].shape == (7, 7)
+    if inner == "elect":
+        sign = numpy.where(sum(cores) >= 0, 1.0, -1.0)
+        agree = [numpy.sign(c) == sign for c in cores]
+        total = sum(c * a for c, a in zip(cores, agree, strict=True))
+        merged = total / numpy.maximum(sum(a.astype(float) for a in agree), 1)
+    else:
+        p, s, q = numpy.linalg.svd(sum(cores))
+        merged = s.mean() * p @ q
+    expected = layer.base_layer.weight.detach().double().numpy() + u @ merged @ v.T
+    assert numpy.allclose(found["b.weight"].numpy(), expected, atol=1e-4)

@@ -9,7 +9,7 @@ PEFT calls this `{theirs}`. It works on the changes ΔWᵢ = sᵢBᵢAᵢ, so it
 factors, and ranks may differ. {more}`output: {{kind: adapter, rank: …}}` writes the result as an adapter.
 """
 _FACTORS = """
-PEFT calls this `{theirs}`. It merges the factors A and B apart, with the square roots of |wᵢsᵢ|: what comes out has cross
+PEFT calls this `{theirs}`. It merges the factors A and B apart, with square roots of |wᵢsᵢ|: what comes out has cross
 terms BᵢAⱼ that no adapter had, and depends on how each is split into factors. Use it to get what PEFT gives; for the
 changes themselves use `{instead}`. All adapters need one rank. With negative weights, adapters of embeddings and of
 GPT-2's layers differ from PEFT by where the sign goes.
