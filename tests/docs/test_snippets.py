@@ -14,6 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import bare_pipelines
 from doc_snippets import ROOT, Block, blocks, pages, run_block, same
 
 PAGES = [page for page in pages() if any(b.runs for b in blocks(page))]
@@ -25,6 +26,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny models of the guides."""
     folder = tmp_path_factory.mktemp("docs") / "models"
     runpy.run_path(str(ROOT / "examples" / "tiny_models.py"))["main"](folder)
+    bare_pipelines.main(folder)
     return folder
 
 

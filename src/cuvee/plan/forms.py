@@ -118,7 +118,9 @@ def _lacking(recipe: Recipe, views: Mapping[str, View], donor: View) -> list[Dia
             shown = ", ".join(f"`{printable(part)}`" for part in absent)
             rest = ", ".join(f"{part}: {{}}" for part in wanted if part not in absent)
             message = f"`{printable(view.alias)}` has no {shown}, so it cannot be merged"
-            hint = f"write `modules: {{{rest}}}` to merge the rest; what is left out is copied"
+            hint = (
+                f"write `modules: {{{rest}}}` to merge the rest; what is left out is copied" if rest else None
+            )
             out.append(Diagnostic("CV-P155", message, hint=hint))
     return out
 

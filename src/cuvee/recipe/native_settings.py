@@ -19,7 +19,7 @@ from cuvee.recipe.model import BlockValues, Curve, Rule, Scalar, Setting
 
 SHAPES = ("linear", "cosine", "step")
 _RULE = ("name", "role", "layers", "module", "block", "value")
-_NOT_PATTERNS = {"curve", "points", "blocks"}  # keys of a mapping that is one value
+_NOT_PATTERNS = {"curve", "points", "blocks", "base"}  # keys of a mapping that is one value
 DEFAULT = "default"
 
 
@@ -151,7 +151,7 @@ class ValueReader:
     def _value(self, value: Any, parameter: Parameter, path: Path) -> Any:
         if isinstance(value, list):
             return self._curve(value, "linear", parameter, path)
-        if isinstance(value, dict) and "blocks" in value:
+        if isinstance(value, dict) and {"blocks", "base"} & value.keys():
             return self._block_values(value, parameter, path)
         if isinstance(value, dict):
             for key in value:
@@ -179,8 +179,9 @@ class ValueReader:
             if key not in ("blocks", "base"):
                 hint = did_you_mean(key, ("blocks", "base"))
                 self._problem("CV-R004", (*path, key), f"unknown key `{printable(key)}`", key=True, hint=hint)
-        if "base" not in value:
-            self._problem("CV-R005", path, "`blocks` needs `base`, the value of all that is in no block")
+        if len({"blocks", "base"} & value.keys()) < 2:
+            message = "values by block need both `blocks` and `base`, the value of all that is in no block"
+            self._problem("CV-R005", path, message)
             return _BAD
         base = self._scalar(value["base"], parameter, (*path, "base"))
         given = value["blocks"]

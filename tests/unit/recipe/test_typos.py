@@ -51,6 +51,7 @@ NATIVE: dict[str, Any] = {
         "density": [
             {"name": "*.mlp.*", "role": "mlp", "layers": [0, 2], "module": "default", "value": 0.3},
             {"value": {"curve": "linear", "points": [0, 1]}},
+            {"block": "IN04", "value": {"blocks": [0, 1], "base": 0.5}},
         ],
     },
     "layers": [{"from": ["a", "b"], "range": [0, 2], "base": "a", "parameters": {"weight": 1}}],
@@ -67,7 +68,14 @@ NATIVE: dict[str, Any] = {
     "dtype": "float32",
     "seed": 1,
     "edges": "ends",
-    "output": {"dtype": "bfloat16", "shard_size": "1GB", "card": True, "tokenizer": True},
+    "output": {
+        "dtype": "bfloat16",
+        "shard_size": "1GB",
+        "card": True,
+        "tokenizer": True,
+        "form": "single_file",
+        "like": "./pipeline",
+    },
 }
 MODULES: dict[str, Any] = {
     "version": 1,
@@ -77,7 +85,9 @@ MODULES: dict[str, Any] = {
     "curves": "slices",
     "modules": {
         "encoder": {"from": {"a": {"weight": 0.5}, "b": {}}, "base": "base", "parameters": {"density": 0.3}},
-        "decoder": {"layers": [{"from": {"a": {"layers": [0, 2], "weight": 1}}, "parameters": {"weight": 2}}]},
+        "decoder": {
+            "layers": [{"from": {"a": {"layers": [0, 2], "weight": 1}}, "parameters": {"weight": 2}}]
+        },
     },
 }
 ADAPTERS: list[dict[str, Any]] = [
