@@ -18,7 +18,8 @@ from cuvee.core.random import Stream, keep
 from cuvee.engine.kernels.operations import TILE, Code
 from cuvee.engine.kernels.selftest import VECTORS, digest, prune_limit
 from cuvee.methods.contract import Block
-from cuvee.methods.summaries import Cut, _line_sums
+from cuvee.methods.exact_sums import line_sums
+from cuvee.methods.summaries import Cut
 
 ELEMENTS = TILE + 3  # a whole tile and an odd rest
 EDGES = [0.0, -0.0, 1.0, -1.0, 2.0**-149, -(2.0**-149), 2.0**-126, 2.0**-133, 6e-8, 5.96e-8, 6.1e-5, -6.09e-5]
@@ -310,7 +311,7 @@ def prunes() -> list[dict[str, Any]]:
             sum(int(marked[at + k]) << k for k in range(8)) for at in range(0, rows * length // 8 * 8 + 1, 8)
         )
         again = torch.where(noted, values, 0.0)
-        totals = [_line_sums(part.abs(), by_row=True) for part in (values, thinned)]
+        totals = [line_sums(part.abs(), by_row=True) for part in (values, thinned)]
         keys = values.reshape(-1)[:length].contiguous().view(torch.int32).long() & 0xFFFFFFFF
         chosen = int(keys.sort().values[length // 3])
         told = [chosen, int((keys < chosen).sum()), *[int((keys == chosen).sum())] * 2]
@@ -329,8 +330,8 @@ def prunes() -> list[dict[str, Any]]:
 
 def sums() -> list[dict[str, Any]]:
     x, y = INPUTS["few"] * 0.1, INPUTS["z"]
-    total = _line_sums(y, by_row=False)
-    product = _line_sums(x.double() * y.double(), by_row=False)
+    total = line_sums(y, by_row=False)
+    product = line_sums(x.double() * y.double(), by_row=False)
     scaled = op(Code.SCALE, 2, 0, x=0.1)
     return [
         case("sum", "z", [op(Code.SUM, 0, 0)], None, data=raw(total)),

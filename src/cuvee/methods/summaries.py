@@ -12,23 +12,22 @@ tensors handed over whole; pieces of 1024 counted from the row's start in row bl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from cuvee.core.lazy import torch
 from cuvee.errors import RunError
 from cuvee.methods.contract import Block, Stream
+from cuvee.methods.exact_sums import Exact, line_sums
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 G = TypeVar("G")
 Ties = Literal["index", "all", "none"]
-LINE = 1024
 _DIGIT = 16  # bits of a float decided in each pass of a selection
 _BINS = 1 << _DIGIT
-_PENDING = 8192  # line sums held before they are folded into an exact expansion
 
 
 def totals(stream: Stream, figures: Callable[[Block], list[Tensor]]) -> list[float]:
@@ -44,13 +43,13 @@ def totals_by(
     stream: Stream, figures: Callable[[Block], list[Tensor]], key: Callable[[Block], G]
 ) -> dict[G, list[float]]:
     """As `totals`, apart for each group of blocks that `key` names, in the order of first mention."""
-    sums: dict[G, list[_Exact]] = {}
+    sums: dict[G, list[Exact]] = {}
     with torch.no_grad():
         for block in stream.blocks():
             found = figures(block)
-            own = sums.setdefault(key(block), [_Exact() for _ in found])
+            own = sums.setdefault(key(block), [Exact() for _ in found])
             for total, figure in zip(own, found, strict=True):
-                total.add(_line_sums(figure, by_row=block.tensors[0].dim() == 2))
+                total.add(line_sums(figure, by_row=block.tensors[0].dim() == 2))
     return {group: [total.value() for total in own] for group, own in sums.items()}
 
 
@@ -279,54 +278,3 @@ def _value_of(key: int, wide: bool) -> float:
     integer, real = (torch.int64, torch.float64) if wide else (torch.int32, torch.float32)
     mirror = (1 << (63 if wide else 31)) - 1
     return float(torch.tensor([key ^ mirror if key < 0 else key], dtype=integer).view(real))
-
-
-def _line_sums(figure: Tensor, *, by_row: bool) -> Tensor:
-    """float64 sums of the lines of a figure: halves are added until one value is left, a fixed tree."""
-    wide = figure.double()
-    if not by_row:
-        wide = wide.reshape(1, -1)
-    elif wide.dim() < 2:
-        return wide.reshape(-1)  # one value for each row: every row is a line
-    rows, length = wide.shape
-    line = LINE if length >= LINE else 1 << max(length - 1, 0).bit_length()
-    if length % line:  # zeros leave a sum as it is
-        wide = torch.nn.functional.pad(wide, (0, -length % line))
-    wide = wide.reshape(rows * (wide.shape[1] // line), line)
-    while line > 1:
-        line //= 2
-        wide = wide[:, :line] + wide[:, line:]
-    return wide.reshape(-1)
-
-
-class _Exact:
-    """A sum of float64 values that is rounded once, at the end, and so does not depend on their order."""
-
-    def __init__(self) -> None:
-        self._terms: list[float] = []
-
-    def add(self, values: Tensor) -> None:
-        self._terms.extend(values.tolist())
-        if len(self._terms) > _PENDING:
-            self._terms = _expansion(self._terms)
-
-    def value(self) -> float:
-        return _sum(self._terms)
-
-
-def _expansion(terms: list[float]) -> list[float]:
-    """A few floats of exactly the same sum: the rounded sum, then the rounded rest, until none is left."""
-    out: list[float] = []
-    while rest := _sum([*terms, *(-x for x in out)]):
-        out.append(rest)
-        if not math.isfinite(rest):
-            return [rest]
-    return out
-
-
-def _sum(terms: Iterable[Any]) -> float:
-    values = list(terms)
-    try:
-        return math.fsum(values)
-    except (OverflowError, ValueError):  # infinities of both signs, or a sum beyond float64
-        return float(sum(values))
