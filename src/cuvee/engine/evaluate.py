@@ -124,7 +124,7 @@ class Evaluator:
         return found
 
     def assembled(self, node: Node) -> Tensor:
-        """The node's whole value, flat, put together from runs where it can be cut, so that its parts are never whole."""
+        """The node's whole value, flat, put together from runs where it can be cut, so that parts never are."""
         ranges = cut(node, self.options.memory // max(1, self.options.threads), self.options.block)
         if ranges.whole:
             return self.value(node, Frame(0, ranges.total))

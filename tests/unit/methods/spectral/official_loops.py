@@ -58,10 +58,7 @@ def doge_delta(taus, eta=0.07, subspace=6.0, steps=400, lr=1e-4, sgd=False):
         stacked[:, i * rank : (i + 1) * rank] = torch.linalg.svd(tau, full_matrices=False)[0][:, :rank]
     left = torch.linalg.svd(stacked, full_matrices=False)[0][:, : int(n / subspace)]
     delta = torch.nn.Parameter(torch.zeros_like(vectors[0]))
-    if sgd:
-        optimizer = torch.optim.SGD([delta], lr=lr, momentum=0.9)
-    else:
-        optimizer = torch.optim.Adam([delta], lr=lr)
+    optimizer = torch.optim.SGD([delta], lr=lr, momentum=0.9) if sgd else torch.optim.Adam([delta], lr=lr)
     merged = (vectors * strengths[:, None, None]).sum(0)
     for _ in range(steps):
         optimizer.zero_grad()

@@ -40,10 +40,8 @@ def iso_cts(
     total = matrices.sum()
     if common <= 0 or each_task == 0:
         return flattened(total, decompose, 0.0)
-    left, right = (
-        total.new_empty(matrices.shape[0], matrices.directions),
-        total.new_empty(matrices.shape[1], matrices.directions),
-    )
+    left = total.new_empty(matrices.shape[0], matrices.directions)
+    right = total.new_empty(matrices.shape[1], matrices.directions)
     values = total.new_empty(matrices.directions)
     u, s, vh = decompose.svd(total, common)
     del total
@@ -55,7 +53,10 @@ def iso_cts(
         own = decompose.svd(matrix - basis @ (basis.T @ matrix), each_task)
         place = slice(index * each_task, (index + 1) * each_task)
         left[:, place], values[place], right[:, place] = own[0], own[1], own[2].T
-    left, right = polar(left, decompose, rank_tol), polar(right, decompose, rank_tol)
+        del matrix, own
+    del basis
+    left = polar(left, decompose, rank_tol)
+    right = polar(right, decompose, rank_tol)
     return (left @ right.T).mul_(values.mean())
 
 

@@ -29,7 +29,8 @@ def lore(
     Minimises Σ ‖θ₀ + δᵢ − θᵢ‖² + μ‖δᵢ‖_* by turns: δᵢ = the singular values of θᵢ − θ₀ less μ/2 (at least 0), then
     θ₀ = mean(θᵢ − δᵢ); the result is θ₀ + λ · aggregate(δᵢ). With `mean` and λ = 1 that is exactly the average of the
     models, whatever μ: choose another λ, or `sum`. Convex, so enough steps find the minimum. K decompositions for each
-    step; δᵢ are never kept, so memory does not grow with the experts. Other tensors are averaged.
+    step, and two evaluations of each expert; δᵢ are never kept, so memory does not grow with the experts. Other
+    tensors are averaged.
 
     Liu et al., "LoRE-Merging: exploring low-rank estimation for LLM merging", Findings of EMNLP 2025
     (arXiv:2502.10749), which gives no defaults. Where the loss carries ½ before the square, double μ.
@@ -41,18 +42,20 @@ def lore(
         aggregate: whether the changes are averaged or summed
         start: where θ₀ begins, at the mean of the experts or at the base (at zero, where there is none)
     """
-    mean = matrices.mean()
-    centre = mean.clone() if start == "mean" else torch.zeros_like(mean)
+    count = len(matrices)
+    centre = matrices.mean() if start == "mean" else torch.zeros_like(matrices[0])
     for _ in range(steps):
-        left_over = (rest_of(matrices[i], centre, decompose, mu / 2) for i in range(len(matrices)))
-        centre = added(left_over).div_(len(matrices))
-    count = 1 if aggregate == "mean" else len(matrices)
-    return centre + (mean - centre).mul_(lam * count)  # mean(δᵢ) = mean(θᵢ) − θ₀ after a step
+        changes = (softened(matrices[i] - centre, decompose, mu / 2) for i in range(count))
+        change = added(changes).div_(-count)
+        centre = change.add_(matrices.mean())
+        del change
+    merged = matrices.mean().sub_(centre)  # mean(δᵢ) = mean(θᵢ) − θ₀ after a step
+    return centre.add_(merged, alpha=lam if aggregate == "mean" else lam * count)
 
 
-def rest_of(matrix: Tensor, centre: Tensor, decompose: Decomposer, threshold: float) -> Tensor:
-    """θᵢ − δᵢ with δᵢ = θᵢ − θ₀ after soft thresholding of its singular values."""
-    u, s, vh = decompose.svd(matrix - centre)
+def softened(matrix: Tensor, decompose: Decomposer, threshold: float) -> Tensor:
+    """A matrix after soft thresholding of its singular values."""
+    u, s, vh = decompose.svd(matrix)
     soft = s.sub(threshold).clamp_(min=0)
     rank = int((soft > 0).sum())
-    return matrix - (u[:, :rank] * soft[:rank]) @ vh[:rank]
+    return (u[:, :rank] * soft[:rank]) @ vh[:rank]
