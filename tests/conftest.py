@@ -21,6 +21,35 @@ import pytest
 GOLDEN = Path(__file__).parent / "golden"
 
 
+_REACHED: list[str] = []  # hosts that a test asked for beyond this machine
+_HERE = ("127.", "::1", "localhost", "0.0.0.0")
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    """Note every name that is looked up and every address that is connected to (an audit hook lasts for ever)."""
+    if event == "socket.connect":
+        address = arguments[1]
+        host = address[0] if isinstance(address, tuple) else ""
+    elif event == "socket.getaddrinfo":
+        host = arguments[0]
+    else:
+        return
+    name = host.decode() if isinstance(host, bytes) else host
+    if name and not str(name).startswith(_HERE):
+        _REACHED.append(str(name))
+
+
+sys.addaudithook(_watch)
+
+
+@pytest.fixture(autouse=True)
+def quiet_network() -> Iterator[None]:
+    """Promise 21, for every test: no connection beyond this machine, and no name looked up."""
+    _REACHED.clear()
+    yield
+    assert not _REACHED, f"the network was used: {_REACHED}"
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write golden files anew")
 

@@ -16,6 +16,7 @@ from cuvee.core import settings
 from cuvee.core.names import printable
 from cuvee.errors import CuveeError, SourceError, VerifyError
 from cuvee.sinks.target import beside
+from cuvee.sources.hub_client import api
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -43,7 +44,9 @@ def push(
 ) -> Pushed:
     """Upload an output (a folder, or one weight file with its manifest) in one commit.
 
-    The repository, and the branch `revision`, are made where they are not there.     Raises VerifyError when the output is not what its manifest says, SourceError (CV-S019) when the hub refuses.
+    The repository, and the branch `revision`, are made where they are not there.
+
+    Raises VerifyError when the output is not what its manifest says, SourceError (CV-S019) when the hub refuses.
     The token comes from the hub's own settings and is never printed.
     """
     if settings.flag("CUVEE_OFFLINE") or settings.flag("HF_HUB_OFFLINE"):
@@ -52,28 +55,26 @@ def push(
         found = verify_folder(output) if output.is_dir() else verify_file(output)
         if found:
             raise VerifyError.collected(found)
-    from huggingface_hub import HfApi
-
-    api = HfApi(endpoint=settings.get("HF_ENDPOINT"))
+    hub = api()
     try:
-        api.create_repo(repository, private=private, exist_ok=True)
+        hub.create_repo(repository, private=private, exist_ok=True)
         if revision is not None:
-            api.create_branch(repository, branch=revision, exist_ok=True)
-        return _committed(api, dict(_files(output)), repository, revision, message)
+            hub.create_branch(repository, branch=revision, exist_ok=True)
+        return _committed(hub, dict(_files(output)), repository, revision, message)
     except Exception as error:  # noqa: BLE001 (the hub's HTTP client has errors of its own kind)
         raise _refused(repository, error) from None
 
 
 def _committed(
-    api: HfApi, files: dict[str, Path], repository: str, revision: str | None, message: str
+    hub: HfApi, files: dict[str, Path], repository: str, revision: str | None, message: str
 ) -> Pushed:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    there = api.list_repo_files(repository, revision=revision)
+    there = hub.list_repo_files(repository, revision=revision)
     stale = sorted(n for n in there if "/" not in n and n.endswith(_WEIGHTS) and n not in files)
     steps: list[Any] = [CommitOperationDelete(path_in_repo=name) for name in stale]
     steps += [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()]
-    made = api.create_commit(repository, steps, commit_message=message, revision=revision)
+    made = hub.create_commit(repository, steps, commit_message=message, revision=revision)
     return Pushed(str(made.commit_url), tuple(stale))
 
 

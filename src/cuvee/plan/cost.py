@@ -17,7 +17,7 @@ from cuvee.plan.nodes import Apply, Enter, Gather, Node, Read, walk
 from cuvee.plan.plan import OutputTensor, Plan
 from cuvee.sources.source import stored_form
 
-PROGRAM = 260_000_000  # bytes of the interpreter, torch and what a small merge takes besides its blocks
+PROGRAM = 300_000_000  # bytes of the interpreter, torch and what a small merge takes besides its blocks
 _WORD = 4  # bytes of a float32
 
 

@@ -34,6 +34,7 @@ from cuvee.sources.folder import (
     open_folder,
     open_single,
 )
+from cuvee.sources.hub_client import api, tell_nothing
 from cuvee.sources.hub_header import Commit, NoRanges, ranged
 from cuvee.sources.pipeline import INDEX, is_pipeline, open_pipeline
 from cuvee.sources.reference import WEIGHT_SUFFIXES, Reference
@@ -145,10 +146,8 @@ class _Repository:
 
     def names(self) -> list[str]:
         """Names of all files of the repository."""
-        from huggingface_hub import HfApi
-
         with self.explained():
-            info = HfApi(endpoint=settings.get("HF_ENDPOINT")).model_info(
+            info = api().model_info(
                 self.reference.name, revision=self.reference.revision
             )
         return [sibling.rfilename for sibling in info.siblings or ()]
@@ -157,6 +156,7 @@ class _Repository:
         """The snapshot's folder, with the files that match (offline: as it is)."""
         from huggingface_hub import snapshot_download
 
+        tell_nothing()
         with self.explained():
             return Path(
                 snapshot_download(

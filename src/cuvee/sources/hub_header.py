@@ -17,6 +17,7 @@ from blake3 import blake3
 from cuvee.core import cache
 from cuvee.core.disk import make_folders, write_file
 from cuvee.errors import CuveeError
+from cuvee.sources.hub_client import tell_nothing
 
 FIRST = 1 << 17  # bytes of the first request: most headers fit
 _KEPT = 1 << 26  # longer ones are asked for again
@@ -58,6 +59,7 @@ def _first(at: Commit, name: str, count: int) -> tuple[int, bytes]:
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
+    tell_nothing()
     url = hf_hub_url(at.repository, name, revision=at.commit, endpoint=at.endpoint)
     # Without compression, or the bytes would not be those of the file.
     headers = {**build_hf_headers(), "Range": f"bytes=0-{count - 1}", "Accept-Encoding": "identity"}

@@ -40,6 +40,7 @@ class Request:
     method: str
     path: str
     authorization: str | None
+    agent: str | None = None  # what the client says of itself
 
 
 class LocalHub:
@@ -115,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Uploads: make a repository or branch, ask how files travel, commit. Any token may, none may not."""
         path = unquote(urlsplit(self.path).path).strip("/")
         hub = cast(_Server, self.server).hub
-        hub.requests.append(Request(self.command, path, self.headers.get("Authorization")))
+        hub.requests.append(self._request(path))
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.headers.get("Authorization") is None:
             return self._refuse(401, "Unauthorized")
@@ -147,13 +148,16 @@ class _Handler(BaseHTTPRequestHandler):
         hub.repositories[name].private = wanted.get("visibility") == "private" or bool(wanted.get("private"))
         return self._json({"url": f"{hub.endpoint}/{name}"})
 
+    def _request(self, path: str) -> Request:
+        return Request(self.command, path, self.headers.get("Authorization"), self.headers.get("User-Agent"))
+
     def log_message(self, format: str, *args: Any) -> None:
         """Tests look at `LocalHub.requests` instead."""
 
     def _serve(self, *, body: bool) -> None:
         path = unquote(urlsplit(self.path).path).strip("/")
         hub = cast(_Server, self.server).hub
-        hub.requests.append(Request(self.command, path, self.headers.get("Authorization")))
+        hub.requests.append(self._request(path))
         is_api = path.startswith("api/models/")
         owner, _, rest = path.removeprefix("api/models/").partition("/")
         name, _, tail = rest.partition("/")
