@@ -168,3 +168,141 @@ def test_a_pipeline_does_not_become_one_file_by_its_name_alone(pair, cli, tmp_pa
     assert "CV-P156" in made.err
     path.write_text(path.read_text() + "\noutput: {form: single_file}\n")
     assert cli("merge", path, "-o", tmp_path / "x.safetensors").code == 0
+
+
+def test_a_component_alone_is_written_as_diffusers_looks_for_it(pair, cli, tmp_path: Path) -> None:
+    from diffusers import UNet2DConditionModel
+
+    a, b = pair("sd1")
+    text = f"experts: {{a: {a / 'unet'}, b: {b / 'unet'}}}\nmerge: {{method: average}}"
+    made = cli("merge", recipe(tmp_path / "r.yaml", text), "-o", tmp_path / "out")
+    assert made.code == 0, made.err
+    assert (tmp_path / "out" / "diffusion_pytorch_model.safetensors").is_file()
+    found, info = UNet2DConditionModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    ones, others = (UNet2DConditionModel.from_pretrained(p / "unet").state_dict() for p in (a, b))
+    for name, tensor in found.state_dict().items():
+        torch.testing.assert_close(tensor, (ones[name] + others[name]) / 2, rtol=1e-6, atol=1e-7)
+
+
+def test_steps_and_trees_of_pipelines_give_the_same_bytes(pair, cli, tmp_path: Path) -> None:
+    a, b = pair("flux")
+    inner = f"{{experts: {{a: {a}, b: {b}}}, merge: {{method: average}}}}"
+    outer = (
+        "experts: {{soup: {{{}, weight: 0.3}}, b: {{source: {}, weight: 0.7}}}}\nmerge: {{method: linear}}"
+    )
+    tree = outer.format(f"recipe: {inner}", b)
+    assert cli("merge", recipe(tmp_path / "t.yaml", tree), "-o", tmp_path / "tree").code == 0
+    step = f"experts: {{a: {a}, b: {b}}}\nmerge: {{method: average}}"
+    assert cli("merge", recipe(tmp_path / "1.yaml", step), "-o", tmp_path / "step").code == 0
+    last = outer.format(f"source: {tmp_path / 'step'}", b)
+    assert cli("merge", recipe(tmp_path / "2.yaml", last), "-o", tmp_path / "after").code == 0
+    one, two = weights(tmp_path / "tree"), weights(tmp_path / "after")
+    assert one.keys() == two.keys() == weights(a).keys()
+    assert all(torch.equal(t, two[n]) for n, t in one.items())
+    assert (tmp_path / "tree" / "model_index.json").read_bytes() == (a / "model_index.json").read_bytes()
+
+
+def test_shards_types_and_saved_plans(pair, cli, tmp_path: Path) -> None:
+    from cuvee.sinks.layout import Layout
+    from cuvee.testing.tiny_pipelines import run
+
+    a, b = pair("sd3")
+    text = f"experts: {{a: {a}, b: {b}}}\nmerge: {{method: average}}\noutput: {{dtype: float16, shard_size: 10kB}}"
+    path = recipe(tmp_path / "r.yaml", text)
+    made = cli("merge", path, "-o", tmp_path / "out")
+    assert made.code == 0, made.err
+    shards = list((tmp_path / "out" / "transformer").glob("*.safetensors"))
+    assert len(shards) > 1
+    assert (tmp_path / "out" / "transformer" / "diffusion_pytorch_model.safetensors.index.json").is_file()
+    assert json.loads((tmp_path / "out" / "text_encoder" / "config.json").read_text())["dtype"] == "float16"
+    assert {t.dtype for t in weights(tmp_path / "out").values()} == {torch.float16}
+    assert run(tmp_path / "out").isfinite().all()
+    assert cli("verify", tmp_path / "out").code == 0
+    from cuvee.api.blend import Blend
+    from cuvee.recipe.load import parse_recipe
+
+    layout = Blend(parse_recipe(path.read_text())).plan().value.layout
+    assert Layout.from_json(json.loads(json.dumps(layout.to_json()))).digest == layout.digest
+
+
+def test_an_interrupted_merge_of_pipelines_goes_on(pair, tmp_path: Path, monkeypatch) -> None:
+    from cuvee.api import execute
+    from cuvee.api.blend import Blend
+    from cuvee.recipe.load import parse_recipe
+
+    a, b = pair("sd1")
+    blend = Blend(parse_recipe(f"version: 1\nexperts: {{a: {a}, b: {b}}}\nmerge: {{method: average}}"))
+    monkeypatch.setattr(execute, "refuse_changed", lambda *_: (_ for _ in ()).throw(RuntimeError("stopped")))
+    with pytest.raises(RuntimeError, match="stopped"):
+        blend.save(tmp_path / "out")
+    staged = tmp_path / ".out.cuvee-part" / "model"
+    (staged / "vae" / "left.over").write_bytes(b"x")
+    monkeypatch.undo()
+    saved = blend.save(tmp_path / "out")
+    assert saved.finished.written_bytes == 0  # everything was there
+    assert not (tmp_path / "out" / "vae" / "left.over").exists()
+    blend.save(tmp_path / "again")
+    one, two = weights(tmp_path / "out"), weights(tmp_path / "again")
+    assert one.keys() == two.keys() and all(torch.equal(t, two[n]) for n, t in one.items())
+
+
+def test_a_component_that_one_model_lacks(pair, cli, tmp_path: Path) -> None:
+    import shutil
+
+    a, b = pair("sdxl")
+    small = tmp_path / "small"
+    shutil.copytree(b, small)
+    shutil.rmtree(small / "text_encoder_2")
+    text = f"experts: {{a: {a}, b: {small}}}\nmerge: {{method: average}}\n"
+    made = cli("merge", recipe(tmp_path / "r.yaml", text), "-o", tmp_path / "out")
+    assert made.code == 2
+    assert "CV-P155" in made.err
+    assert "`text_encoder_2`" in made.err
+    path = recipe(tmp_path / "s.yaml", text + "modules: {unet: {}, vae: {}}\n")
+    assert cli("merge", path, "-o", tmp_path / "out").code == 0
+    found, ones = weights(tmp_path / "out"), weights(a)
+    assert found.keys() == ones.keys()
+    same = {n for n, t in found.items() if torch.equal(t, ones[n])}
+    assert {n.partition("/")[0] for n in same} == {"text_encoder", "text_encoder_2"}
+
+
+def test_half_precision_variants_are_read_where_they_are_alone(pair, cli, tmp_path: Path) -> None:
+    import shutil
+
+    a, b = pair("sd1")
+    folder = tmp_path / "variant"
+    shutil.copytree(a, folder)
+    for path in list(folder.glob("*/*.safetensors")):
+        path.rename(path.with_name(path.name.replace(".safetensors", ".fp16.safetensors")))
+    text = "experts: {{a: {}, b: {}}}\nmerge: {{method: average}}\n"
+    assert cli("merge", recipe(tmp_path / "1.yaml", text.format(folder, b)), "-o", tmp_path / "one").code == 0
+    assert cli("merge", recipe(tmp_path / "2.yaml", text.format(a, b)), "-o", tmp_path / "two").code == 0
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert one.keys() == two.keys() and all(torch.equal(t, two[n]) for n, t in one.items())
+
+
+def test_what_a_hub_repository_of_a_pipeline_is_asked_for() -> None:
+    from cuvee.sources.hub import _wanted
+    from cuvee.sources.reference import Reference
+
+    class Repository:
+        reference = Reference("hub", "owner/name")
+
+    names = ["model_index.json", "README.md", "v1.ckpt", "v1.safetensors", "scheduler/scheduler_config.json"]
+    names += [
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "unet/diffusion_pytorch_model.bin",
+    ]
+    names += ["unet/diffusion_pytorch_model.fp16.safetensors", "text_encoder/model.fp16.safetensors"]
+    assert sorted(_wanted(Repository(), names)) == sorted(  # type: ignore[arg-type]
+        [
+            "model_index.json",
+            "README.md",
+            "scheduler/scheduler_config.json",
+            "unet/config.json",
+            "unet/diffusion_pytorch_model.safetensors",
+            "text_encoder/model.fp16.safetensors",
+        ]
+    )
