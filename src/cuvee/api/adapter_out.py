@@ -23,6 +23,7 @@ from cuvee.bundle.manifest_form import Origin, build
 from cuvee.core.dtypes import BY_NAME, FLOAT32, DType
 from cuvee.core.names import printable
 from cuvee.core.tensors import TensorMeta
+from cuvee.engine.decompositions import decomposer
 from cuvee.engine.deltas import Change, adds_to_base, changes, whole
 from cuvee.engine.evaluate import Evaluator
 from cuvee.engine.events import Finished, Listener, Progress, Started, ignore, peak_memory
@@ -163,7 +164,8 @@ class _Work:
         self.bound = Bound(form.rank, form.energy, form.error)
         self.sources = {key: opened.source for key, opened in plan.sources.items()}
         groups = {name: [node for _, node in members] for name, members in plan.groups().items()}
-        self.evaluator = Evaluator(self.sources, groups, options, Guard(options, self.sources, listener))
+        guard = Guard(options, self.sources, listener)
+        self.evaluator = Evaluator(self.sources, groups, options, guard, decompose=decomposer(options))
         self.room = options.memory
         self.kept: dict[str, Compressed] = {}
 

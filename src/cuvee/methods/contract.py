@@ -192,6 +192,7 @@ class Stage:
     doc: str
     paper: str | None
     leave: Callable[[Tensor, Any], Tensor] | None = None
+    records: tuple[str, ...] = ()
 
     def access_for(self, values: Mapping[str, Any]) -> Access:
         """The access this stage needs with these parameter values."""
@@ -325,14 +326,18 @@ def stage(  # noqa: PLR0913 (one keyword for each trait)
     inputs: tuple[int, int | None] = (1, None),
     paper: str | None = None,
     leave: Callable[[Tensor, Any], Tensor] | None = None,
+    records: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], Stage]:
     """Make a stage of a function; its keyword-only annotated arguments become parameters.
 
     The function receives, positionally, one tensor (condition, rescale) or the list of input tensors
     (combine), then by keyword its parameters (`PerExpert` ones as a single value in condition stages and as a
-    list in combine stages) and, where it names them, `summary`, `uniforms`, `decompose`, `factors` and `block`. `summarise` gets
-    the stream, the same parameters and, where it names it, `decompose`. `check` gets the same values at plan time
-    (single ones in a condition, lists in a combine stage) and says what is wrong with their combination.
+    list in combine stages) and, where it names them, `summary`, `uniforms`, `decompose`, `factors` and `block`.
+    `summarise` gets the stream, the same parameters and, where it names it, `decompose`. `check` gets the same values
+    at plan time (single ones in a condition, lists in a combine stage) and says what is wrong with their combination.
+
+    `records` names entries of a model-wide summary, numbers, that go into the output's manifest, for a later run to
+    go on from.
 
     A space receives the list of input tensors and gives `Coordinates`; `leave` receives what was made of them, and
     their frame. Combine stages and spaces of `tensor` access may name `factors`: a list with the `Factors` of each
@@ -358,6 +363,7 @@ def stage(  # noqa: PLR0913 (one keyword for each trait)
             doc=function.__doc__ or "",
             paper=paper,
             leave=leave,
+            records=records,
         )
 
     return wrap

@@ -1,8 +1,8 @@
 """Finds methods and stages by name: those of this package, those of plug-ins, those a test registers.
 
 The folder listing is the registry: every module below `presets/` holds methods, every module below `conditions/`,
-`combine/`, `rescale/` and `spaces/` holds stages, and adding a file adds what is in it. Looking one up imports its module alone,
-listing them imports all. Nothing here imports torch.
+`combine/`, `rescale/` and `spaces/` holds stages, and adding a file adds what is in it. Looking one up imports its
+module alone, listing them imports all. Nothing here imports torch.
 Plug-ins use the entry-point group `cuvee.methods`: an entry named like its method points at a `Method`, one
 named `stage.NAME` at a `Stage`; their modules are imported when the name is first asked for.
 """

@@ -1,4 +1,4 @@
-"""A live PEFT model as base weights plus the deltas of its active LoRA, DoRA, LoHa or LoKr adapters, without merging it.
+"""A live PEFT model as base weights plus what its active LoRA, DoRA, LoHa or LoKr adapters add, without merging it.
 
 Knows PEFT's modules by their attributes (so PEFT itself is never imported): `base_layer`, `lora_A`,
 `scaling`, `modules_to_save`. Adapters that are merged already are part of the base weights. Must not change

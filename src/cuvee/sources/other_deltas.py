@@ -75,9 +75,8 @@ class Hadamard:
 
     def slice(self, start: int, stop: int, dtype: torch_types.dtype) -> Tensor:
         """Elements [start, stop), row-major."""
-        first, second = (
-            self.cache.get((id(self), dtype, n), lambda n=n: self._pair(n, dtype)) for n in (0, 1)
-        )  # type: ignore[misc]
+        first = self.cache.get((id(self), dtype, 0), lambda: self._pair(0, dtype))
+        second = self.cache.get((id(self), dtype, 1), lambda: self._pair(1, dtype))
 
         def rows(low: int, high: int) -> Tensor:
             return ((first[0][low:high] @ first[1]) * (second[0][low:high] @ second[1])).mul_(self.scale)

@@ -65,9 +65,9 @@ def refute_space(stage: Stage, values: Mapping[str, Any], groups: Groups) -> Non
             _claim(len(one) == 1 and made.tensors[0].dtype == dtype, stage, "coordinates are alike")
             assert stage.leave is not None
             weights = [0.5 - number for number in range(len(inputs))]
-            merged = sum(w * t for w, t in zip(weights, made.tensors, strict=True))
+            merged = torch.stack([w * t for w, t in zip(weights, made.tensors, strict=True)]).sum(dim=0)
             back = stage.leave(merged, made.frame)
-            expected = sum(w * t for w, t in zip(weights, inputs, strict=True))
+            expected = torch.stack([w * t for w, t in zip(weights, inputs, strict=True)]).sum(dim=0)
             error = float((back - expected).abs().max()) if back.shape == expected.shape else 1.0
             _claim(
                 error < 1e-4 and back.dtype == dtype, stage, "sums of coordinates come back as sums of inputs"

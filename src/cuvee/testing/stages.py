@@ -75,7 +75,11 @@ def run_group(
         if scope == "tensor":
             stream = MemoryStream([group], access, block, own, [places[number]])
             summary = _summary(stage, stream, values, decompose)
-        injected = {"summary": summary, "uniforms": own[0] if own else None, "decompose": decompose}
+        injected: dict[str, Any] = {
+            "summary": summary,
+            "uniforms": own[0] if own else None,
+            "decompose": decompose,
+        }
         injected["factors"] = [None] * len(group)
         # a stage's own numbering follows its summary's
         number_seen = number if scope == "model" else 0

@@ -1,4 +1,4 @@
-"""DoRA, LoHa and LoKr, from files and live, against PEFT's own merged weights; and each as it comes back from a merge."""
+"""DoRA, LoHa and LoKr, from files and live, against PEFT's own merged weights; each comes back from a merge of one."""
 
 from __future__ import annotations
 
