@@ -6,7 +6,10 @@ Each round measures, one after the other for each method: the floor (plain large
 and `fsync`, one thread for each core), `cuvee merge` in a process of its own, and the same command on a checkpoint of
 1 MB, whose wall time is start-up and is taken off. Reported are medians over the rounds, ratios taken within a round,
 with a warm page cache and, where this process may drop it (root, --cold), with a cold one. Checkpoints are synthetic
-Llamas in bfloat16, made here.
+Llamas in bfloat16, made here. With --mergekit, that `mergekit-yaml` merges the same files in the same rounds.
+
+Before each measurement a file of the output's size is written and removed: a virtual machine that gives free pages back
+to its host makes whoever writes first wait for new ones, up to seconds, which would be charged to the floor.
 """
 
 from __future__ import annotations
@@ -210,7 +213,8 @@ def floor(files: list[Path], out: Path, nbytes: int) -> Measured:
 
 
 def chill(files: list[Path], cold: bool) -> None:
-    """Bring the page cache into the wanted state."""
+    """Bring the page cache into the wanted state, and the machine to hold free pages for one output."""
+    floor([], files[0].parent / "pages.bin", files[0].stat().st_size)
     os.sync()
     if cold:
         DROP.write_text("3")
@@ -222,10 +226,36 @@ def chill(files: list[Path], cold: bool) -> None:
                 pass
 
 
-def measure(method: str, folder: Path, tiny: Path, rounds: int, cold: bool) -> dict[str, Any]:
+def rival(program: Path, folder: Path, method: str, out: Path) -> Measured:
+    """One run of `mergekit-yaml` on the same recipe and files, followed by a sync of what it wrote."""
+    path, _ = recipe(folder, method)
+    shutil.rmtree(out, ignore_errors=True)
+    began = time.perf_counter()
+    child = subprocess.Popen(
+        [str(program), str(path), str(out), "--no-copy-tokenizer", "--allow-crimes"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=folder,
+    )
+    _, status, used = os.wait4(child.pid, 0)
+    for file in out.glob("*") if out.exists() else ():
+        number = os.open(file, os.O_RDONLY)
+        os.fsync(number)
+        os.close(number)
+    wall = time.perf_counter() - began
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        sys.exit(f"{program} failed at {method}")
+    shutil.rmtree(out)
+    return Measured(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+
+
+def measure(
+    method: str, folder: Path, tiny: Path, rounds: int, cold: bool, program: Path | None = None
+) -> dict[str, Any]:
     _, files = recipe(folder, method)
     nbytes = files[0].stat().st_size
-    floors, runs, starts = [], [], []
+    floors, runs, starts, rivals = [], [], [], []
     for _ in range(rounds):
         chill(files, cold)
         floors.append(floor(files, folder / "floor.bin", nbytes))
@@ -234,11 +264,19 @@ def measure(method: str, folder: Path, tiny: Path, rounds: int, cold: bool) -> d
         if cold:
             command(tiny, method, folder / "out")  # start-up from a warm cache, as in what is taken off
         runs.append(command(folder, method, folder / "out"))
+        if program is not None:
+            chill(files, cold)
+            rivals.append(rival(program, folder, method, folder / "out"))
     walls = [run.wall - start.wall for run, start in zip(runs, starts, strict=True)]
+    ratios = sorted(w / f.wall for w, f in zip(walls, floors, strict=True))
+    against = [m.wall / r.wall for m, r in zip(rivals, runs, strict=False)]
     return {
+        "spread": [ratios[0], ratios[-1]],
+        "mergekit": [asdict(m) for m in rivals],
+        "times_faster": median(against) if against else None,
         "wall": median(walls),
         "floor": median(f.wall for f in floors),
-        "ratio": median(w / f.wall for w, f in zip(walls, floors, strict=True)),
+        "ratio": median(ratios),
         "cpu": median(r.cpu - s.cpu for r, s in zip(runs, starts, strict=True)),
         "floor_cpu": median(f.cpu for f in floors),
         "start": median(s.wall for s in starts),
@@ -269,6 +307,7 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=None, help="folder of checkpoints, kept; default: temporary"
     )
+    parser.add_argument("--mergekit", type=Path, default=None, help="a `mergekit-yaml` to measure against")
     parser.add_argument("--out", type=Path, default=None, help="JSON file of results")
     given = parser.parse_args()
     work = given.work or Path(tempfile.mkdtemp(prefix="cuvee-bench-"))
@@ -278,13 +317,15 @@ def main() -> None:
                 write_model(work / size / name, size, number)
     states = [False, True] if given.cold and os.access(DROP, os.W_OK) else [False]
     results: dict[str, Any] = {}
-    print(f"{'method':18}{'cache':7}{'floor':>8}{'wall':>8}{'ratio':>8}{'cpu':>8}{'start':>8}{'RSS MB':>8}")
+    heads = ("floor", "wall", "ratio", "cpu", "start", "RSS MB", "faster", "spread")
+    print(f"{'method':18}{'cache':7}" + "".join(f"{head:>8}" for head in heads))
     for method in given.methods:
         for cold in states:
-            found = measure(method, work / given.size, work / "1mb", given.rounds, cold)
+            found = measure(method, work / given.size, work / "1mb", given.rounds, cold, given.mergekit)
             results.setdefault(method, {})["cold" if cold else "warm"] = found
             shown = [found[k] for k in ("floor", "wall", "ratio", "cpu", "start")]
             cells = "".join(f"{v:8.2f}" for v in shown) + f"{found['rss_mb']:8.0f}"
+            cells += f"{found['times_faster'] or 0:8.1f}" + "  {:.2f} … {:.2f}".format(*found["spread"])
             print(f"{method:18}{'cold' if cold else 'warm':7}{cells}", flush=True)
             if given.out:
                 save(given.out, given.size, given.rounds, results)
