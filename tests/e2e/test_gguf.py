@@ -20,7 +20,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 import cuvee
 from cuvee.api.gguf_out import convert_to_gguf
-from cuvee.errors import NonFinite, OutOfSpace, SourceError
+from cuvee.errors import CuveeError, NonFinite, OutOfSpace, SourceError
 from cuvee.testing.faulty_disk import FaultyDisk
 from cuvee.testing.tiny_inputs import inputs_for
 from cuvee.testing.tiny_models import load, logits, tiny
@@ -318,6 +318,32 @@ def test_any_operation_may_fail_and_the_next_run_goes_on(tmp_path: Path, make_ll
             disk.fail_at = None
             found = disk.tree(OUT.parent).get(OUT.name) or to_disk(tmp_path / "model", disk)
         assert found == wanted
+
+
+def test_what_another_model_left_is_not_gone_on_with(
+    tmp_path: Path, make_llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cuvee.sinks.staging import StagedSession
+
+    finish, done = StagedSession.finish, []
+
+    def stop_after_three(self: StagedSession, name: str) -> None:
+        finish(self, name)
+        done.append(name)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+
+    for seed, name in ((0, "model"), (1, "other")):
+        make_llama(tmp_path / name, seed, width=32)
+    monkeypatch.setattr(StagedSession, "finish", stop_after_three)
+    with pytest.raises(KeyboardInterrupt):
+        written(tmp_path / "model", tmp_path / "out.gguf", "q8_0")
+    monkeypatch.setattr(StagedSession, "finish", finish)
+    (tmp_path / "model").rename(tmp_path / "gone")
+    (tmp_path / "other").rename(tmp_path / "model")  # the same names, shapes and header
+    with pytest.raises(CuveeError, match="CV-E008: .* holds an interrupted run of another plan"):
+        written(tmp_path / "model", tmp_path / "out.gguf", "q8_0")
+    assert not (tmp_path / "out.gguf").exists()
 
 
 def smollm() -> Path | None:

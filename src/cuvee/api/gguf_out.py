@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cuvee
+from cuvee.api.inputs import refuse_other, stamps_of
 from cuvee.api.record import libraries
 from cuvee.bundle.manifest_form import Origin, build
 from cuvee.core.digests import bytes_digest, canonical_json
@@ -30,7 +31,7 @@ from cuvee.sinks.layout import Layout, Place, PlannedFile
 from cuvee.sinks.single import SingleFileSink
 from cuvee.sinks.sink import Session
 from cuvee.sources.open import open_source
-from cuvee.sources.source import Source
+from cuvee.sources.source import Source, unfetched, weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,8 +97,13 @@ def convert_to_gguf(
         layout = _layout(plan, out)
         identity = {"gguf": wanted, "source": opened.identity(), "header": bytes_digest(plan.header)}
         digest = bytes_digest(canonical_json(identity))
-        with SingleFileSink(out, disk).begin(layout, digest, resume=resume, overwrite=overwrite) as session:
+        for file in unfetched(opened):
+            file.fetch()
+        before = stamps_of(weight_files(opened))  # headers say nothing of values, which must not be mixed
+        key = bytes_digest(canonical_json([digest, dict(before)]))
+        with SingleFileSink(out, disk).begin(layout, key, resume=resume, overwrite=overwrite) as session:
             _write(opened, plan, session)
+            refuse_other(before)
             origin = _origin(opened, digest)
             session.commit({}, lambda records: build(origin, layout, session.digests, records))
     finally:
@@ -241,7 +247,7 @@ def _check(block: Tensor, tensor: GgufTensor) -> None:
 def _refuse_input(source: Source, written: str, out: Path) -> None:
     """OutputBusy when the output would replace what it is made from."""
     files = {Path(part.strip()).resolve() for part in written.split("+")}
-    files |= {e.path.resolve() for e in map(source.extent, source.tensors) if e is not None}
+    files |= {path.resolve() for path in weight_files(source)}
     if out.resolve() in files:
         raise OutputBusy(
             "CV-E031",

@@ -6,7 +6,7 @@ interrupted run left may only be resumed from the very same files, which is what
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,25 +65,33 @@ def stamps(plan: Plan) -> Stamps:
     """What every input is right now: files by path, size, time, inode and samples; what is in memory by its values."""
     found: dict[str, Any] = {}
     for key, opened in plan.sources.items():
-        files = list(_weight_files(opened))
-        for path in files:
-            found[str(path.resolve())] = _stamp(path)
+        files = stamps_of(_weight_files(opened))
+        found.update(files)
         if not files and opened.source.identity().get("revision") is None:
             found[f"{key}:"] = _values(opened.source)
     return found
 
 
+def stamps_of(paths: Iterable[Path]) -> Stamps:
+    """What these files are right now."""
+    return {str(path.resolve()): _stamp(path) for path in paths}
+
+
 def refuse_changed(plan: Plan, before: Stamps) -> None:
     """RunError when a file is not what it was when the run began: the output would be of two inputs at once."""
-    for opened in plan.sources.values():
-        for path in _weight_files(opened):
-            if before.get(str(path.resolve())) != _stamp(path):
-                raise RunError(
-                    "CV-E072",
-                    f"`{printable(str(path))}` changed while it was merged",
-                    where=Where(file=printable(str(path))),
-                    hint="merge again with `--no-resume` when nothing writes to it any more",
-                )
+    refuse_other(before, (path for opened in plan.sources.values() for path in _weight_files(opened)))
+
+
+def refuse_other(before: Stamps, paths: Iterable[Path] | None = None) -> None:
+    """RunError when one of the files (by default those of the stamps) is not what it was."""
+    for path in map(Path, before) if paths is None else paths:
+        if before.get(str(path.resolve())) != _stamp(path):
+            raise RunError(
+                "CV-E072",
+                f"`{printable(str(path))}` changed while it was merged",
+                where=Where(file=printable(str(path))),
+                hint="merge again with `--no-resume` when nothing writes to it any more",
+            )
 
 
 def resume_key(plan: Plan, before: Stamps, arithmetic: Mapping[str, Any]) -> str:

@@ -112,8 +112,8 @@ def generation_config(
     for model, content in candidates.items():
         if content is not None:
             out = {k: copy.deepcopy(v) for k, v in content.items() if k not in _DROPPED}
-            if dtype is not None and "torch_dtype" in out:
-                out["torch_dtype"] = dtype
+            stated = [key for key in ("dtype", "torch_dtype") if dtype is not None and key in out]
+            out.update(dict.fromkeys(stated, dtype))
             return model, out
     return None
 

@@ -143,9 +143,19 @@ class _Builder:
         shown: Mapping[str, object],
     ) -> OutputTensor:
         place = target.place
-        node = apply_rules(node, stored, self.options.rules_off)
+        simplest = apply_rules(node, stored)
+        off = self.options.rules_off
         meta = TensorMeta(target.name, stored, shape)
-        return OutputTensor(meta, node, place.module, place.layer, place.role, compute, shown)  # type: ignore[arg-type]
+        return OutputTensor(
+            meta,
+            apply_rules(node, stored, off) if off else simplest,
+            place.module,
+            place.layer,
+            place.role,
+            compute,
+            shown,  # type: ignore[arg-type]
+            simplest if off else None,
+        )
 
     def _integers(self, target: Target, fed: Fed) -> OutputTensor:
         """Integer and boolean tensors are copied: from the base or first model, or after a check that all agree."""

@@ -65,7 +65,7 @@ def companions(
     if vocabulary is not None and recipe.output.tokenizer:
         out.files.update(tokenizer_files(vocabulary, views[vocabulary.donor]))
     _template(recipe, views, donor, out)
-    written = generation_config(generation)
+    written = generation_config(generation, dtype=main_dtype(facts.tensors))
     if written is not None:
         content = _moved(written[1], written[0], vocabulary, out)
         out.files["generation_config.json"] = dump_json(content)

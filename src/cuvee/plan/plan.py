@@ -35,6 +35,7 @@ class OutputTensor:
     role: str
     compute: DType
     parameters: Mapping[str, Resolved | Mapping[str, Resolved]] = field(default_factory=dict)
+    simplest: Node | None = None  # after every rule, where some are switched off: what digests see
 
     @property
     def action(self) -> str:
@@ -89,7 +90,7 @@ class Plan:
                     "dtype": t.meta.dtype.name,
                     "shape": list(t.meta.shape),
                     "compute": t.compute.name,
-                    "expression": describe(t.node),
+                    "expression": describe(t.simplest or t.node),
                 }
                 for t in self.tensors
             ],

@@ -96,15 +96,14 @@ class Opener:
                 late[alias] = spec
                 continue
             try:
-                out[alias] = self._view(alias, spec, self._anchor(recipe, spec), place)
+                anchor = self._anchor(recipe, spec)
+                out[alias] = self._view(alias, _without_revision(recipe, spec, anchor, found), anchor, place)
             except CuveeError as error:
                 where = getattr(spec, "where", None)
                 found.extend(_placed(error, where))
         out = one_form(recipe, out, self, found)
-        for alias, spec in late.items():
-            view = _sum_view(alias, spec, out, found)
-            if view is not None:
-                out[alias] = view
+        for alias in late:
+            _add_sum(alias, late, out, found, ())
         return {alias: out[alias] for alias in recipe.sources if alias in out}
 
     def source(self, alias: str, spec: Reference, recipe: Recipe) -> Source:
@@ -119,16 +118,16 @@ class Opener:
         if recipe.file is None or self.elsewhere:
             return self.anchor
         beside, here = Path(recipe.file).parent, Path()
-        if not isinstance(spec, Reference) or exists(beside, _first_part(spec.text)):
+        if not isinstance(spec, Reference) or _is_at(beside, spec.text):
             return beside
-        return here if exists(here, _first_part(spec.text)) else beside
+        return here if _is_at(here, spec.text) else beside
 
     def _view(self, alias: str, spec: SourceSpec, anchor: Path, place: str) -> View:
         if isinstance(spec, Recipe):
             assert self.build is not None
             return _recipe_view(alias, self.build(spec, self, f"{place}{alias.replace('/', '//')}/"))
         key, source = self._open(alias, spec, anchor)
-        return source_view(alias, key, source)
+        return source_view(alias, key, source, getattr(spec, "architecture", None))
 
     def _open(self, alias: str, spec: SourceSpec, anchor: Path) -> tuple[str, Source]:
         written: Any = spec.value if isinstance(spec, InMemory) else _written(spec)
@@ -151,9 +150,24 @@ def _paths(written: Any, anchor: Path) -> tuple[Path, ...]:
     return tuple(anchor / one.name for one in every if one.kind == "path")
 
 
-def _first_part(text: str) -> str:
-    """The base of `base + adapter`."""
-    return text.split("+")[0].strip()
+def _without_revision(recipe: Recipe, spec: SourceSpec, anchor: Path, found: list[Diagnostic]) -> SourceSpec:
+    """A folder named with a revision, as MergeKit's recipes may: it has none, which is said."""
+    if recipe.dialect != "mergekit" or not isinstance(spec, Reference) or "+" in spec.text:
+        return spec
+    text, revision = spec.text, spec.revision
+    if revision is None and not exists(anchor, text):
+        text, _, revision = text.partition("@")
+    if not revision or not exists(anchor, text):
+        return spec
+    message = f"`{printable(text)}` is a folder here, so the revision `{printable(revision)}` has no effect"
+    found.append(Diagnostic("CV-P112", message, spec.where, severity="warning"))
+    return replace(spec, text=text, revision=None)
+
+
+def _is_at(anchor: Path, text: str) -> bool:
+    """Whether the base of `base + adapter` lies there, also where a revision is named with it."""
+    first = text.split("+")[0].strip()
+    return exists(anchor, first) or ("@" in first and exists(anchor, first.partition("@")[0]))
 
 
 def _placed(error: CuveeError, where: Any) -> list[Diagnostic]:
@@ -177,15 +191,18 @@ def _written(spec: SourceSpec) -> str | dict[str, Any]:
     return long
 
 
-def source_view(alias: str, key: str, source: Source) -> View:
-    """The view of a physical source, opened under `key`."""
+def source_view(alias: str, key: str, source: Source, architecture: str | None = None) -> View:
+    """The view of a physical source, opened under `key`; as of another architecture where one is given."""
     shapes = {name: meta.shape for name, meta in source.tensors.items()}
+    config = source.config
+    if architecture is not None:
+        config = {**(config or {}), "architectures": [architecture]}
     return View(
         alias=alias,
         label=source.label,
         tensors=source.tensors,
-        family=identify(source.config, shapes),
-        config=source.config,
+        family=identify(config, shapes),
+        config=config,
         node=lambda name: Read(key, source.tensors[name]),
         kept=lambda name: kept_dtype(source, name),
         files=source.files,
@@ -220,6 +237,28 @@ def _recipe_view(alias: str, plan: Plan) -> View:
         notes=plan.notes,
         plan=plan,
     )
+
+
+def _add_sum(
+    alias: str,
+    late: Mapping[str, Arithmetic],
+    out: dict[str, View],
+    found: list[Diagnostic],
+    through: tuple[str, ...],
+) -> None:
+    """Put the view of a sum into `out`, and those of the sums it is made of before it, in whatever order they stand."""
+    spec = late[alias]
+    if alias in through:
+        circle = " → ".join(f"`{printable(name)}`" for name in (*through[through.index(alias) :], alias))
+        found.append(Diagnostic("CV-P111", f"arithmetic goes in a circle: {circle}", spec.where))
+        return
+    before = len(found)
+    for _, name in spec.terms:
+        if name in late and name not in out:
+            _add_sum(name, late, out, found, (*through, alias))
+    view = None if alias in out or len(found) > before else _sum_view(alias, spec, out, found)
+    if view is not None:
+        out[alias] = view
 
 
 def _sum_view(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from cuvee.core.names import did_you_mean, printable
 from cuvee.errors import Diagnostic
-from cuvee.recipe.document import Document, Path
+from cuvee.recipe.document import Document, Path, problem
 from cuvee.recipe.mergekit_schema import MODEL_TOKEN, ZERO_TOKEN, MergeKitRecipe, ModelToken, TokenEmbedding
 from cuvee.recipe.model import TokenRule, Vocabulary
 from cuvee.recipe.shape import validate
@@ -42,12 +43,25 @@ def _source(written: Any, path: Path, alias: Alias) -> str:
     return written if written in ("union", "base") else alias(written, path)
 
 
+def _misspelt(source: dict[str, Any], path: Path, document: Document) -> list[Diagnostic]:
+    """A source of a token that is neither a model nor of a kind: the key `kind` may be misspelt."""
+    close = [key for key in source if did_you_mean(str(key), ("kind",))]
+    return [
+        problem(document, "CV-R004", (*path, key), f"unknown key `{printable(str(key))}`", key=True,
+                hint=did_you_mean(str(key), ("kind",)))
+        for key in close
+    ]  # fmt: skip
+
+
 def _rule(
     entry: TokenEmbedding, path: Path, document: Document, alias: Alias, found: list[Diagnostic]
 ) -> TokenRule:
     source, here = entry.source, (*path, "source")
     if source is None:
         return TokenRule(force=entry.force)
+    if isinstance(source, dict) and "kind" not in source and (wrong := _misspelt(source, here, document)):
+        found += wrong
+        return TokenRule()
     if isinstance(source, dict) and "kind" in source:
         inner = Document(
             source,

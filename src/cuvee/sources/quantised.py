@@ -19,7 +19,16 @@ from cuvee.core.names import printable
 from cuvee.core.sampling import Span
 from cuvee.core.tensors import Extent, Stored, TensorMeta
 from cuvee.errors import CorruptFile, SourceError, Where
-from cuvee.sources.source import Source, bounded, kept_dtype, meta_of, note, stored_form, unfetched, weight_files
+from cuvee.sources.source import (
+    Source,
+    bounded,
+    kept_dtype,
+    meta_of,
+    note,
+    stored_form,
+    unfetched,
+    weight_files,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -159,7 +159,9 @@ def test_a_method_told_of_another_number_of_layers_says_so(here: Path) -> None:
         (found,) = caught.value.diagnostics
         assert (found.code, found.where and found.where.path) == ("CV-P110", "merge.layers")
     with pytest.raises(CuveeError, match="no place beside a method"):
-        loaded(here, "experts: {deep: ./deep}\nmerge: {method: dus, layers: 3, drop: 1}\nlayers: [{from: deep}]")
+        loaded(
+            here, "experts: {deep: ./deep}\nmerge: {method: dus, layers: 3, drop: 1}\nlayers: [{from: deep}]"
+        )
 
 
 def towers(folder: Path, seed: int) -> dict[str, Tensor]:

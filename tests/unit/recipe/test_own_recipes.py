@@ -124,6 +124,20 @@ def test_arithmetic(models: dict[str, Tensors]) -> None:
         close(tensor, (math + 0.5 * (code - base) - 0.5 * (base - chat)).float())
 
 
+def test_arithmetic_of_arithmetic_in_any_order(models: dict[str, Tensors]) -> None:
+    lines = ["s: {arithmetic: 0.5 * d + math}", "d: {arithmetic: code - base}", "math: ./math", "code: ./code",
+             "base: ./base"]  # fmt: skip
+    for order in (lines, lines[::-1], [lines[1], lines[0], *lines[2:]]):
+        text = f"version: 1\nexperts: {{a: {{arithmetic: s}}}}\nsources: {{{', '.join(order)}}}\n"
+        for name, tensor in made(text + "merge: {method: passthrough}\n").items():
+            base, math, code = (models[m][name].double() for m in ("base", "math", "code"))
+            close(tensor, (math + 0.5 * (code - base)).float())
+    circle = "version: 1\nexperts: {a: {arithmetic: b}, b: {arithmetic: 2 * c}, c: {arithmetic: a}}\n"
+    with pytest.raises(CuveeError, match="`a` → `b` → `c` → `a`") as caught:
+        made(circle + "merge: {method: linear}\n")
+    assert {d.code for d in caught.value.diagnostics} == {"CV-P111"}
+
+
 def test_the_base_may_be_arithmetic_or_a_recipe(models: dict[str, Tensors]) -> None:
     sums = "base: {arithmetic: 0.5 * math + 0.5 * code}\nexperts: {math: ./math, code: ./code}\n"
     tree = "base: {recipe: {experts: {x: ./math, y: ./code}, merge: {method: linear}}}\nexperts: {math: ./math}\n"

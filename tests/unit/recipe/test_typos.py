@@ -98,8 +98,6 @@ ADAPTERS: list[dict[str, Any]] = [
     }
     for bound in ({"rank": 8}, {"energy": 0.9}, {"error": 0.1})
 ]
-# Where a typo is refused, but makes the mapping look like another thing, whose keys the hint speaks of.
-ONLY_REFUSED = {"kind"}  # `{kinds: zero}` as the source of a token is read as the long form of a model
 OPEN = {"experts", "sources", "tokens", "modules", "from"}  # their keys are names the user chooses
 
 MERGEKIT: list[dict[str, Any]] = [
@@ -206,7 +204,7 @@ def refused(data: Any, word: str, typo: str) -> str | None:
     except RecipeError as error:
         assert error.exit_code == 2
         hints = [d.hint or "" for d in error.diagnostics]
-        if word in ONLY_REFUSED or any(h.startswith("did you mean") and f"`{word}`" in h for h in hints):
+        if any(h.startswith("did you mean") and f"`{word}`" in h for h in hints):
             return None
         return f"`{typo}` for `{word}`: {[(d.code, d.message, d.hint) for d in error.diagnostics]}"
     if any(d.code == "CV-R030" and f"no parameter `{typo}`" in d.message for d in recipe.notes):
