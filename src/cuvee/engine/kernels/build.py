@@ -20,6 +20,7 @@ from cuvee.errors import CuveeError
 
 HERE = Path(__file__).parent
 SOURCE = HERE / "cuvee_kernels.c"
+HEADER = "cuvee_tiles.h"  # beside the source
 # Value-safe flags only: no contraction, no reordering; traps and errno are not looked at.
 FLAGS = ("-O3", "-ffp-contract=off", "-fno-trapping-math", "-fno-math-errno", "-fPIC", "-shared")
 # Where vectors of 512 bits exist, the tiles gain more from them than the clock loses.
@@ -75,7 +76,9 @@ def processor() -> frozenset[str]:
 def _key() -> str:
     """Changes with the source, the flags, the machine and the processor's features."""
     told = (platform.system(), platform.machine(), *FLAGS, *NATIVE, *sorted(processor()))
-    return hashlib.blake2b(SOURCE.read_bytes() + "\0".join(told).encode(), digest_size=12).hexdigest()
+    return hashlib.blake2b(
+        SOURCE.read_bytes() + SOURCE.with_name(HEADER).read_bytes() + "\0".join(told).encode(), digest_size=12
+    ).hexdigest()
 
 
 def _compile(compiler: str, path: Path) -> None:
