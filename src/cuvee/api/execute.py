@@ -79,7 +79,10 @@ def save(
         refuse_changed(plan, inputs)
         files = {} if single else side_files(plan, out.name)
         began = time.monotonic()
-        session.commit(files, lambda records: manifest_of(plan, session.digests, records, chosen.device))
+        session.commit(
+            files,
+            lambda records: manifest_of(plan, session.digests, records, chosen.device, finished.figures),
+        )
         if chosen.profile:
             listener(Committed(time.monotonic() - began))
     return Saved(out, finished)

@@ -9,13 +9,18 @@ import cuvee
 from cuvee.api.lock import lock_of
 from cuvee.bundle.manifest_form import Origin, build
 from cuvee.core.digests import FileRecord
+from cuvee.engine.events import Figures
 from cuvee.plan.plan import Plan
 
 
 def manifest_of(
-    plan: Plan, digests: Mapping[str, str], records: dict[str, FileRecord], device: str = "cpu"
+    plan: Plan,
+    digests: Mapping[str, str],
+    records: dict[str, FileRecord],
+    device: str = "cpu",
+    figures: Figures | None = None,
 ) -> bytes:
-    """The manifest of an output: what went in, what came out."""
+    """The manifest of an output: what went in, what came out, and the figures that stages record for later runs."""
     origin = Origin(
         recipe=plan.recipe.text,
         plan_digest=plan.digest,
@@ -25,6 +30,7 @@ def manifest_of(
             "compute": sorted({t.compute.name for t in plan.tensors}),
             "device": device,
             "libraries": libraries(),
+            **({"figures": figures} if figures else {}),
         },
         version=cuvee.__version__,
     )

@@ -6,7 +6,8 @@
     lock             each source: name, revision, digests
     plan             digest of the plan
     methods          version of each method used
-    numerics         dtype, device and library versions that fix the bytes
+    numerics         dtype, device and library versions that fix the bytes, and figures that stages record for later
+                     runs
     files            name → kind, size, digest, and for weight files the bytes of their header
     tensors          name → file, offset, nbytes, blake3
     complete         how many files, tensors and bytes there are; the manifest itself not counted

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from cuvee.engine.spent import Row
+
+Figures: TypeAlias = Mapping[str, Sequence[Mapping[str, float]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Finished:
     written_bytes: int
     peak_memory: int
     resumed_bytes: int = 0
+    figures: Figures = field(default_factory=dict)  # what stages record for later runs, by stage
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,17 @@ from cuvee.core.lazy import torch
 from cuvee.core.names import printable
 from cuvee.engine.decompositions import decomposer
 from cuvee.engine.evaluate import Evaluator, Stopped
-from cuvee.engine.events import Event, Finished, Listener, Profile, Progress, Started, ignore, peak_memory
+from cuvee.engine.events import (
+    Event,
+    Figures,
+    Finished,
+    Listener,
+    Profile,
+    Progress,
+    Started,
+    ignore,
+    peak_memory,
+)
 from cuvee.engine.fused.fuse import charging, fuse
 from cuvee.engine.guard import Guard
 from cuvee.engine.options import RunOptions
@@ -26,6 +36,7 @@ from cuvee.engine.room import Room
 from cuvee.engine.schedule import scheduled
 from cuvee.engine.spent import Account, Stopwatch
 from cuvee.errors import CuveeError, Interrupted, RunError, Where
+from cuvee.methods.registry import stage
 from cuvee.plan.nodes import Apply, Read, walk
 from cuvee.plan.plan import OutputTensor, Plan
 from cuvee.sinks.sink import Session
@@ -61,7 +72,10 @@ def run(plan: Plan, session: Session, options: RunOptions, listener: Listener = 
                 if fused and fused.tensor(tensor, session, tell, lambda: stopped.set):
                     return
                 torch_mode.enter()
-                with torch.no_grad(), room.taking(tensor.meta.name, lambda: stopped.set):  # modes belong to threads
+                with (
+                    torch.no_grad(),
+                    room.taking(tensor.meta.name, lambda: stopped.set),
+                ):  # modes belong to threads
                     _tensor(tensor, evaluator, session, tell, watch)
 
         with ThreadPoolExecutor(options.threads, thread_name_prefix="cuvee") as pool:
@@ -69,9 +83,12 @@ def run(plan: Plan, session: Session, options: RunOptions, listener: Listener = 
                 fused.prepare(waiting, lambda function, items: _each(function, items, pool, stopped))
             with fused.ahead(waiting) if fused else nullcontext():
                 _each(one, waiting, pool, stopped)
+        figures = _recorded(evaluator, torch_mode)
     if options.profile:
         tell(_profile(account, options.threads, time.monotonic() - began))
-    done = Finished(time.monotonic() - began, _bytes_read(plan, waiting), left, peak_memory(), total - left)
+    done = Finished(
+        time.monotonic() - began, _bytes_read(plan, waiting), left, peak_memory(), total - left, figures
+    )
     tell(done)
     return done
 
@@ -81,6 +98,19 @@ def _evaluator(plan: Plan, options: RunOptions, tell: Callable[[Event], None]) -
     sources = {key: opened.source for key, opened in plan.sources.items()}
     guard = Guard(options, sources, tell)
     return Evaluator(sources, groups, options, guard, decompose=decomposer(options))
+
+
+def _recorded(evaluator: Evaluator, torch_mode: _OneThreadEach) -> Figures:
+    """What stages record for later runs; gathered again where an earlier run wrote all the tensors."""
+    figures: dict[str, list[dict[str, float]]] = {}
+    for nodes in evaluator.groups.values():
+        recording = stage(nodes[0].stage)
+        if recording.records:
+            torch_mode.enter()
+            with torch.no_grad():
+                summary = evaluator.summary(nodes[0])
+            figures.setdefault(recording.name, []).append({name: summary[name] for name in recording.records})
+    return figures
 
 
 def _each(

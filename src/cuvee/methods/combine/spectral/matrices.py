@@ -97,6 +97,7 @@ def matrix_stage(  # noqa: PLR0913 (one keyword for each trait and default)
     scope: Callable[[Mapping[str, Any]], Scope | None] | None = None,
     check: Callable[[Mapping[str, Any]], str | None] | None = None,
     rest: Callable[..., Tensor] | None = None,
+    records: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Tensor]], Stage]:
     """Make a stage of a function `f(matrices, *, …) -> Tensor` that merges `Matrices` to one matrix.
 
@@ -137,6 +138,7 @@ def matrix_stage(  # noqa: PLR0913 (one keyword for each trait and default)
             upcast=True,
             lazy=True,
             paper=paper,
+            records=records,
         )
         return made(function)
 

@@ -38,7 +38,11 @@ def _summarise(stream: Stream, *, decompose: Decomposer, seen: int, **values: An
     known = max(1, seen)
     mean = math.fsum([known * lengths[0], *lengths[1:]]) / (known + len(lengths) - 1)
     length = math.sqrt(math.fsum(merged))
-    return {"factor": mean / length if length else 1.0, "lambda": length / mean if mean else 1.0}
+    return {
+        "factor": mean / length if length else 1.0,
+        "seen": known + len(lengths) - 1,
+        "seen_lambda": length / mean if mean else 1.0,
+    }
 
 
 def _rest(deltas: Sequence[Tensor], *, weight: Any, seen_lambda: float, **_: Any) -> Tensor:
@@ -61,6 +65,7 @@ def _rest_scaled(deltas: Sequence[Tensor], *, summary: Summary, **values: Any) -
     cut=False,
     summarise=_summarise,
     scope=lambda values: "model",
+    records=("seen", "seen_lambda"),
     rest=_rest_scaled,
 )
 def opcm(
