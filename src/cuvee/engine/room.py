@@ -5,33 +5,21 @@ A method of matrices needs up to eight float32 copies of the matrix it works on.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from cuvee.engine.blocks import access_of
-from cuvee.methods.registry import stage
-from cuvee.plan.nodes import Apply, Node, walk
+from cuvee.plan.matrices import memory_of
 from cuvee.plan.plan import OutputTensor
 
-_COPIES = 8
-_FLOAT = 4  # bytes
 _PATIENCE = 0.2  # seconds between two looks at whether work must end
-
-
-def copies_of(node: Node) -> int:
-    """Bytes that a method of matrices may take for this tensor; 0 where it is merged otherwise."""
-    applied = (n for n in walk(node) if isinstance(n, Apply))
-    whole = any(stage(n.stage).lazy and access_of(n) == "tensor" for n in applied)
-    return _COPIES * _FLOAT * math.prod(node.shape) if whole and len(node.shape) > 1 else 0
 
 
 class Room:
     """Memory for matrices, as much as the largest needs; those that fit beside each other work at once."""
 
     def __init__(self, tensors: Iterable[OutputTensor]) -> None:
-        self.needs = {tensor.meta.name: copies_of(tensor.node) for tensor in tensors}
+        self.needs = {tensor.meta.name: memory_of(tensor.node) for tensor in tensors}
         self.free = max(self.needs.values(), default=0)
         self._changed = threading.Condition()
 

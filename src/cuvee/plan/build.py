@@ -20,6 +20,7 @@ from cuvee.plan.arrangement import Arrangement, Feed, Target, arrange
 from cuvee.plan.chain import Call, expression, thresholds_apart
 from cuvee.plan.companions import Companions, Facts, companions
 from cuvee.plan.feeds import Fed, arithmetic, feed
+from cuvee.plan.matrices import kept_note
 from cuvee.plan.methods import Chosen, chain_settings, choose
 from cuvee.plan.nodes import Agree, Convert, Node
 from cuvee.plan.parameters import Resolver
@@ -209,6 +210,7 @@ class _Builder:
         layout = _layout(donor.config, metas, self.recipe.output.shard_bytes)
         nested = tuple(view.plan for view in views.values() if view.plan is not None)
         self.found += integers_copied(tensors)
+        self.found += kept_note(tensors)
         self.found += thresholds_apart(tensors, {name for plan in nested for name in plan.groups()})
         notes = (*self.recipe.notes, *_distinct(self.found), *align.notes, *extras.notes)
         return Plan(

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from cuvee.core.tensors import TensorMeta
 from cuvee.methods.registry import stage
+from cuvee.plan.matrices import memory_of
 from cuvee.plan.nodes import Apply, Enter, Gather, Node, Read, walk
 from cuvee.plan.plan import OutputTensor, Plan
 from cuvee.sources.source import stored_form
@@ -112,7 +113,9 @@ def predict(plan: Plan, options: Budget, rates: Rates) -> Prediction:
     read = _stored_bytes(plan, inputs_of(plan.tensors)) + _overlaid(plan) + again
     written = plan.layout.total_bytes
     in_hand = sum(heapq.nlargest(options.threads, (_buffers(tensor) for tensor in plan.tensors)))
-    whole = sum(heapq.nlargest(options.threads, (_whole(tensor) for tensor in plan.tensors)))
+    apart = [tensor for tensor in plan.tensors if not memory_of(tensor.node)]
+    whole = sum(heapq.nlargest(options.threads, (_whole(tensor) for tensor in apart)))
+    whole += max((memory_of(tensor.node) for tensor in plan.tensors), default=0)  # matrices wait for each other
     peak = PROGRAM + min(options.memory, in_hand) + whole
     return Prediction(read, written, peak, (read + written) / rates.bytes_per_second)
 
@@ -146,6 +149,8 @@ def _buffers(tensor: OutputTensor) -> int:
 
 def _whole(tensor: OutputTensor) -> int:
     """Bytes of everything that is held while a tensor is made whole; 0 where it is made block by block."""
+    if matrix := memory_of(tensor.node):
+        return matrix
     return 0 if all(_cuttable(node) for node in walk(tensor.node)) else _buffers(tensor)
 
 

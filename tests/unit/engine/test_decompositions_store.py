@@ -181,3 +181,22 @@ def test_matrices_wait_for_room():
     assert order == ["a", "b"] and room.free == 8
     with room.taking("a", lambda: True), room.taking("b", lambda: True):
         pass
+
+
+def test_the_plan_says_what_may_be_kept_and_counts_one_matrix_at_a_time(monkeypatch):
+    base = {"layers.0.w": draw((300, 260)), "layers.1.w": draw((300, 260)), "bias": draw((9,))}
+    experts = [{name: t + draw(t.shape, seed) for name, t in base.items()} for seed in (1, 2)]
+
+    def planned(method):
+        return cuvee.merge(experts, base=base, method=method).plan()
+
+    (note,) = [note for note in planned("tsv_m").notes if note.code == "CV-P160"]
+    assert "0.0 GB" in note.message and "CUVEE_DECOMPOSITIONS=8GB" in note.message
+    assert not [note for note in planned("ties").notes if note.code == "CV-P160"]
+    monkeypatch.setenv("CUVEE_DECOMPOSITIONS", "off")
+    assert not [note for note in planned("tsv_m").notes if note.code == "CV-P160"]
+    from cuvee.plan.cost import Rates, predict
+
+    one, four = (predict(planned("iso_c"), RunOptions(threads=n), Rates()).peak_memory for n in (1, 4))
+    matrix = 8 * 4 * 300 * 260
+    assert matrix <= four - one + matrix < 2 * matrix
