@@ -24,6 +24,7 @@ from cuvee.recipe.model import (
     TokenRule,
     Vocabulary,
 )
+from cuvee.sources.reference import WEIGHT_SUFFIXES
 
 MODELINE = "# yaml-language-server: $schema=./recipe.schema.json   (write it with: cuvee schema > recipe.schema.json)\n"
 
@@ -56,6 +57,10 @@ class _Exporter:
         self.method = get(recipe.method)
         self.dialect: Dialect | None = self.method.dialects.get(recipe.dialect)
         self.names = self._aliases()
+        files = [spec.text for spec in recipe.sources.values() if isinstance(spec, Reference)]
+        self.bare = (
+            recipe.dialect == "mergekit" and bool(files) and all(f.endswith(WEIGHT_SUFFIXES) for f in files)
+        )
         self.moved = any(_moves(module) for module in recipe.modules.values())
 
     def _aliases(self) -> dict[str, str]:
@@ -209,6 +214,9 @@ class _Exporter:
     def plain(self, value: Any, translate: Any) -> Any:
         if not isinstance(value, Curve):
             return translate(value)
+        if self.bare and not any(note.code == "CV-R112" for note in self.notes):
+            message = "curves over bare weight files run over their layers here; there they are their first value"
+            self.notes.append(Diagnostic("CV-R112", message, severity="warning"))
         points = [translate(p) for p in value.points]
         return points if value.shape == "linear" else {"curve": value.shape, "points": points}
 
