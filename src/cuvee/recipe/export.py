@@ -215,7 +215,9 @@ class _Exporter:
         if not isinstance(value, Curve):
             return translate(value)
         if self.bare and not any(note.code == "CV-R112" for note in self.notes):
-            message = "curves over bare weight files run over their layers here; there they are their first value"
+            message = (
+                "curves over bare weight files run over their layers here; there they are their first value"
+            )
             self.notes.append(Diagnostic("CV-R112", message, severity="warning"))
         points = [translate(p) for p in value.points]
         return points if value.shape == "linear" else {"curve": value.shape, "points": points}
