@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from cuvee.api import curve as curve
     from cuvee.api import diff as diff
     from cuvee.api import extract_lora as extract_lora
-    from cuvee.api import greedy_soup as greedy_soup
     from cuvee.api import inspect as inspect
     from cuvee.api import load as load
     from cuvee.api import merge as merge
     from cuvee.api import open as open
     from cuvee.api import verify as verify
+    from cuvee.api.soup import greedy_soup as greedy_soup
     from cuvee.errors import CuveeError as CuveeError
     from cuvee.methods.contract import Method as Method
     from cuvee.methods.contract import Stage as Stage
@@ -39,13 +39,13 @@ _HOMES = {
         "curve",
         "diff",
         "extract_lora",
-        "greedy_soup",
         "inspect",
         "load",
         "merge",
         "open",
         "verify",
     ),
+    "cuvee.api.soup": ("greedy_soup",),
     "cuvee.errors": ("CuveeError",),
     "cuvee.methods.contract": ("Method", "Stage", "stage"),
     "cuvee.methods.parameters": ("PerExpert",),

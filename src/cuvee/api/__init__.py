@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from cuvee.api.blend import Blend
 from cuvee.api.checkpoint import Checkpoint
 from cuvee.api.python_recipe import recipe_from
-from cuvee.api.soup import greedy_soup
 from cuvee.errors import Diagnostic
 from cuvee.recipe.load import load_recipe
 from cuvee.recipe.model import Curve
@@ -24,7 +23,6 @@ __all__ = [
     "curve",
     "diff",
     "extract_lora",
-    "greedy_soup",
     "inspect",
     "load",
     "merge",

@@ -11,11 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cuvee.api.fetch import fetch
 from cuvee.bundle.json_files import dump_json
 from cuvee.core.names import printable
 from cuvee.core.sampling import Span, sample
-from cuvee.engine.events import ignore
 from cuvee.errors import Diagnostic, SourceError, UsageError, Where
 from cuvee.plan.plan import Plan
 from cuvee.sources.source import Source, weight_files
@@ -62,6 +60,9 @@ def _sampled(path: Path, spans: Sequence[Span]) -> str:
 
 def with_sha256(plan: Plan) -> dict[str, Any]:
     """The lock with the sha256 of every weight file on disk, adapters' too (what the hub stores for large files)."""
+    from cuvee.api.fetch import fetch
+    from cuvee.engine.events import ignore
+
     fetch(plan, ignore)
     locked = lock_of(plan)
     for key, opened in plan.sources.items():

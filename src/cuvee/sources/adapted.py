@@ -14,12 +14,12 @@ from cuvee.core.dtypes import FLOAT32, FLOAT64, DType
 from cuvee.core.sampling import Span
 from cuvee.core.tensors import Extent, Stored, TensorMeta
 from cuvee.errors import Diagnostic
-from cuvee.sources.low_rank import Delta
 from cuvee.sources.source import Source, bounded, kept_dtype, meta_of, stored_form, unfetched, weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cuvee.sources.low_rank import Delta
     from cuvee.sources.remote_file import RemoteFile
 
 

@@ -22,7 +22,6 @@ from cuvee.formats.json_file import read_json
 from cuvee.formats.member_path import safe_member
 from cuvee.formats.shard_index import weight_files
 from cuvee.formats.shard_names import holds_weights
-from cuvee.sources.carried import CarriedFiles
 from cuvee.sources.reference import WEIGHT_SUFFIXES
 from cuvee.sources.remote_file import RemoteFile
 from cuvee.sources.side_files import SideFiles
@@ -31,6 +30,8 @@ from cuvee.sources.stored import StoredTensors
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from cuvee.sources.carried import CarriedFiles
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -236,6 +237,7 @@ def _side_files(
     if file.format != "gguf":
         return beside, ()
     from cuvee.formats.gguf_tokenizer import tokenizer_remark
+    from cuvee.sources.carried import CarriedFiles
 
     side = CarriedFiles(beside, file.metadata)
     remark = None if side.complete else tokenizer_remark(file.metadata)
