@@ -42,6 +42,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     ],
     "layer_top": [{}, {"outside": "drop"}, {"keep": 1.0}],
     "lines": [{}, {"alpha": 0.2}, {"alpha": 0.2, "beta": 0.5}],
+    "mergelock": [{"key": "0" * 16}],
     "metric_mean": [{"metric": [1.0, 0.5, 2.0]}, {"metric": [1.0, -0.5, 2.0], "form": "softmax"}],
     "one_bit": [{}, {"compress": False}],
     "pcb": [{}, {"variant": "vision", "clamp": 0.01, "ratio": 0.3}],

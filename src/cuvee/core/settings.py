@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """One environment variable that cuvee honours."""
+    """One environment variable that cuvee honours; a `secret` one is never shown."""
 
     name: str
     default: str | None
     effect: str
+    secret: bool = False
 
 
 VARIABLES = (
@@ -23,11 +24,12 @@ VARIABLES = (
     Variable("CUVEE_DECOMPOSITIONS", "8GB", "room in the cache for decompositions of matrices; off keeps none"),
     Variable("CUVEE_KERNELS", "on", "off computes everything with torch"),
     Variable("CUVEE_OFFLINE", None, "1 forbids every network connection"),
+    Variable("CUVEE_LOCK_KEY", None, "secret of `mergelock` and `mergeunlock`; never printed", secret=True),
     Variable("CUVEE_DEBUG", None, "1 shows tracebacks of errors"),
     Variable("HF_HUB_OFFLINE", None, "1 forbids every connection to the hub"),
     Variable("HF_HOME", None, "the hub's cache folder"),
     Variable("HF_ENDPOINT", None, "address of the hub"),
-    Variable("HF_TOKEN", None, "access token; never printed"),
+    Variable("HF_TOKEN", None, "access token; never printed", secret=True),
     Variable("NO_COLOR", None, "any value turns colour off"),
     Variable("FORCE_COLOR", None, "any value turns colour on"),
     Variable("XDG_CACHE_HOME", None, "parent of the cache folder"),

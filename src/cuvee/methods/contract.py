@@ -24,7 +24,8 @@ How an engine may call a stage (the traits; `cuvee.testing` tries to refute each
   summary: then `summary` is an empty mapping. The tensors of a model are numbered by sorted output name.
 - randomness arrives as `uniforms`, a counter-based stream addressed by element index.
 - decompositions of matrices are asked of `decompose`, which keeps them from run to run.
-- what the tensor is (its name, role and layer in the output) stands in `block.place`.
+- what the tensor is (its name, role and layer in the output) stands in `block.place`; how its attention is built too,
+  for a stage that declares `heads=True`.
 - a condition or rescale stage that declares `beside="base"` or `beside="experts"` finds the base's tensor, or the task
   vectors as they entered the chain, behind its own tensor in `block.tensors`, in its summary's stream too.
 - a combine stage of `tensor` access that declares `lazy=True` gets a sequence that evaluates an input anew each time
@@ -61,15 +62,33 @@ Summary = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Heads:
+    """How the attention of a module is built: `query` heads of `size` dimensions, keys and values shared in `groups`.
+
+    The first `rotated` dimensions of a head turn with the position: each with the one half that width further (`half`)
+    or with its neighbour (`interleaved`). `norm`: the queries and keys of a head pass an RMS norm, one gain for all.
+    """
+
+    query: int
+    groups: int
+    size: int
+    rope: Literal["none", "half", "interleaved"] = "none"
+    rotated: int = 0
+    norm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """What a tensor of the output is: its name, its role (one of `families.ROLES`, or empty), its layer counted from 0
-    (None outside the layers) and how many layers its module has (0 where unknown).
+    (None outside the layers) and how many layers its module has (0 where unknown); for stages that declare
+    `heads=True` also how the attention of its module is built.
     """
 
     name: str = ""
     role: str = ""
     layer: int | None = None
     layers: int = 0
+    heads: Heads | None = None
 
 
 NOWHERE = Place()
@@ -193,6 +212,7 @@ class Stage:
     paper: str | None
     leave: Callable[[Tensor, Any], Tensor] | None = None
     records: tuple[str, ...] = ()
+    heads: bool = False
 
     def access_for(self, values: Mapping[str, Any]) -> Access:
         """The access this stage needs with these parameter values."""
@@ -327,6 +347,7 @@ def stage(  # noqa: PLR0913 (one keyword for each trait)
     paper: str | None = None,
     leave: Callable[[Tensor, Any], Tensor] | None = None,
     records: tuple[str, ...] = (),
+    heads: bool = False,
 ) -> Callable[[Callable[..., Any]], Stage]:
     """Make a stage of a function; its keyword-only annotated arguments become parameters.
 
@@ -338,6 +359,8 @@ def stage(  # noqa: PLR0913 (one keyword for each trait)
 
     `records` names entries of a model-wide summary, numbers, that go into the output's manifest, for a later run to
     go on from.
+
+    `heads=True` asks for `block.place.heads` in every layer; a model whose attention is not known is then refused.
 
     A space receives the list of input tensors and gives `Coordinates`; `leave` receives what was made of them, and
     their frame. Combine stages and spaces of `tensor` access may name `factors`: a list with the `Factors` of each
@@ -364,6 +387,7 @@ def stage(  # noqa: PLR0913 (one keyword for each trait)
             paper=paper,
             leave=leave,
             records=records,
+            heads=heads,
         )
 
     return wrap

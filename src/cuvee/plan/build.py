@@ -15,11 +15,12 @@ from cuvee.core.names import printable
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import Diagnostic
 from cuvee.families import Family
-from cuvee.methods.contract import Place
+from cuvee.methods.contract import Heads, Place
 from cuvee.plan.arrangement import Arrangement, Feed, Target, arrange
 from cuvee.plan.chain import Call, expression, thresholds_apart
 from cuvee.plan.companions import Companions, Facts, companions
 from cuvee.plan.feeds import Fed, arithmetic, feed
+from cuvee.plan.heads import heads_of
 from cuvee.plan.matrices import kept_note
 from cuvee.plan.methods import Chosen, chain_settings, choose
 from cuvee.plan.nodes import Agree, Convert, Node
@@ -57,6 +58,7 @@ class _Builder:
     found: list[Diagnostic] = field(default_factory=list)
     untied: bool = False
     layers: dict[str, int] = field(default_factory=dict)  # of each module of the output
+    heads: Mapping[str, Heads] = field(default_factory=dict)  # of modules, where a stage asks for it
 
     def plan(self) -> Plan:
         chosen = choose(self.recipe)
@@ -71,6 +73,7 @@ class _Builder:
         align = realigner(self.recipe, views, family, self.found)
         arrangement = arrange(self.recipe, views, donor, self.found)
         self.layers = {module: len(source) for module, source in arrangement.layers.items()}
+        self.heads = heads_of(chosen, donor, arrangement.targets, self.found)
         raise_if(self.found)
         settings = chain_settings(self.recipe.chain) if self.recipe.chain else self.recipe.settings
         resolver = Resolver(self.recipe, chosen, settings, self.found)
@@ -132,7 +135,8 @@ class _Builder:
 
     def _place(self, target: Target) -> Place:
         where = target.place
-        return Place(target.name, where.role, where.layer, self.layers.get(where.module, 0))
+        count, heads = self.layers.get(where.module, 0), self.heads.get(where.module)
+        return Place(target.name, where.role, where.layer, count, heads)
 
     def _output(
         self,

@@ -24,7 +24,7 @@ def command(as_json: bool, **given: Any) -> int:
 
     def shown(variable: settings.Variable) -> str:
         value = settings.get(variable.name)
-        return "" if value is None else "set, not shown" if variable.name == "HF_TOKEN" else value
+        return "" if value is None else "set, not shown" if variable.secret else value
 
     rows = [[v.name, shown(v), settings.origin(v.name), v.effect] for v in settings.VARIABLES]
     if as_json:
