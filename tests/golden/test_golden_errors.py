@@ -131,6 +131,10 @@ GALLERY: dict[str, str] = {
     "plan_chain_two": OWN + "merge: [elect, weighted_sum]\n",
     "plan_chain_order": OWN + "merge: [elect, trim]\n",
     "plan_chain_kinds": OWN + "merge: [trim, slerp]\n",
+    "plan_space_two": OWN + "merge: [knots, core_space, elect]\n",
+    "plan_space_never": OWN + "merge: [elect, leave]\n",
+    "plan_space_base": OWN + "merge: [knots, keep_near, elect]\n",
+    "plan_space_late": OWN + "merge: [elect, knots]\n",
     "plan_combination": OWN + "merge: {method: della, density: 0.1, epsilon: 0.5}\n",
     "plan_value": MK.replace("ties", "breadcrumbs", 1) + "parameters: {gamma: [0.1, 2]}\n",
     "plan_weight": MK.replace("ties", "linear", 1) + "  - {model: ./code}\n",
@@ -192,7 +196,11 @@ ELSEWHERE = {
     "CV-R060": "see own_method", "CV-R062": "two plug-ins of one name", "CV-R063": "a broken plug-in",
     "CV-P006": "a note about unknown architectures", "CV-P020": "a model of two layer stacks", "CV-P025": "a warning",
     "CV-P027": "modules that overlap", "CV-P037": "a note", "CV-P041": "a warning", "CV-P042": "a warning",
-    "CV-P043": "a note",
+    "CV-P043": "a note", "CV-P100": "a warning", "CV-P101": "a note", "CV-P102": "a note",
+    "CV-P150": "diffusion models", "CV-P151": "diffusion models", "CV-P152": "diffusion models",
+    "CV-P153": "diffusion models", "CV-P154": "diffusion models", "CV-P155": "diffusion models",
+    "CV-P156": "diffusion models", "CV-P160": "a note", "CV-P174": "see test_adapter_out",
+    "CV-P175": "a note", "CV-P176": "a warning", "CV-P190": "a warning",
     "CV-P050": "a saved plan", "CV-R030": "a warning", "CV-R031": "a note", "CV-P040": "models without embeddings",
 }  # fmt: skip
 

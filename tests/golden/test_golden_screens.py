@@ -160,7 +160,19 @@ def test_templates(template: str, here: Path, cli: Any, golden: Any) -> None:
 
 @pytest.mark.parametrize("language", ["recipe", "mergekit"])
 def test_schema(language: str, cli: Any, golden: Any) -> None:
-    golden(f"schema_{language}", cli("schema", language).out)
+    content = cli("schema", language).json
+    if language == "recipe":  # of the methods and stages two are enough
+        merge = content["properties"]["merge"]
+        merge["oneOf"] = [one for one in merge["oneOf"] if _about(one) in ("slerp", "dus")]
+        content["$defs"] = {
+            n: d for n, d in content["$defs"].items() if n != "source" and not n.startswith("value")
+        }
+    golden(f"schema_{language}", json.dumps(content, indent=2))
+
+
+def _about(entry: dict[str, Any]) -> str:
+    """The method that an entry of the schema is about."""
+    return str(entry.get("properties", {}).get("method", {}).get("const", ""))
 
 
 def test_doctor_keys(cli: Any, golden: Any) -> None:

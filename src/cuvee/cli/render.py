@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -117,11 +117,18 @@ def _whole(text: str) -> str:
 def error_text(error: CuveeError) -> str:
     """All findings of an error, and how many there are."""
     parts = list(grouped_texts(in_order(error.diagnostics)))
-    count = len(error.diagnostics)
-    codes = list(dict.fromkeys(d.code for d in error.diagnostics))
-    if count > 1:
-        parts.append(f"{count} errors\nhint: `cuvee explain {codes[0]}`")
+    if len(error.diagnostics) > 1:
+        parts.append(counted(error.diagnostics, early=error.exit_code == 2))
     return "\n\n".join(parts)
+
+
+def counted(found: Sequence[Diagnostic], *, early: bool) -> str:
+    """The last words on errors: how many, in which file, whether anything was done (`early`: it was not)."""
+    files = {d.where.file for d in found if d.where and d.where.file}
+    place = f" in {printable(files.pop())}" if len(files) == 1 else ""
+    number = f"{len(found)} error{'' if len(found) == 1 else 's'}{place}"
+    done = "; nothing was read or written" if early else ""
+    return f"{number}{done}\nhint: `cuvee explain {found[0].code}`"
 
 
 def grouped_texts(found: Iterable[Diagnostic]) -> Iterator[str]:

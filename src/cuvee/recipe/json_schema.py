@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass, field
 from typing import Any
 
 from cuvee.methods.contract import Spelling
@@ -18,10 +20,13 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 def native_schema() -> dict[str, Any]:
     """The schema of `version: 1` recipes; parameters are known for each method and stage."""
     schema = json_schema(NATIVE)
-    properties = schema["properties"]
+    properties, shared = schema["properties"], _Shared(schema.setdefault("$defs", {}))
     per_expert = {n: p for m in names() for n, p in parameters_for(get(m)).items() if p.per_expert}
-    properties["merge"] = {"oneOf": [*map(_method, names()), *map(_layout, LAYOUTS), _chain()]}
-    source = _source(per_expert)
+    properties["merge"] = {
+        "oneOf": [*(_method(name, shared) for name in names()), *map(_layout, LAYOUTS), _chain(shared)]
+    }
+    shared.definitions["source"] = _source(per_expert, shared)
+    source = {"$ref": "#/$defs/source"}
     properties["base"] = source
     for key in ("experts", "sources"):
         properties[key] = {"type": "object", "additionalProperties": source}
@@ -31,27 +36,45 @@ def native_schema() -> dict[str, Any]:
 def mergekit_schema() -> dict[str, Any]:
     """The schema of MergeKit's files with the parameters each method of it knows."""
     schema = json_schema(RECIPE)
+    shared = _Shared(schema.setdefault("$defs", {}))
     known = [m for m in names() if "mergekit" in get(m).dialects]
     schema["properties"]["merge_method"] = {"enum": known}
     found: dict[str, Any] = {}
     for method in known:
         for spelling in get(method).dialects["mergekit"].parameters:
-            found.setdefault(spelling.name, _spelling(spelling))
-    parameters = {"type": "object", "properties": found, "additionalProperties": False}
+            found.setdefault(spelling.name, shared.ref(_spelling(spelling)))
+    shared.definitions["parameters"] = {"type": "object", "properties": found, "additionalProperties": False}
+    parameters = {"$ref": "#/$defs/parameters"}
     for part in (schema, *schema.get("$defs", {}).values()):
         if "parameters" in part.get("properties", {}):
             part["properties"]["parameters"] = parameters
     return {"$schema": DRAFT, "title": "MergeKit recipe", **{k: v for k, v in schema.items() if k != "title"}}
 
 
-def _method(name: str) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """Forms of values that many parameters have, each written once under `$defs`: editors read the whole schema."""
+
+    definitions: dict[str, Any]
+    names: dict[str, str] = field(default_factory=dict)
+
+    def ref(self, form: dict[str, Any]) -> dict[str, Any]:
+        """A reference to the form."""
+        text = json.dumps(form, sort_keys=True)
+        if text not in self.names:
+            self.names[text] = f"value{len(self.names) + 1}"
+            self.definitions[self.names[text]] = form
+        return {"$ref": f"#/$defs/{self.names[text]}"}
+
+
+def _method(name: str, shared: _Shared) -> dict[str, Any]:
     method = get(name)
     parameters = parameters_for(method)
     per_expert = [n for n, p in parameters.items() if p.required and not p.per_expert]
     return {
         "type": "object",
         "description": method.summary,
-        "properties": {"method": {"const": name}, **{n: _setting(p) for n, p in parameters.items()}},
+        "properties": {"method": {"const": name}, **{n: _setting(p, shared) for n, p in parameters.items()}},
         "required": ["method", *per_expert],
         "additionalProperties": False,
     }
@@ -74,14 +97,14 @@ def _layout(name: str) -> dict[str, Any]:
     }
 
 
-def _chain() -> dict[str, Any]:
+def _chain(shared: _Shared) -> dict[str, Any]:
     entries = [
         {
             "type": "object",
             "properties": {
                 name: {
                     "type": "object",
-                    "properties": {p.name: _setting(p) for p in stage(name).parameters},
+                    "properties": {p.name: _setting(p, shared) for p in stage(name).parameters},
                     "additionalProperties": False,
                 }
             },
@@ -93,8 +116,8 @@ def _chain() -> dict[str, Any]:
     return {"type": "array", "minItems": 1, "items": {"anyOf": [{"enum": list(stages())}, *entries]}}
 
 
-def _source(per_expert: dict[str, Parameter]) -> dict[str, Any]:
-    own = {n: _setting(p) for n, p in per_expert.items()}
+def _source(per_expert: dict[str, Parameter], shared: _Shared) -> dict[str, Any]:
+    own = {n: _setting(p, shared) for n, p in per_expert.items()}
     fields = {
         "source": {"type": ["string", "object"]},
         "recipe": {"type": ["string", "object"]},
@@ -112,9 +135,9 @@ def _source(per_expert: dict[str, Parameter]) -> dict[str, Any]:
     }
 
 
-def _setting(parameter: Parameter) -> dict[str, Any]:
+def _setting(parameter: Parameter, shared: _Shared) -> dict[str, Any]:
     """A scalar, a curve, a mapping of patterns, or a list of rules."""
-    scalar = _scalar(parameter)
+    scalar = shared.ref(_scalar(parameter))
     points = {"type": "array", "items": scalar, "minItems": 1}
     curve = {
         "type": "object",
@@ -136,7 +159,7 @@ def _setting(parameter: Parameter) -> dict[str, Any]:
     }
     patterns = {"type": "object", "additionalProperties": {"anyOf": [scalar, points, blocks]}}
     forms = [scalar, points, curve, blocks, {"type": "array", "items": rule}, patterns]
-    return {"description": parameter.help, "anyOf": forms}
+    return {"description": parameter.help, **shared.ref({"anyOf": forms})}
 
 
 def _scalar(parameter: Parameter) -> dict[str, Any]:

@@ -24,6 +24,7 @@ def work(here: Path, cli: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CUVEE_CACHE", str(here / "cache"))
     monkeypatch.setenv("HF_HOME", str(here / "home"))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("CUVEE_LOCK_KEY", TOKEN)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     (here / "r.yaml").write_text(TIES)
     (here / "bad.yaml").write_text(TIES.replace("ties", "tise"))

@@ -40,7 +40,7 @@ def test_missing_tensors_are_one_block_that_names_the_remedy(odd: Path, cli: Any
     assert " and 3 more" in outcome.err
     assert "--tensor-intersection" in outcome.err.split("hint: ")[1]
     assert "--tensor-union" in outcome.err.split("hint: ")[1]
-    assert outcome.err.endswith("6 errors; nothing was read or written\n")
+    assert "6 errors in r.yaml; nothing was read or written\nhint: `cuvee explain CV-P036`\n" in outcome.err
     found = cli("check", "r.yaml", "--json").json["diagnostics"]
     assert len({d["where"]["tensor"] for d in found if d["code"] == "CV-P036"}) == 6
     for remedy in ("--tensor-union", "--tensor-intersection"):  # the hint tells the truth

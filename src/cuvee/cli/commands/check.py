@@ -27,7 +27,7 @@ def command(recipes: tuple[Path, ...], syntax_only: bool, strict: bool, form: st
       cuvee check recipe.yaml
       cuvee check --syntax-only recipes/*.yaml
     """
-    from cuvee.cli.render import grouped_texts, in_order, print_json, stderr, stdout
+    from cuvee.cli.render import counted, grouped_texts, in_order, print_json, stderr, stdout
 
     found: list[tuple[Path, Any]] = []
     code = 0
@@ -54,9 +54,9 @@ def command(recipes: tuple[Path, ...], syntax_only: bool, strict: bool, form: st
         shown = [d for _, d in found if not (given["quiet"] and d.severity == "note")]
         for text in grouped_texts(shown):
             stderr(text + "\n")
-        errors = sum(d.severity == "error" for _, d in found)
+        errors = [d for d in shown if d.severity == "error"]
         if errors:
-            stderr(f"{errors} error{'s' if errors > 1 else ''}; nothing was read or written")
+            stderr(counted(errors, early=True))
         else:
             stdout("no mistakes found")
     return code or (4 if strict and warned else 0)
