@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.lazy import numpy, torch
+from cuvee.core.names import printable
+from cuvee.errors import EvaluationError
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.task import Item, Task
 from cuvee.evaluate.tracks.packages import package
@@ -108,8 +110,11 @@ class TextExaminee:
         self._flops = 2.0 * sum(layers)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take these weights (float32 or narrower)."""
-        self.model.load_state_dict({n: t.float() for n, t in weights.items()}, strict=False)
+        """Take these weights (float32 or narrower); EvaluationError for a tensor the model does not have."""
+        missed = self.model.load_state_dict({n: t.float() for n, t in weights.items()}, strict=False)
+        if missed.unexpected_keys:
+            first = printable(missed.unexpected_keys[0])
+            raise EvaluationError("CV-B012", f"the track's model has no tensor `{first}`")
 
     def answer(self, task: Task, items: Sequence[Item], ledger: Ledger) -> Scores:
         """1 where the predicted class is right, else 0."""
