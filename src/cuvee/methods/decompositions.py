@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Triplets: TypeAlias = "tuple[Tensor, Tensor, Tensor]"
 
-VERSION = 1  # of the algorithms: another number where results may change by a bit
+VERSION = 2  # of the algorithms: another number where results may change by a bit
 RESIDUAL = 4e-6  # ‖A v − σ u‖ beside σ₁ up to which approximate float32 triplets are accepted
 SPARE = 64  # columns of a sketch beyond the wanted rank
 _ITERATIONS = 4  # of the sketch; two leave errors of 2e-3 on deltas of fine-tuned models
@@ -29,6 +29,7 @@ _SMALL = 256  # directions below which LAPACK's own takes no time
 _TALL = 1.25  # rows beside columns from which the Gram matrix is worth its squared condition
 _STABLE = 32  # directions for each unit of ‖A‖² / σ₁² up to which a spectrum counts as flat
 _CONDITION = 1e-5  # σ beside σ₁ down to which directions are taken from a float64 Gram matrix
+_DOUBLED = 2048  # columns up to which square matrices may take the memory of a float64 Gram matrix
 _ROWS = 1024  # rows at a time in float64
 
 
@@ -127,10 +128,10 @@ def _candidates(matrix: Tensor, wanted: int) -> list[Callable[[Tensor, int], Tri
     out: list[Callable[[Tensor, int], Triplets | None]] = []
     if wanted + SPARE <= columns // 4:
         out.append(_sketched)
-    if rows >= _TALL * columns:
-        out.append(_by_wide_gram)
-    elif wanted <= columns // 2:
+    if wanted <= columns // 2:
         out.append(_by_narrow_gram)
+    if rows >= _TALL * columns or (wanted <= columns // 2 and columns <= _DOUBLED):
+        out.append(_by_wide_gram)
     return out
 
 

@@ -188,7 +188,7 @@ def test_the_plan_says_what_may_be_kept_and_counts_one_matrix_at_a_time(monkeypa
     experts = [{name: t + draw(t.shape, seed) for name, t in base.items()} for seed in (1, 2)]
 
     def planned(method):
-        return cuvee.merge(experts, base=base, method=method).plan()
+        return cuvee.merge(experts, base=base, method=method).plan().value
 
     (note,) = [note for note in planned("tsv_m").notes if note.code == "CV-P160"]
     assert "0.0 GB" in note.message and "CUVEE_DECOMPOSITIONS=8GB" in note.message

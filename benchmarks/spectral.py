@@ -1,0 +1,120 @@
+"""How long decompositions take beside the best way for their shape, and a merge of matrices with and without its store.
+
+    python benchmarks/spectral.py [--large]
+
+Each row: what was asked for, the time of `methods.decompositions`, that of the fastest of LAPACK's divide and conquer,
+the float64 Gram matrix and a randomised sketch whose error was within the accepted one, and the ratio of the two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import cuvee
+from cuvee.engine.options import RunOptions
+from cuvee.methods import decompositions
+from cuvee.methods.decompositions import RESIDUAL, SPARE, Plain
+
+SHAPES = [(1024, 1024), (1024, 3584), (2048, 2048)]
+LARGE = [(4096, 4096), (4096, 14336)]
+
+
+def spectrum(kind: str, shape: tuple[int, int]) -> torch.Tensor:
+    """A matrix with the spectrum of full tuning (`flat`), of decaying directions, or of LoRA."""
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = shape
+    if kind == "flat":
+        return torch.randn(shape, generator=generator)
+    inner = 16 if kind == "lora" else min(shape)
+    left = torch.randn(rows, inner, generator=generator)
+    right = torch.randn(inner, columns, generator=generator)
+    if kind == "decay":
+        left = left / torch.arange(1, inner + 1)
+    return left @ right
+
+
+def ways(matrix: torch.Tensor, rank: int | None) -> dict[str, Callable[[], Any]]:
+    tall = matrix.T if matrix.shape[0] < matrix.shape[1] else matrix
+    wanted = rank or min(matrix.shape)
+    found: dict[str, Callable[[], Any]] = {
+        "gesdd": lambda: torch.linalg.svd(tall, full_matrices=False),
+        "gram64": lambda: decompositions._by_wide_gram(tall, wanted),
+    }
+    if wanted + SPARE < tall.shape[1]:
+        found["gram32 + Ritz"] = lambda: decompositions._by_narrow_gram(tall, wanted)
+        found["sketch"] = lambda: torch.svd_lowrank(tall, wanted + SPARE, niter=4)
+    return found
+
+
+def accurate(matrix: torch.Tensor, found: Any, wanted: int) -> bool:
+    """Whether triplets leave residuals as small as those that are accepted."""
+    if found is None:
+        return False
+    u, s, v = found
+    tall = matrix.T if matrix.shape[0] < matrix.shape[1] else matrix
+    right = v if v.shape[0] == tall.shape[1] and v.shape[1] == len(s) and v.shape[0] != v.shape[1] else v.mH
+    residual = (tall @ right[:, :wanted] - u[:, :wanted] * s[:wanted]).norm(dim=0).max()
+    return float(residual) <= 2 * RESIDUAL * float(s[0])
+
+
+def timed(function: Callable[[], Any], rounds: int) -> tuple[float, Any]:
+    best, result = float("inf"), None
+    for _ in range(rounds):
+        began = time.perf_counter()
+        result = function()
+        best = min(best, time.perf_counter() - began)
+    return best, result
+
+
+def decompose(shapes: list[tuple[int, int]], rounds: int) -> None:
+    print(f"{'spectrum':10}{'shape':16}{'rank':>6}{'ours s':>9}{'best s':>9}  {'best way':16}{'ratio':>6}")
+    for shape in shapes:
+        for kind in ("flat", "decay", "lora"):
+            matrix = spectrum(kind, shape)
+            for rank in (None, 64, min(shape) // 8, min(shape) // 3):
+                wanted = rank or min(shape)
+                times = {}
+                for name, way in ways(matrix, rank).items():
+                    seconds, found = timed(way, rounds)
+                    if accurate(matrix, found, wanted):
+                        times[name] = seconds
+                ours, _ = timed(lambda m=matrix, r=rank: Plain().svd(m, r), rounds)  # type: ignore[misc]
+                name = min(times, key=times.__getitem__)
+                best = times[name]
+                row = f"{kind:10}{shape!s:16}{rank or 'all':>6}{ours:9.2f}{best:9.2f}  {name:16}{ours / best:6.2f}"
+                print(row, flush=True)
+
+
+def sweep(shape: tuple[int, int]) -> None:
+    """tsv_m at three strengths, without a store, with an empty one and with a full one."""
+    with tempfile.TemporaryDirectory() as folder:
+        base = {"layers.0.w": torch.randn(shape)}
+        experts = [{"layers.0.w": base["layers.0.w"] + 0.01 * torch.randn(shape)} for _ in range(4)]
+        for room in (0, 8 << 30):
+            for lam in (0.5, 1.0, 1.5):
+                began = time.perf_counter()
+                blend = cuvee.merge(experts, base=base, method="tsv_m", **{"lambda": lam})
+                options = RunOptions(decompositions=room)
+                blend.save(str(Path(folder) / "out"), run=options, overwrite=True)
+                print(f"tsv_m λ={lam} store {'on' if room else 'off'}: {time.perf_counter() - began:.2f} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--large", action="store_true", help="matrices of 4096 rows too; takes minutes")
+    parser.add_argument("--rounds", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(1)  # as a worker of the engine
+    decompose(SHAPES + (LARGE if given.large else []), given.rounds)
+    sweep((1536, 1536))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Methods of matrices over sharded checkpoints, and the memory they take for one large matrix."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import cuvee
+from cuvee.engine.options import RunOptions
+from cuvee.testing.stages import run_method
+
+SOURCE = Path(cuvee.__file__).parents[1]
+SHAPES = {
+    "model.embed_tokens.weight": (20_000, 256),
+    **{f"model.layers.{i}.mlp.up_proj.weight": (1024, 512) for i in range(4)},
+    **{f"model.layers.{i}.mlp.down_proj.weight": (512, 1024) for i in range(4)},
+    **{f"model.layers.{i}.self_attn.q_proj.weight": (512, 512) for i in range(4)},
+    "model.norm.weight": (512,),
+}
+EXPERTS = 4
+SIDE = 2200
+BUDGET, CONSTANT = 32 << 20, 64 << 20
+
+CHILD = """
+import resource, sys, torch, cuvee
+from cuvee.engine.options import RunOptions
+torch.set_num_threads(1)
+method, base, *experts = sys.argv[1:]
+small = {"w": torch.randn(300, 300)}
+cuvee.merge([small, small], base=small, method=method).load()
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+blend = cuvee.merge(experts, base=base, method=method)
+blend.save("out-" + method, run=RunOptions(memory=32 << 20, threads=2), overwrite=True)
+print(peak() - before)
+"""
+
+
+def tensors(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: 0.02 * torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+
+
+def sharded(folder: Path, state: dict[str, torch.Tensor]) -> None:
+    folder.mkdir()
+    names, where = list(state), {}
+    for number in range(3):
+        file = f"model-{number + 1:05}-of-00003.safetensors"
+        part = {name: state[name].bfloat16() for name in names[number::3]}
+        save_file(part, folder / file, metadata={"format": "pt"})
+        where |= dict.fromkeys(part, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 4}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["tsv_m", "iso_c"])
+def test_a_sharded_checkpoint(tmp_path: Path, method: str) -> None:
+    base = tensors(0)
+    states = [base] + [{n: t + 0.1 * tensors(i)[n] for n, t in base.items()} for i in range(1, EXPERTS + 1)]
+    for number, state in enumerate(states):
+        sharded(tmp_path / str(number), state)
+    experts = [str(tmp_path / str(i)) for i in range(1, EXPERTS + 1)]
+    blend = cuvee.merge(experts, base=str(tmp_path / "0"), method=method)
+    blend.save(str(tmp_path / "out"), run=RunOptions(memory=8 << 20, threads=2))
+    rounded = [{name: t.bfloat16() for name, t in state.items()} for state in states]
+    with cuvee.open(str(tmp_path / "out")) as made:
+        for name in ("model.layers.2.mlp.down_proj.weight", "model.norm.weight", "model.embed_tokens.weight"):
+            only = [{name: state[name]} for state in rounded]
+            expected = run_method(method, only[1:], only[0])[name]
+            torch.testing.assert_close(made.tensor(name).float(), expected, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["iso_c", "tsv_m"])
+def test_memory_for_one_matrix_does_not_grow_with_the_experts(tmp_path: Path, method: str) -> None:
+    for number in range(9):
+        generator = torch.Generator().manual_seed(number)
+        save_file(
+            {"w": torch.randn(SIDE, SIDE, generator=generator).bfloat16()}, tmp_path / f"{number}.safetensors"
+        )
+    files = [f"{number}.safetensors" for number in range(9)]
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, method, *files],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) <= BUDGET + CONSTANT + 8 * 4 * SIDE * SIDE
