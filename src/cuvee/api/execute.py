@@ -14,6 +14,7 @@ from cuvee.api.card import card_text
 from cuvee.api.fetch import fetch
 from cuvee.api.inputs import refuse_changed, refuse_inputs, resume_key, stamps
 from cuvee.api.lock import lock_text
+from cuvee.api.package_out import save_package
 from cuvee.api.record import libraries, manifest_of
 from cuvee.bundle.json_files import dump_json
 from cuvee.bundle.pipeline import is_pipeline
@@ -64,6 +65,11 @@ def save(
             plan, out, plan.recipe.output.adapter, chosen, overwrite=overwrite, listener=listener
         )
         return Saved(made.path, made.finished, made.notes)
+    if plan.recipe.output.package is not None:
+        stored = save_package(
+            plan, out, plan.recipe.output.package, chosen, overwrite=overwrite, resume=resume, listener=listener
+        )
+        return Saved(stored.path, stored.finished, stored.notes)
     refuse_inputs(plan, out)
     single = is_single(out)
     sink = SingleFileSink(out) if single else FolderSink(out)

@@ -34,6 +34,30 @@ def inspect_text(summary: dict[str, Any], *, everything: bool) -> str:
     return "\n".join(lines) + "\n\n" + table(["tensor", "dtype", "shape", "role"], shown)
 
 
+def package_text(summary: dict[str, Any]) -> str:
+    """A package for people: its base, and for each task its codecs and bytes."""
+    base, found = summary["base"], summary["bytes"]
+    shown = "included" if base["included"] else printable(base["path"])
+    given = ", ".join(f"{name} {value}" for name, value in summary["parameters"].items())
+    lines = [
+        f"package     {printable(summary['source'])}",
+        f"method      {summary['method']}{f' ({printable(given, 200)})' if given else ''}",
+        f"base        {shown}, {size(base['bytes'])}",
+        f"shared      {size(found['shared'])}",
+        f"size        {size(found['total'])}, where {len(summary['tasks'])} separate models take "
+        f"{size(found['separate_models'])}",
+    ]
+    rows = [
+        [
+            printable(name),
+            size(task["bytes"]),
+            ", ".join(f"{len(names)} {codec}" for codec, names in task["codecs"].items()) or "as the base",
+        ]
+        for name, task in summary["tasks"].items()
+    ]
+    return "\n".join(lines) + "\n\n" + table(["task", "bytes", "tensors by codec"], rows)
+
+
 def _kind(tensor: dict[str, Any]) -> str:
     """How a tensor is stored, and what it is read as where that is another type."""
     stored, read = tensor["stored"], tensor["dtype"]

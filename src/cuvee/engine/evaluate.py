@@ -211,7 +211,7 @@ class Evaluator:
             extra["factors"] = [factors_of(child, self.sources, inputs[0]) for child in node.inputs]
         if "block" in wanted:
             shape = self.shape(node, frame)
-            extra["block"] = Block(inputs, frame.start, shape, self._number(node), node.place)
+            extra["block"] = Block(inputs, frame.start, shape, self.number(node), node.place)
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in node.values}
         argument = inputs if step.role == "combine" else inputs[0]
         return step.function(argument, **values, **extra).reshape(-1)
@@ -276,7 +276,8 @@ class Evaluator:
             total += change.slice(frame.start, frame.stop, kind.torch)
         return total.to(self.options.device)
 
-    def _number(self, node: Apply) -> int:
+    def number(self, node: Apply) -> int:
+        """The position of a node's tensor in its group; 0 where it is alone."""
         if node.group is None:
             return 0
         return next(i for i, other in enumerate(self.groups[node.group]) if other is node)

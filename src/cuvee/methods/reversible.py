@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cuvee.core.lazy import torch
-from cuvee.methods.contract import Decomposer
+from cuvee.methods.contract import Decomposer, Factors
 from cuvee.methods.decompositions import Plain
+from cuvee.methods.recompression import Bound, compress_product
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +50,28 @@ def basis_of(models: Sequence[Tensor], count: int, decompose: Decomposer | None 
     missing = float((rest / total).sqrt()) if float(total) else 0.0
     shaped = tuple(t.reshape(models[0].shape).to(models[0].dtype) for t in tensors)
     return Basis(shaped, chosen.T.contiguous(), missing)
+
+
+def factor_bases(
+    models: Sequence[Factors], count: int, decompose: Decomposer | None = None
+) -> tuple[Basis, Basis]:
+    """Bases of the left and of the right factors of n products, each brought into balanced form U√Σ · √ΣVᵀ first.
+
+    That form does not depend on how a product was split. The largest entry of each column of U√Σ is positive; columns
+    beyond a product's rank are 0, so that all have the largest rank.
+    """
+    decompose = decompose or Plain()
+    inner = max(model.right.shape[0] for model in models)
+    sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for model in models:
+        found = compress_product(model, Bound(rank=inner), decompose).factors
+        largest = found.left.gather(0, found.left.abs().argmax(dim=0, keepdim=True))
+        way = torch.where(largest < 0, -1.0, 1.0).to(found.left.dtype)
+        spare = (0, inner - found.right.shape[0])
+        kind = model.left.dtype
+        sides[0].append(torch.nn.functional.pad(found.left * way, spare).to(kind))
+        sides[1].append(torch.nn.functional.pad(found.right * way.T, (0, 0, *spare)).to(kind))
+    return basis_of(sides[0], count, decompose), basis_of(sides[1], count, decompose)
 
 
 def restored(basis: Basis, number: int) -> Tensor:

@@ -15,6 +15,7 @@ from cuvee.core.grouping import grouped
 from cuvee.core.names import printable
 from cuvee.errors import Diagnostic
 from cuvee.plan.cost import Cost, Outlook, cost
+from cuvee.plan.packages import estimate
 from cuvee.plan.plan import Opened, Plan
 from cuvee.recipe.settings import Resolved
 from cuvee.sources.adapted import OverlayFacts
@@ -57,6 +58,8 @@ def _lines(plan: Plan, outlook: Outlook | None, notes: bool = True) -> Iterator[
         f"output   {len(plan.tensors)} tensors, {size(plan.layout.total_bytes)} {kinds}, "
         f"{files} file{'s' if files > 1 else ''}   arithmetic {compute}"
     )
+    if plan.recipe.output.package is not None:
+        yield _package(plan)
     figures = cost(plan)
     yield (
         f"work     {figures.merged} merged · {figures.copied} copied · {figures.converted} converted"
@@ -65,6 +68,17 @@ def _lines(plan: Plan, outlook: Outlook | None, notes: bool = True) -> Iterator[
     yield "cost     " + " · ".join(_costs(figures, outlook))
     if notes:
         yield from _notes(plan.notes)
+
+
+def _package(plan: Plan) -> str:
+    """What the package takes at most, against separate models."""
+    found = estimate(plan)
+    base = " with the base" if plan.recipe.output.package and plan.recipe.output.package.include_base else ""
+    total = found.shared + found.tasks + (found.base if base else 0)
+    return (
+        f"package  at most {size(total)}{base}: {size(found.shared)} shared, {size(found.tasks)} of single tasks   "
+        f"separate models take {size(found.models)}"
+    )
 
 
 def _title(plan: Plan) -> str:

@@ -167,6 +167,8 @@ def _without_revision(recipe: Recipe, spec: SourceSpec, anchor: Path, found: lis
 def _is_at(anchor: Path, text: str) -> bool:
     """Whether the base of `base + adapter` lies there, also where a revision is named with it."""
     first = text.split("+")[0].strip()
+    if "#" in first and not exists(anchor, first):
+        first = first.partition("#")[0]  # a task of a package
     return exists(anchor, first) or ("@" in first and exists(anchor, first.partition("@")[0]))
 
 

@@ -151,6 +151,13 @@ class AdapterOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class PackageOutput:
+    """All experts are written as one package; with `include_base` it holds their base too."""
+
+    include_base: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """What is written besides the tensors' values."""
 
@@ -162,6 +169,7 @@ class Output:
     form: Literal["single_file"] | None = None  # of diffusion models; None: that of the base or first source
     like: Reference | None = None  # a pipeline whose names, configurations and files the output takes
     adapter: AdapterOutput | None = None  # write a LoRA adapter instead of a model
+    package: PackageOutput | None = None  # write all experts, as a package
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from cuvee.errors import CuveeError, Diagnostic, RecipeError
 from cuvee.methods.contract import Method
 from cuvee.methods.parameters import Parameter
 from cuvee.methods.registry import get, names, parameters_for, stage
+from cuvee.recipe import packages
 from cuvee.recipe.document import Document, Path, problem
 from cuvee.recipe.expressions import BadExpression, terms
 from cuvee.recipe.layouts import LAYOUTS, Layout
@@ -21,6 +22,7 @@ from cuvee.recipe.model import (
     Input,
     ModuleRecipe,
     Output,
+    PackageOutput,
     Recipe,
     Reference,
     Setting,
@@ -33,6 +35,7 @@ from cuvee.recipe.model import (
 )
 from cuvee.recipe.native_layout import BASE, LayoutReader
 from cuvee.recipe.native_settings import ValueReader
+from cuvee.recipe.packaging import packaged, packaged_method, problem_of
 from cuvee.recipe.schema import NATIVE, NativeRecipe, size_of
 from cuvee.recipe.shape import validate
 
@@ -97,7 +100,12 @@ class _Reader:
             file=self.document.file,
             places=self.document.places("chat_template"),
         )
-        return layout(recipe, self.found) if layout else recipe
+        made = layout(recipe, self.found) if layout else recipe
+        if made.output.package is None:
+            return made
+        problem = problem_of(made, self.document.where(("merge",)))
+        self.found += [problem] if problem else []
+        return made if problem else packaged(made)
 
     def modules(
         self, layout: Layout | None, method: Method | None, known: Mapping[str, Parameter]
@@ -127,6 +135,8 @@ class _Reader:
             self.say("CV-R005", path, "the key `method` is missing", key=True, hint=hint)
             return None, None, (), {}
         rest = {k: v for k, v in merge.items() if k != "method"}
+        if self.schema.output.kind == "package":
+            name = packaged_method(name)
         if name in LAYOUTS:
             values = {k: v for k, v in rest.items() if k in LAYOUTS[name].parameters}
             for key in rest.keys() - values.keys():
@@ -202,12 +212,16 @@ class _Reader:
             self.sources[name] = Reference(spec, where=where)
             return
         given = [k for k in _SOURCE_KEYS if k in spec]
+        if "package" in spec and not given:
+            text = packages.reference_text(spec, self.document, path, self.found)
+            self.sources[name] = Reference(text, where=where)
+            return
         if "path" in spec and not given:
             self.sources[name] = self.reference(spec, path)
             return
         if len(given) != 1:
             message = f"`{printable(name)}` needs exactly one of `source`, `recipe` and `arithmetic`"
-            hint = next((h for k in spec if (h := did_you_mean(k, (*_SOURCE_KEYS, "path")))), None)
+            hint = next((h for k in spec if (h := did_you_mean(k, (*_SOURCE_KEYS, "path", "package")))), None)
             self.say("CV-R012", path, message, hint=hint)
             return
         rest = {k: v for k, v in spec.items() if k != given[0]}
@@ -321,6 +335,7 @@ class _Reader:
             adapter=AdapterOutput(spec.rank, spec.energy, spec.error, spec.rest)
             if spec.kind == "adapter"
             else None,
+            package=PackageOutput(spec.include_base) if spec.kind == "package" else None,
         )
 
     def say(self, code: str, path: Path, message: str, **more: Any) -> None:

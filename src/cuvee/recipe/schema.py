@@ -136,19 +136,22 @@ class OutputSpec:
     tokenizer: bool = part(TRUTH, True)
     form: Literal["single_file"] | None = part(one_of("single_file"), None)
     like: str | None = part(TEXT, None)
-    kind: Literal["model", "adapter"] = part(one_of("model", "adapter"), "model")
+    kind: Literal["model", "adapter", "package"] = part(one_of("model", "adapter", "package"), "model")
     rank: int | None = part(whole(1), None)
     energy: float | None = part(SHARE, None)
     error: float | None = part(SHARE, None)
     rest: Literal["save", "drop"] = part(one_of("save", "drop"), "save")
+    include_base: bool = part(TRUTH, False)
 
 
 def _one_bound(output: OutputSpec) -> None:
     given = [name for name in ("rank", "energy", "error") if getattr(output, name) is not None]
     if output.kind == "adapter" and len(given) != 1:
         raise Refusal("an adapter needs one of `rank`, `energy` and `error`")
-    if output.kind == "model" and (given or output.rest != "save"):
+    if output.kind != "adapter" and (given or output.rest != "save"):
         raise Refusal(f"`{(given or ['rest'])[0]}` is for `kind: adapter`")
+    if output.kind != "package" and output.include_base:
+        raise Refusal("`include_base` is for `kind: package`")
 
 
 @dataclass(frozen=True, slots=True)

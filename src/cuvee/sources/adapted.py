@@ -56,6 +56,8 @@ class Overlay:
     close: Callable[[], None] = lambda: None
     facts: OverlayFacts | None = None
     weights: Callable[[], Mapping[Path, tuple[Span, ...]]] = dict
+    removed: frozenset[str] = frozenset()  # tensors of the base that are not there
+    config: Mapping[str, Any] | None = None  # instead of the base's
 
 
 class AdaptedSource:
@@ -63,14 +65,14 @@ class AdaptedSource:
 
     def __init__(self, base: Source, overlay: Overlay, label: str) -> None:
         self.label = label
-        self.config = base.config
+        self.config = base.config if overlay.config is None else overlay.config
         self.notes = base.notes + overlay.notes
         self._base = base
         self._overlay = overlay
         self.tensors: Mapping[str, TensorMeta] = self._metas()
 
     def _metas(self) -> dict[str, TensorMeta]:
-        metas = dict(self._base.tensors)
+        metas = {n: m for n, m in self._base.tensors.items() if n not in self._overlay.removed}
         metas.update({name: made.meta for name, made in self._overlay.replaced.items()})
         for name in self._overlay.deltas:
             metas[name] = replace(metas[name], dtype=sum_dtype(metas[name].dtype))

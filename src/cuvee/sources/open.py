@@ -15,6 +15,7 @@ from cuvee.core.limits import DEFAULT, Limits
 from cuvee.core.names import printable
 from cuvee.errors import CuveeError, Diagnostic, UsageError
 from cuvee.sources.folder import Origin, open_adapter, open_path
+from cuvee.sources.package import is_package, open_package, without_task
 from cuvee.sources.pipeline import is_pipeline, open_pipeline
 from cuvee.sources.reference import Reference, parse_reference
 from cuvee.sources.source import Source, note
@@ -85,12 +86,24 @@ def _open(reference: Reference, label: str, *, anchor: Path, limits: Limits, off
 
 def _open_base(reference: Reference, label: str, anchor: Path, limits: Limits, offline: bool) -> Source:
     if reference.kind == "path":
+        path = anchor / reference.name
+        if reference.tasks:
+            return _open_task(reference, label, anchor, limits, offline)
+        if is_package(path):
+            raise without_task(path, label, limits)
         if is_pipeline(anchor / reference.name):
             return open_pipeline(anchor / reference.name, label, limits)
         return open_path(anchor / reference.name, label, limits)
     from cuvee.sources.hub import open_hub
 
     return open_hub(reference, label, limits, offline=offline, notes=_assumed_notes(reference, label, anchor))
+
+
+def _open_task(reference: Reference, label: str, anchor: Path, limits: Limits, offline: bool) -> Source:
+    def base(text: str) -> Source:
+        return open_source(text, anchor=anchor, limits=limits, offline=offline)
+
+    return open_package(anchor / reference.name, reference.tasks, label, limits, base, reference.base)
 
 
 def _adapted(base: Source, reference: Reference, anchor: Path, limits: Limits, offline: bool) -> Source:

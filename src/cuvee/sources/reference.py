@@ -4,6 +4,7 @@
     hf://owner/name[@rev][/sub]  a hub repository; `refs/pr/N` is written plainly, other slashes as %2F
     owner/name[@rev]             the same, when no such path exists
     base + adapter [+ …]         adapters on a base; an existing path that contains `+` wins
+    path#task                    one task of a package; `path#a=0.5&b=0.5` a weighted sum, names quoted by %
     {path, revision, adapter}    the long form, for whatever the short one cannot say
 
 Looks at the file system only to ask whether a path exists. Must not open anything.
@@ -43,6 +44,8 @@ class Reference:
     subfolder: str | None = None
     adapters: tuple[Reference, ...] = ()
     assumed: bool = False
+    tasks: tuple[tuple[str, float], ...] = ()  # of a package, with their weights
+    base: str | None = None  # of a package, where it is not the one it names
 
     @property
     def display(self) -> str:
@@ -52,7 +55,7 @@ class Reference:
     @property
     def _alone(self) -> str:
         if self.kind == "path":
-            return self.name
+            return self.name + (f"#{fragment(self.tasks, self.base)}" if self.tasks else "")
         plain = self.assumed and self.subfolder is None
         return (
             ("" if plain else SCHEME)
@@ -102,6 +105,8 @@ def _split(text: str, anchor: Path) -> list[str]:
 
 
 def _single(text: str, anchor: Path) -> Reference:
+    if "#" in text and text.partition("://")[0] in ("hf", text) and not exists(anchor, text):
+        return _package(text)
     if text.startswith(SCHEME):
         return _hub(text)
     if "://" in text:
@@ -110,6 +115,39 @@ def _single(text: str, anchor: Path) -> Reference:
     if match is None or exists(anchor, text) or text.lower().endswith(WEIGHT_SUFFIXES):
         return Reference("path", text)
     return Reference("hub", match["name"], _unquoted(match["revision"]), assumed=True)
+
+
+def fragment(tasks: Sequence[tuple[str, float]], base: str | None = None) -> str:
+    """What follows `#` for these tasks of a package: `math`, or `math=0.5&code=0.5`; `base` is another base for it."""
+    shown = [quote(name, safe="") + ("" if weight == 1 else f"={weight!r}") for name, weight in tasks]
+    return "&".join([*shown, *([] if base is None else [f"base={quote(base, safe='/.')}"])])
+
+
+def _package(text: str) -> Reference:
+    """`path#task`, `path#a=0.5&b=0.5`, with `&base=PATH` for another base."""
+    path, _, tail = text.partition("#")
+    if path.startswith(SCHEME) or not path:
+        hint = "fetch the repository, and name its folder"
+        raise _bad(
+            text, "does not name a package on this machine, which is where they are read from", hint=hint
+        )
+    tasks: list[tuple[str, float]] = []
+    base = None
+    for item in tail.split("&"):
+        name, given, value = item.partition("=")
+        if name == "base":
+            base = unquote(value)
+            continue
+        try:
+            weight = float(value) if given else 1.0
+        except ValueError:
+            weight = float("nan")
+        if not name or weight - weight != 0:
+            raise _bad(text, "does not name tasks as `path#task` or `path#task=0.5&other=0.5`")
+        tasks.append((unquote(name), weight))
+    if not tasks or len({name for name, _ in tasks}) < len(tasks) or base == "":
+        raise _bad(text, "must name each of its tasks once, and at least one")
+    return Reference("path", path, tasks=tuple(tasks), base=base)
 
 
 def _hub(text: str) -> Reference:

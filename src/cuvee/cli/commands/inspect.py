@@ -20,7 +20,7 @@ from cuvee.cli.options import is_offline, output_options
 def command(
     source: str, pattern: str | None, everything: bool, offline: bool, as_json: bool, **given: Any
 ) -> int:
-    """Show tensors, dtypes, sizes, architecture, side files and oddities of a checkpoint.
+    """Show tensors, dtypes, sizes, architecture, side files and oddities of a checkpoint; tasks and sizes of a package.
 
     \b
     Examples:
@@ -30,9 +30,17 @@ def command(
     import fnmatch
 
     from cuvee.api.checkpoint import Checkpoint
+    from cuvee.api.package import package_summary
     from cuvee.cli.render import print_json, stdout
-    from cuvee.cli.shown import inspect_text
+    from cuvee.cli.shown import inspect_text, package_text
 
+    package = package_summary(source)
+    if package is not None:
+        if as_json:
+            print_json(package)
+        else:
+            stdout(package_text(package))
+        return 0
     with Checkpoint.opened(source, offline=is_offline(offline)) as checkpoint:
         summary = checkpoint.summary()
     if pattern:

@@ -30,11 +30,13 @@ def tall_mask(delta: Tensor, total: Tensor, strength: Any) -> Tensor:
     return needed
 
 
-def _scope(values: Mapping[str, Any]) -> Scope | None:
+def scope(values: Mapping[str, Any]) -> Scope | None:
+    """Only the trimmed total looks at the whole model."""
     return "model" if values["total"] == "ties" and values["density"] < 1 else None
 
 
-def _summarise(stream: Stream, *, density: float, **_: Any) -> Summary:
+def summarise(stream: Stream, *, density: float, **_: Any) -> Summary:
+    """The entries that `total="ties"` keeps of each expert."""
     cuts = [
         top(stream, magnitude_of(i), lambda size: max(1, int(density * size))) for i in range(stream.inputs)
     ]
@@ -44,8 +46,8 @@ def _summarise(stream: Stream, *, density: float, **_: Any) -> Summary:
 @stage(
     "consensus",
     role="combine",
-    summarise=_summarise,
-    scope=_scope,
+    summarise=summarise,
+    scope=scope,
     upcast=True,
     paper="arXiv:2405.07813",
 )
@@ -73,14 +75,14 @@ def consensus(
         total: the vector that is masked: `sum` (task arithmetic) or `ties` (trim over the model, elect, disjoint sum)
         density: share of entries that `ties` keeps of each expert; without effect on `sum`
     """
-    merged = _total(deltas, total, density, summary, block)
+    merged = total_vector(deltas, total, density, summary, block)
     votes = torch.zeros_like(merged, dtype=torch.int32)
     for delta, own in zip(deltas, each(strength, len(deltas)), strict=True):
         votes = votes + tall_mask(delta, merged, own)
     return torch.where(votes >= agree, merged, 0.0)
 
 
-def _total(deltas: Sequence[Tensor], total: Total, density: float, summary: Summary, block: Block) -> Tensor:
+def total_vector(deltas: Sequence[Tensor], total: Total, density: float, summary: Summary, block: Block) -> Tensor:
     """The merged task vector that masks are taken of."""
     if total == "sum":
         return combined(deltas, [1.0] * len(deltas))

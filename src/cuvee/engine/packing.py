@@ -1,0 +1,305 @@
+"""Codes of a package, computed: masks, signs, factors, bases and what is stored whole, tensor by tensor.
+
+Elementwise codes are made block by block, so memory does not grow with tensors; factors and bases see one whole tensor
+at a time. Owns what `plan.packages` leaves to the data. Writes through a function it is handed; knows no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from cuvee.core.dtypes import FLOAT64
+from cuvee.core.lazy import torch
+from cuvee.core.tensors import TensorMeta
+from cuvee.engine.blocks import cut
+from cuvee.engine.changes import factors_of
+from cuvee.engine.evaluate import Evaluator, Frame
+from cuvee.formats.package_form import BASE, RESCALER, SHARED, Codec, Task, packed, part_name
+from cuvee.methods.combine import emr
+from cuvee.methods.combine.consensus import tall_mask, total_vector
+from cuvee.methods.contract import Block, rows_of
+from cuvee.methods.recompression import Bound, compress
+from cuvee.methods.reversible import basis_of, factor_bases
+from cuvee.plan.nodes import Apply, Node
+from cuvee.plan.packages import MASKED, Piece, base_of, pieces, source_of
+from cuvee.plan.plan import Plan
+from cuvee.recipe.packaging import tasks_of
+from cuvee.sources.source import Source, kept_dtype
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Write = Callable[[str, int, "Tensor"], None]  # name, first element, values
+_BLOCK = 1 << 20  # elements copied at once
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Tensors of the package that are computed together; names begin with their folder."""
+
+    metas: tuple[TensorMeta, ...]
+    fill: Callable[[Write], None]
+
+
+@dataclass(slots=True)
+class Packing:
+    """Everything a package stores, measured and ready to be written."""
+
+    plan: Plan
+    evaluator: Evaluator
+    folders: Mapping[str, str]
+    include_base: bool
+    codecs: dict[str, dict[str, Codec]] = field(default_factory=dict)
+    absent: dict[str, list[str]] = field(default_factory=dict)
+    rescaled: bool = False
+
+    def stored(self) -> list[Stored]:
+        """Every tensor with its form; entries that are 0 and copies of the base's tensors are counted by reading."""
+        tasks = tasks_of(self.plan.recipe)
+        self.codecs, self.absent = {task: {} for task in tasks}, {task: [] for task in tasks}
+        out = list(self._base()) if self.include_base else []
+        found = list(pieces(self.plan))
+        for piece in found:
+            out += self._piece(piece)
+        out += self._rescalers(found)
+        return out + list(self._others({piece.name for piece in found}))
+
+    def tasks(self, nbytes: Mapping[str, int]) -> dict[str, Task]:
+        """The tasks for `package.json`; `nbytes` of each folder."""
+        return {
+            task: Task(
+                folder, self.codecs[task], tuple(self.absent[task]), self.rescaled, nbytes.get(folder, 0)
+            )
+            for task, folder in self.folders.items()
+        }
+
+    # -- changes --------------------------------------------------------------------------------------------------
+
+    def _piece(self, piece: Piece) -> list[Stored]:
+        for task, codec in zip(piece.owners, piece.codecs, strict=True):
+            self.codecs[task][piece.name] = codec
+        if piece.apply.stage in MASKED:
+            return [self._masks(piece)]
+        if piece.codecs[0] == "basis":
+            return [self._basis(piece)]
+        makers = {"low_rank": self._low_rank, "sign": self._signs}
+        return [
+            stored
+            for i, codec in enumerate(piece.codecs)
+            for stored in (makers[codec](piece, i) if codec in makers else self._plain(piece, i))
+        ]
+
+    def _masks(self, piece: Piece) -> Stored:
+        (vector,) = self._named(SHARED, piece.shared())
+        masks = [self._own(piece, i)[0] for i in range(len(piece.owners))]
+
+        def fill(write: Write) -> None:
+            for start, stop in cut(piece.apply, *self._budget()):
+                merged, flags = self._masked(piece.apply, Frame(start, stop))
+                write(vector.name, start, merged.to(piece.dtype.torch))
+                for meta, own in zip(masks, flags, strict=True):
+                    write(meta.name, start // 8, packed(own))
+            self.evaluator.forget(piece.apply)
+
+        return Stored((vector, *masks), fill)
+
+    def _masked(self, apply: Apply, frame: Frame) -> tuple[Tensor, list[Tensor]]:
+        """The shared vector and each task's mask of it on a run of elements."""
+        deltas = self.evaluator.inputs(apply, frame)
+        values = dict(apply.values)
+        if apply.stage == "emr_expert":
+            merged = emr.unified(deltas)
+            return merged, [emr.mask(delta, merged) for delta in deltas]
+        trimmed = values["total"] == "ties" and values["density"] < 1
+        summary = self.evaluator.summary(apply, frame) if trimmed else {}
+        number = self.evaluator.number(apply)
+        block = Block(deltas, frame.start, apply.shape, number, apply.place)
+        merged = total_vector(deltas, values["total"], values["density"], summary, block)
+        strengths = values["strength"]
+        each = strengths if isinstance(strengths, tuple) else (strengths,) * len(deltas)
+        return merged, [tall_mask(d, merged, s) for d, s in zip(deltas, each, strict=True)]
+
+    def _rescalers(self, found: Sequence[Piece]) -> list[Stored]:
+        """EMR's factor of each task, from the one summary over the model."""
+        first = next((piece.apply for piece in found if piece.apply.stage == "emr_expert"), None)
+        self.rescaled = first is not None
+        if first is None:
+            return []
+        metas = [TensorMeta(f"{folder}.{RESCALER}", FLOAT64, (1,)) for folder in self.folders.values()]
+
+        def fill(write: Write) -> None:
+            factors = self.evaluator.summary(first)["rescalers"]
+            for meta, factor in zip(metas, factors, strict=True):
+                write(meta.name, 0, torch.tensor([factor], dtype=torch.float64))
+
+        return [Stored(tuple(metas), fill)]
+
+    def _signs(self, piece: Piece, number: int) -> list[Stored]:
+        node = piece.apply.inputs[number]
+        assert isinstance(node, Apply)
+        bits, scale = self._own(piece, number)
+
+        def fill(write: Write) -> None:
+            mean: float = self.evaluator.summary(node)["mean"]
+            write(scale.name, 0, torch.tensor([mean], dtype=torch.float64))
+            for start, stop in cut(node, *self._budget()):
+                (delta,) = self.evaluator.inputs(node, Frame(start, stop))
+                write(bits.name, start // 8, packed(delta < 0))
+            self.evaluator.forget(node)
+
+        return [Stored((bits, scale), fill)]
+
+    def _plain(self, piece: Piece, number: int) -> list[Stored]:
+        """A task vector as it is, or its entries that are not 0 where those take less room; nothing where none is."""
+        node, task = piece.apply.inputs[number], piece.owners[number]
+        many = sum(int(torch.count_nonzero(part)) for _, part in self._blocks(node))
+        sparse = replace(piece, codecs=("sparse",) * len(piece.codecs))
+        if not many:
+            del self.codecs[task][piece.name]
+            return []
+        if sum(m.nbytes for m in sparse.own(number, many)) < sum(m.nbytes for m in piece.own(number)):
+            self.codecs[task][piece.name] = "sparse"
+            return [self._sparse(sparse, number, many)]
+        self.codecs[task][piece.name] = "dense"
+        (meta,) = self._own(piece, number)
+
+        def fill(write: Write) -> None:
+            for start, part in self._blocks(node):
+                write(meta.name, start, part.to(piece.dtype.torch))
+
+        return [Stored((meta,), fill)]
+
+    def _sparse(self, piece: Piece, number: int, many: int) -> Stored:
+        node = piece.apply.inputs[number]
+        indices, values = self._named(self.folders[piece.owners[number]], piece.own(number, many))
+
+        def fill(write: Write) -> None:
+            done = 0
+            for start, part in self._blocks(node):
+                places = part.nonzero().reshape(-1)
+                write(indices.name, done, (places + start).to(indices.dtype.torch))
+                write(values.name, done, part[places].to(values.dtype.torch))
+                done += len(places)
+
+        return Stored((indices, values), fill)
+
+    def _low_rank(self, piece: Piece, number: int) -> list[Stored]:
+        metas = self._own(piece, number)
+
+        def fill(write: Write) -> None:
+            delta = self._whole(piece.apply, number)
+            found = compress(delta, Bound(rank=piece.count), self.evaluator.decompose).factors
+            for meta, factor in zip(metas, (found.left, found.right), strict=True):
+                filled = torch.zeros(meta.shape, dtype=factor.dtype)  # of lower rank: the rest is 0
+                filled[: factor.shape[0], : factor.shape[1]] = factor
+                write(meta.name, 0, filled.to(meta.dtype.torch))
+
+        return [Stored(tuple(metas), fill)]
+
+    def _basis(self, piece: Piece) -> Stored:
+        inner = self._product_rank(piece)
+        if inner is not None:
+            piece = replace(piece, codecs=("basis_product",) * len(piece.codecs), inner=inner)
+            for task in piece.owners:
+                self.codecs[task][piece.name] = "basis_product"
+        shared = self._named(SHARED, piece.shared())
+        own = [self._own(piece, i) for i in range(len(piece.owners))]
+
+        def fill(write: Write) -> None:
+            for side, (meta, basis) in enumerate(zip(shared, self._bases(piece), strict=True)):
+                write(meta.name, 0, torch.stack(basis.tensors).to(meta.dtype.torch))
+                for i, metas in enumerate(own):
+                    write(metas[side].name, 0, basis.coefficients[:, i].double())
+
+        return Stored((*shared, *(meta for metas in own for meta in metas)), fill)
+
+    def _bases(self, piece: Piece) -> tuple[Any, ...]:
+        decompose = self.evaluator.decompose
+        if piece.inner:
+            factors = [f for node in piece.apply.inputs if (f := self._factors(node)) is not None]
+            return factor_bases(factors, piece.count, decompose)
+        deltas = [self._whole(piece.apply, i) for i in range(len(piece.owners))]
+        return (basis_of(deltas, piece.count, decompose),)
+
+    def _product_rank(self, piece: Piece) -> int | None:
+        """The rank of a basis of factors, where every expert is known as a product that takes less room."""
+        known = [self._factors(node) for node in piece.apply.inputs]
+        ranks = [f.right.shape[0] for f in known if f is not None]
+        rows, columns = rows_of(piece.shape)
+        if len(ranks) < len(known) or not max(ranks) or max(ranks) >= min(rows, columns):
+            return None
+        return max(ranks)
+
+    def _factors(self, node: Node) -> Any:
+        return factors_of(node, self.evaluator.sources, torch.zeros(0))
+
+    # -- tensors as they are ----------------------------------------------------------------------------------------
+
+    def _base(self) -> Iterator[Stored]:
+        source = base_of(self.plan).source
+        for name in source.tensors:
+            yield self._copy(source, name, f"{BASE}.{name}")
+
+    def _others(self, changed: set[str]) -> Iterator[Stored]:
+        """Tensors that are not merged (heads, whole numbers): each task's own, where it is not the base's."""
+        base = base_of(self.plan).source
+        for tensor in self.plan.tensors:
+            name = tensor.meta.name
+            for task, folder in self.folders.items():
+                opened = source_of(self.plan, task)
+                if name in changed or opened is None:
+                    continue
+                if name not in opened.source.tensors:
+                    self.absent[task] += [name] if name in base.tensors else []
+                elif not _equal(opened.source, base, name):
+                    self.codecs[task][name] = "whole"
+                    yield self._copy(opened.source, name, f"{folder}.{part_name(name, 'whole')}")
+
+    def _copy(self, source: Source, name: str, as_name: str) -> Stored:
+        dtype = kept_dtype(source, name)
+        meta = TensorMeta(as_name, dtype, source.tensors[name].shape)
+
+        def fill(write: Write) -> None:
+            for start in range(0, meta.numel, _BLOCK):
+                part = source.read(name, start, min(start + _BLOCK, meta.numel))
+                write(as_name, start, part.to(dtype.torch))
+
+        return Stored((meta,), fill)
+
+    # -- parts ----------------------------------------------------------------------------------------------------
+
+    def _own(self, piece: Piece, number: int) -> list[TensorMeta]:
+        return self._named(self.folders[piece.owners[number]], piece.own(number))
+
+    def _named(self, folder: str, metas: Sequence[TensorMeta]) -> list[TensorMeta]:
+        return [replace(meta, name=f"{folder}.{meta.name}") for meta in metas]
+
+    def _whole(self, apply: Apply, number: int) -> Tensor:
+        """One input of a stage that sees whole tensors, the others not computed."""
+        node = apply.inputs[number]
+        value = self.evaluator.assembled(node).reshape(node.shape)
+        return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+    def _blocks(self, node: Node) -> Iterator[tuple[int, Tensor]]:
+        for start, _, value in self.evaluator.blocks(node):
+            yield start, value
+
+    def _budget(self) -> tuple[int, int | None]:
+        options = self.evaluator.options
+        return options.memory // max(1, options.threads), options.block
+
+
+def _equal(one: Source, other: Source, name: str) -> bool:
+    """Whether two sources hold the same values of a tensor."""
+    if name not in other.tensors:
+        return False
+    mine, theirs = one.tensors[name], other.tensors[name]
+    if (mine.shape, mine.dtype) != (theirs.shape, theirs.dtype):
+        return False
+    starts = range(0, mine.numel, _BLOCK)
+    ends = (min(start + _BLOCK, mine.numel) for start in starts)
+    return all(
+        torch.equal(one.read(name, a, b), other.read(name, a, b)) for a, b in zip(starts, ends, strict=True)
+    )
