@@ -138,7 +138,7 @@ def _source(plan: Plan, key: str, opened: Opened) -> CardSource:
     total = sum(meta.nbytes for meta in opened.source.tensors.values())
     family = opened.family.name if opened.family else "unknown"
     made = _recorded(plan.recipe, key, opened.source.identity())
-    return replace(made, detail=f"{family}, {size(total)}")
+    return replace(made, detail=f"{family}, {made.detail or size(total)}")
 
 
 def _recorded(recipe: Recipe, key: str, identity: Mapping[str, Any]) -> CardSource:
