@@ -143,7 +143,7 @@ GALLERY: dict[str, str] = {
     "plan_chat_template": MK + "chat_template: chatlm\n",
     "plan_chat_template_syntax": MK + "chat_template: '{% for x in %}'\n",
     "plan_adapter": MK.replace("./math", "./base+./math"),
-    "plan_scheme": MK.replace("./math", "s3://bucket/x"),
+    "plan_scheme": MK.replace("./math", "ftp://bucket/x"),
 }  # fmt: skip
 
 

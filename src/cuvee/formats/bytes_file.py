@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cuvee.core.dtypes import DType
 from cuvee.core.lazy import torch
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
 
 # Windows has neither of the two; a named pipe must not block the opening on POSIX.
 _FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+class Bytes(Protocol):
+    """Bytes that can be read anywhere, as `ByteFile` reads those of a file."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def tensor_at(self, offset: int, numel: int, dtype: DType, name: str) -> Tensor: ...
+
+    def close(self) -> None: ...
 
 
 class ByteFile:
@@ -69,13 +81,7 @@ class ByteFile:
 
     def tensor_at(self, offset: int, numel: int, dtype: DType, name: str) -> Tensor:
         """A fresh 1-D tensor of `numel` elements stored row by row, little-endian, from `offset`."""
-        out = torch.empty(numel, dtype=dtype.torch)
-        if numel:
-            raw = out.view(torch.uint8)
-            self.fill(raw.numpy().data, offset, name)
-            if dtype.family == "bool":
-                raw.ne_(0)  # any byte but 0 and 1 in a torch bool is undefined behaviour
-        return out
+        return filled(self.fill, offset, numel, dtype, name)
 
     def close(self) -> None:
         """Give the descriptor back; closing twice is fine."""
@@ -85,6 +91,19 @@ class ByteFile:
 
     def __del__(self) -> None:
         self.close()
+
+
+def filled(
+    fill: Callable[[memoryview, int, str], None], offset: int, numel: int, dtype: DType, name: str
+) -> Tensor:
+    """A fresh 1-D tensor whose bytes `fill(buffer, offset, name)` reads."""
+    out = torch.empty(numel, dtype=dtype.torch)
+    if numel:
+        raw = out.view(torch.uint8)
+        fill(raw.numpy().data, offset, name)
+        if dtype.family == "bool":
+            raw.ne_(0)  # any byte but 0 and 1 in a torch bool is undefined behaviour
+    return out
 
 
 def element_range(meta: TensorMeta, start: int, stop: int | None) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cuvee.core.limits import DEFAULT, Limits
 from cuvee.core.tensors import Extent, TensorMeta
-from cuvee.formats.bytes_file import ByteFile, element_range
+from cuvee.formats.bytes_file import ByteFile, Bytes, element_range
 from cuvee.formats.refusals import corrupt, over_limit
 from cuvee.formats.safetensors_header import METADATA, Header, parse_header
 
@@ -27,7 +27,7 @@ class SafetensorsFile:
 
     format = "safetensors"
 
-    def __init__(self, raw: ByteFile, header: Header, data_start: int) -> None:
+    def __init__(self, raw: Bytes, header: Header, data_start: int) -> None:
         self.path = raw.path
         self.tensors: Mapping[str, TensorMeta] = header.tensors
         self.metadata: Mapping[str, str] = header.metadata

@@ -88,7 +88,7 @@ def fetch_adapter(reference: Reference, label: str, limits: Limits, *, offline: 
     def wanted(names: Sequence[str]) -> list[str]:
         there = [name.removeprefix(below) for name in names if name.startswith(below)]
         weights = next((name for name in ADAPTER_WEIGHTS if name in there), None)
-        return [below + name for name in there if name in (ADAPTER_CONFIG, weights) or _beside(name)]
+        return [below + name for name in there if name in (ADAPTER_CONFIG, weights) or beside(name)]
 
     snapshot = fetched.snapshot(wanted)
     return _inside(snapshot, reference, label), Origin("adapter", _origin_name(reference), snapshot.name)
@@ -147,9 +147,7 @@ class _Repository:
     def names(self) -> list[str]:
         """Names of all files of the repository."""
         with self.explained():
-            info = api().model_info(
-                self.reference.name, revision=self.reference.revision
-            )
+            info = api().model_info(self.reference.name, revision=self.reference.revision)
         return [sibling.rfilename for sibling in info.siblings or ()]
 
     def download(self, patterns: list[str], commit: str | None = None) -> Path:
@@ -264,18 +262,18 @@ def _wanted(repository: _Repository, names: Sequence[str]) -> list[str]:
     if INDEX in there:
         return list(_wanted_of_pipeline(repository, prefix, there))
     weights = _weights(repository, prefix, [name for name in there if "/" not in name])
-    return [prefix + name for name in (*filter(_beside, there), *weights)]
+    return [prefix + name for name in (*filter(beside, there), *weights)]
 
 
 def _wanted_of_pipeline(repository: _Repository, prefix: str, there: Sequence[str]) -> Iterator[str]:
     """The side files of a pipeline and of its components, and each component's weights."""
-    yield from (prefix + name for name in there if "/" not in name and _beside(name))
+    yield from (prefix + name for name in there if "/" not in name and beside(name))
     for part in sorted({name.partition("/")[0] for name in there if name.count("/") == 1}):
         inside = [
             name.partition("/")[2] for name in there if name.startswith(f"{part}/") and name.count("/") == 1
         ]
         weights = _weights(repository, f"{prefix}{part}/", inside)
-        yield from (f"{prefix}{part}/{name}" for name in (*filter(_beside, inside), *weights))
+        yield from (f"{prefix}{part}/{name}" for name in (*filter(beside, inside), *weights))
 
 
 def _weights(repository: _Repository, prefix: str, names: Sequence[str]) -> list[str]:
@@ -296,7 +294,7 @@ def _weights(repository: _Repository, prefix: str, names: Sequence[str]) -> list
     return [name for name in names if name in ADAPTER_WEIGHTS][:1]
 
 
-def _beside(name: str) -> bool:
+def beside(name: str) -> bool:
     """Whether a file of the folder travels with the model: configs, tokenizer, templates, licence."""
     if "/" in name:
         return name.startswith("additional_chat_templates/") and name.endswith(".jinja")

@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cuvee.core import settings
 from cuvee.core.limits import DEFAULT, Limits
 from cuvee.core.names import printable
-from cuvee.errors import CuveeError, Diagnostic, UsageError
+from cuvee.errors import CuveeError, Diagnostic, SourceError, UsageError
 from cuvee.sources.folder import Origin, open_adapter, open_path
 from cuvee.sources.package import is_package, open_package, without_task
 from cuvee.sources.pipeline import is_pipeline, open_pipeline
@@ -60,7 +61,7 @@ def _is_long_form(what: Any) -> bool:
 
 
 def _with_revision(reference: Reference, revision: str) -> Reference:
-    if reference.kind == "path" or reference.revision not in (None, revision):
+    if reference.kind != "hub" or reference.revision not in (None, revision):
         raise UsageError(
             "CV-S036", f"`{printable(reference.display)}` cannot be pinned to `{printable(revision)}`"
         )
@@ -94,6 +95,10 @@ def _open_base(reference: Reference, label: str, anchor: Path, limits: Limits, o
         if is_pipeline(anchor / reference.name):
             return open_pipeline(anchor / reference.name, label, limits)
         return open_path(anchor / reference.name, label, limits)
+    if reference.kind == "url":
+        from cuvee.sources.remote import open_remote
+
+        return open_remote(reference, label, limits, offline=offline or settings.flag("CUVEE_OFFLINE"))
     from cuvee.sources.hub import open_hub
 
     return open_hub(reference, label, limits, offline=offline, notes=_assumed_notes(reference, label, anchor))
@@ -111,6 +116,12 @@ def _adapted(base: Source, reference: Reference, anchor: Path, limits: Limits, o
     from cuvee.sources.diffusion_lora import apply_lora, lora_file
 
     label = reference.display
+    if reference.kind == "url":
+        raise SourceError(
+            "CV-S219",
+            f"`{printable(label)}` is an address, and adapters are read from folders or the hub",
+            hint="fetch the adapter and name its folder",
+        )
     path = anchor / reference.name
     origin = Origin("adapter", path.resolve().name)
     if reference.kind == "hub":

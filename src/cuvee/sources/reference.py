@@ -3,6 +3,8 @@
     path                         a folder or a weight file, relative to the recipe (`~` is not expanded)
     hf://owner/name[@rev][/sub]  a hub repository; `refs/pr/N` is written plainly, other slashes as %2F
     owner/name[@rev]             the same, when no such path exists
+    https://…, s3://bucket/…     a folder or safetensors file on a server or in an object store
+    file:///…                    a path
     base + adapter [+ …]         adapters on a base; an existing path that contains `+` wins
     path#task                    one task of a package; `path#a=0.5&b=0.5` a weighted sum, names quoted by %
     {path, revision, adapter}    the long form, for whatever the short one cannot say
@@ -17,12 +19,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 from cuvee.core.names import did_you_mean, printable
 from cuvee.errors import SourceError, Where
 
 SCHEME = "hf://"
+ADDRESSES = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "abfss")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _WORD = r"[A-Za-z0-9](?:[A-Za-z0-9_]|[.-](?![.-]))*"
 _HUB = re.compile(rf"(?P<name>{_WORD}/{_WORD})(?:@(?P<revision>[^@\s]+))?")
@@ -38,7 +41,7 @@ class Reference:
     repository because no such path exists.
     """
 
-    kind: Literal["path", "hub"]
+    kind: Literal["path", "hub", "url"]
     name: str
     revision: str | None = None
     subfolder: str | None = None
@@ -56,6 +59,8 @@ class Reference:
     def _alone(self) -> str:
         if self.kind == "path":
             return self.name + (f"#{fragment(self.tasks, self.base)}" if self.tasks else "")
+        if self.kind == "url":
+            return self.name
         plain = self.assumed and self.subfolder is None
         return (
             ("" if plain else SCHEME)
@@ -105,12 +110,12 @@ def _split(text: str, anchor: Path) -> list[str]:
 
 
 def _single(text: str, anchor: Path) -> Reference:
+    if "://" in text and not text.startswith(SCHEME):
+        return _address(text)
     if "#" in text and text.partition("://")[0] in ("hf", text) and not exists(anchor, text):
         return _package(text)
     if text.startswith(SCHEME):
         return _hub(text)
-    if "://" in text:
-        raise _bad(text, f"has an unknown scheme; expected a path or `{SCHEME}owner/name`")
     match = _HUB.fullmatch(text)
     if match is None or exists(anchor, text) or text.lower().endswith(WEIGHT_SUFFIXES):
         return Reference("path", text)
@@ -148,6 +153,28 @@ def _package(text: str) -> Reference:
     if not tasks or len({name for name, _ in tasks}) < len(tasks) or base == "":
         raise _bad(text, "must name each of its tasks once, and at least one")
     return Reference("path", path, tasks=tuple(tasks), base=base)
+
+
+def _address(text: str) -> Reference:
+    """A path written as `file://`, or an address; what could hold a secret is refused, since recipes are shared."""
+    try:
+        parts = urlsplit(text)
+        host, secret = parts.netloc, "@" in parts.netloc or bool(parts.query or parts.fragment)
+    except ValueError:
+        raise _bad(text.partition("://")[0], "does not begin an address") from None
+    scheme = parts.scheme.lower()
+    if scheme == "file" and host in ("", "localhost"):
+        return Reference("path", unquote(parts.path))
+    plain = f"{scheme}://{host.rpartition('@')[2]}{parts.path}"
+    if scheme not in ADDRESSES:
+        expected = f"expected a path, `{SCHEME}owner/name`, `https://` or `s3://`"
+        raise _bad(plain, f"has an unknown scheme; {expected}")
+    if secret:
+        hint = "credentials come from the environment or `~/.netrc`, never from a recipe"
+        raise _bad(plain, "has a user, a query or a fragment, which addresses must not have", hint=hint)
+    if not host or ".." in parts.path.split("/"):
+        raise _bad(plain, "is not an address of a folder or a file")
+    return Reference("url", plain.rstrip("/"))
 
 
 def _hub(text: str) -> Reference:
@@ -191,8 +218,8 @@ def _adapter(written: Any, anchor: Path) -> Reference:
 
 
 def _pinned(found: Reference, revision: str) -> Reference:
-    if found.kind == "path":
-        raise _bad(found.name, "is a local path, so it cannot have a `revision`")
+    if found.kind != "hub":
+        raise _bad(found.name, "is not on the hub, so it cannot have a `revision`")
     if found.revision not in (None, revision):
         raise _bad(found.display, f"names one revision, and `revision` another: `{printable(revision)}`")
     return replace(found, revision=revision)

@@ -25,6 +25,7 @@ from cuvee.formats.gguf_types import packed_bytes
 from cuvee.sources.file_pool import FilePool
 from cuvee.sources.prefixes import strip_prefixes
 from cuvee.sources.remote_file import RemoteFile
+from cuvee.sources.remote_ranges import RangedFile
 from cuvee.sources.source import bounded, meta_of
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class StoredTensors:
         self.label = label
         self.root = root
         self._pool = FilePool(partial(self._opened, limits))
-        self._remote = {file.path: file for file in files if isinstance(file, RemoteFile)}
+        self._remote = {f.path: f for f in files if isinstance(f, (RemoteFile, RangedFile))}
         self._sizes: dict[Path, int] = {}
         self._homes: dict[str, Path] = {}
         self._digests: dict[Path, str] = {}
@@ -65,7 +66,7 @@ class StoredTensors:
 
     def unfetched(self) -> list[RemoteFile]:
         """Files of which only the header is here."""
-        return [file for file in self._remote.values() if not file.here]
+        return [f for f in self._remote.values() if isinstance(f, RemoteFile) and not f.here]
 
     def _take(self, file: TensorFile, stored: dict[str, TensorMeta]) -> None:
         for name, meta in file.tensors.items():
@@ -83,7 +84,9 @@ class StoredTensors:
                     file.encodings[name], packed_bytes(file.encodings[name], meta.numel)
                 )
         self._digests[file.path] = _header_digest(file)
-        self._sizes[file.path] = file.size if isinstance(file, RemoteFile) else file.path.stat().st_size
+        self._sizes[file.path] = _size(file)
+        if isinstance(file, RangedFile):
+            return  # there is no such file on this machine
         extents = (file.extent(name) for name in file.tensors)
         self._spans[file.path] = tuple((e.offset, e.nbytes) for e in extents if e is not None)
 
@@ -99,6 +102,8 @@ class StoredTensors:
         meta_of(self.tensors, name, self.label)
         stored = self._names[name]
         with self._pool.using(self._homes[stored]) as file:
+            if isinstance(file, RangedFile):
+                return None
             if isinstance(file, RemoteFile):
                 file.fetch()  # whoever asks is about to read there
             return file.extent(stored)
@@ -129,6 +134,10 @@ class StoredTensors:
     def close(self) -> None:
         """Close all files."""
         self._pool.close()
+
+
+def _size(file: TensorFile) -> int:
+    return file.size if isinstance(file, (RemoteFile, RangedFile)) else file.path.stat().st_size
 
 
 def _header_digest(file: TensorFile) -> str:

@@ -84,7 +84,7 @@ BAD = [
     "hf://owner",
     "hf://owner/",
     "hf://owner/name@",
-    "s3://bucket/x",
+    "ftp://bucket/x",
     "a\0b",
     "hf://o/n/../x",
 ]

@@ -1,0 +1,293 @@
+"""Pieces of files on a server or in an object store: one request each, its answer checked before it counts.
+
+Owns what an answer must look like, and retries. A file is pinned to the version that was seen first (its ETag, or what
+the store has instead). Must not know what the bytes mean. Addresses are shown without credentials, which are refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from cuvee.core.names import printable
+from cuvee.errors import CorruptFile, SourceError, Where
+
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_DIGEST = re.compile(r"sha-(256|512)=:([A-Za-z0-9+/=]+):")
+_TIMEOUT = (10, 60)  # seconds to connect, and between two bytes
+_BUSY = {408, 425, 429, 500, 502, 503, 504}
+_VERSION_KEYS = ("VersionId", "version_id", "ETag", "etag", "generation", "LastModified", "mtime", "created")
+INSTALL = "install it with `pip install 'cuvee[remote]'`"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes of a file, the size of the whole file, and its version, where the store tells."""
+
+    data: bytes
+    size: int
+    version: str | None
+
+
+class Store(Protocol):
+    """A folder on a server or in an object store. Safe from any thread."""
+
+    @property
+    def url(self) -> str:
+        """Its address, without a slash at the end."""
+        ...
+
+    def names(self) -> list[str] | None:
+        """Names of the files directly in it; None where that cannot be asked."""
+        ...
+
+    def piece(self, name: str, offset: int, count: int, version: str | None) -> Piece | None:
+        """Up to `count` bytes; None when there is no such file. Raises Unsteady, or a SourceError for good."""
+        ...
+
+
+class Unsteady(Exception):
+    """An answer that may be another one when asked again; `wait` seconds at least, where the server says."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often a request is made, and how long the pauses between are: doubled each time, with some chance in them."""
+
+    attempts: int = 6
+    first: float = 0.25
+    most: float = 20.0
+
+    def pause(self, attempt: int, least: float) -> float:
+        """Seconds to wait after this attempt (0 is the first)."""
+        wait: float = min(self.most, self.first * 2**attempt) * (0.5 + random.random() / 2)
+        return min(max(wait, least), self.most)
+
+
+def patiently(
+    store: Store, name: str, offset: int, count: int, version: str | None, patience: Patience
+) -> Piece | None:
+    """A piece, asked for again while the answers are unsteady; CV-S213 when they stay so."""
+    for attempt in range(patience.attempts):
+        try:
+            return store.piece(name, offset, count, version)
+        except Unsteady as error:
+            reason, least = str(error), error.wait
+        if attempt + 1 < patience.attempts:
+            time.sleep(patience.pause(attempt, least))
+    raise SourceError(
+        "CV-S213",
+        f"`{shown(store, name)}` cannot be read: {reason}, {patience.attempts} times",
+        where=Where(file=shown(store, name)),
+        hint="run the same command again when the server answers; what is finished is kept",
+    )
+
+
+class HttpStore:
+    """A folder on a server of HTTP or HTTPS that answers ranged requests; sessions are kept per thread."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._threads = threading.local()
+
+    def names(self) -> list[str] | None:
+        return None
+
+    def piece(self, name: str, offset: int, count: int, version: str | None) -> Piece | None:
+        requests = _requests()
+        headers = {"Range": f"bytes={offset}-{offset + count - 1}", "Accept-Encoding": "identity"}
+        if version is not None and version.startswith('"'):  # weak ones must not stand in a condition
+            headers["If-Match"] = version
+        url = f"{self.url}/{quote(name)}" if name else self.url
+        try:
+            with self._session().get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
+                return self._read(answer, name, (offset, count), version)
+        except (requests.exceptions.SSLError, requests.exceptions.InvalidURL) as error:
+            raise SourceError(
+                "CV-S211", f"`{shown(self, name)}` cannot be asked for: {type(error).__name__}"
+            ) from None
+        except (requests.exceptions.RequestException, _broken(), OSError) as error:
+            raise Unsteady(f"the connection failed ({type(error).__name__})") from None
+
+    def _read(self, answer: Any, name: str, wanted: tuple[int, int], version: str | None) -> Piece | None:
+        status, headers = answer.status_code, answer.headers
+        if status in (404, 410):
+            return None
+        if status == 412:
+            raise changed(self, name)
+        if status in _BUSY:
+            raise Unsteady(f"the server answers {status}", _seconds(headers.get("Retry-After")))
+        if status == 416 and headers.get("Content-Range", "").endswith("/0"):
+            return Piece(b"", 0, _version(headers))
+        if status not in (200, 206):
+            raise refused(self, name, f"the server answers {status}")
+        first, last, size = self._span(answer, name, wanted)
+        found = _version(headers)
+        if version is not None and found != version:
+            raise changed(self, name)
+        data = answer.raw.read(last + 1 - first, decode_content=False)
+        while len(data) < last + 1 - first and (more := answer.raw.read(last + 1 - first - len(data))):
+            data += more
+        if len(data) != last + 1 - first:
+            raise Unsteady(f"an answer ends after {len(data):,} of {last + 1 - first:,} bytes")
+        _check(data, headers)
+        return Piece(data, size, found)
+
+    def _span(self, answer: Any, name: str, wanted: tuple[int, int]) -> tuple[int, int, int]:
+        """First and last byte of the answer, and the size of the file; SourceError when it is not what was asked."""
+        offset, count = wanted
+        headers = answer.headers
+        plain = headers.get("Content-Encoding", "identity") == "identity"
+        if answer.status_code == 200:
+            length = headers.get("Content-Length", "")
+            if plain and offset == 0 and length.isdigit() and int(length) <= count:  # a small file, whole
+                return 0, int(length) - 1, int(length)
+            plain = False
+        match = _RANGE.fullmatch(headers.get("Content-Range", ""))
+        if not plain or match is None:
+            raise SourceError(
+                "CV-S214",
+                f"the server of `{shown(self, name)}` does not serve parts of files",
+                where=Where(file=shown(self, name)),
+                hint="fetch the model first and name its folder, or use a server that answers `Range` requests",
+            )
+        first, last, size = (int(group) for group in match.groups())
+        if first != offset or last != min(offset + count, size) - 1:
+            raise Unsteady("an answer holds another part of the file than was asked for")
+        return first, last, size
+
+    def _session(self) -> Any:
+        if not hasattr(self._threads, "session"):
+            self._threads.session = _requests().Session()
+        return self._threads.session
+
+
+class ObjectStore:
+    """A folder of any file system that fsspec knows (`s3`, `gs`); each piece is followed by a look at the version."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        scheme = url.partition(":")[0]
+        try:
+            import fsspec
+
+            self._system, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise SourceError(
+                "CV-S210",
+                f"`{scheme}` addresses need a library that is not installed: {printable(str(error))}",
+                hint=INSTALL,
+            ) from None
+
+    def names(self) -> list[str] | None:
+        entries = self._asked("", lambda: self._system.ls(self._root, detail=True)) or []
+        files = (entry["name"] for entry in entries if entry.get("type") == "file")
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in files)
+
+    def piece(self, name: str, offset: int, count: int, version: str | None) -> Piece | None:
+        path = f"{self._root}/{name}" if name else self._root
+        before = self._asked(name, lambda: self._info(path)) if version is None else None
+        if version is None and before is None:
+            return None
+        data = self._asked(name, lambda: self._system.cat_file(path, start=offset, end=offset + count))
+        after = self._asked(name, lambda: self._info(path))
+        pinned = version if version is not None else _stamp(before)
+        if data is None or after is None or _stamp(after) != pinned:
+            raise changed(self, name)
+        size = int(after.get("size") or 0)
+        expected = max(0, min(offset + count, size) - offset)
+        if len(data) != expected:
+            raise Unsteady(f"an answer has {len(data):,} of {expected:,} bytes")
+        return Piece(bytes(data), size, pinned)
+
+    def _info(self, path: str) -> Any:
+        self._system.invalidate_cache()
+        return self._system.info(path)
+
+    def _asked(self, name: str, ask: Callable[[], Any]) -> Any:
+        """What the store answers, None for what is not there."""
+        try:
+            return ask()
+        except FileNotFoundError:
+            return None
+        except PermissionError:
+            raise refused(self, name, "access is denied") from None
+        except (OSError, TimeoutError) as error:
+            raise Unsteady(f"the store fails ({type(error).__name__})") from None
+
+
+def shown(store: Store, name: str) -> str:
+    """The address of a file, for a person."""
+    return printable(f"{store.url}/{name}" if name else store.url, 300)
+
+
+def changed(store: Store, name: str) -> CorruptFile:
+    """The file is not the one that was read before."""
+    return CorruptFile(
+        "CV-S212",
+        f"`{shown(store, name)}` was replaced while it was read",
+        where=Where(file=shown(store, name)),
+        hint="merge again, with `--no-resume`, when nothing writes to it any more",
+    )
+
+
+def refused(store: Store, name: str, reason: str) -> SourceError:
+    """An answer that asking again will not change."""
+    return SourceError(
+        "CV-S211", f"`{shown(store, name)}` cannot be read: {reason}", where=Where(file=shown(store, name))
+    )
+
+
+def _requests() -> Any:
+    try:
+        import requests
+    except ImportError:
+        raise SourceError(
+            "CV-S210", "reading from addresses needs the library `requests`", hint=INSTALL
+        ) from None
+    return requests
+
+
+def _broken() -> type[Exception]:
+    """What the library below `requests` raises when a body is cut short."""
+    from urllib3.exceptions import HTTPError
+
+    return HTTPError
+
+
+def _version(headers: Mapping[str, str]) -> str | None:
+    return headers.get("ETag") or headers.get("Last-Modified")
+
+
+def _stamp(info: Mapping[str, Any] | None) -> str | None:
+    if info is None:
+        return None
+    found = next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), None)
+    return None if found is None else f"{found} {info.get('size')}"
+
+
+def _seconds(text: str | None) -> float:
+    return float(text) if text is not None and text.isdigit() else 0.0
+
+
+def _check(data: bytes, headers: Mapping[str, str]) -> None:
+    """Unsteady when the server says what the bytes of its answer hash to, and they do not."""
+    said = {f"sha{bits}": digest for bits, digest in _DIGEST.findall(headers.get("Content-Digest", ""))}
+    if "Content-MD5" in headers:
+        said["md5"] = headers["Content-MD5"]
+    for kind, digest in said.items():
+        made = hashlib.new(kind, data, usedforsecurity=False).digest()
+        if base64.b64encode(made).decode() != digest:
+            raise Unsteady("an answer does not have the checksum that came with it")
