@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 import cuvee
 from cuvee.engine.events import Event, Finding, Progress
 from cuvee.engine.fused import fuse, probes, selection
+from cuvee.core import native
 from cuvee.engine.kernels import build, library, selftest
 from cuvee.engine.options import RunOptions
 from cuvee.errors import NonFinite
@@ -395,7 +396,7 @@ def test_without_a_compiler_merges_go_on_silently(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUVEE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    monkeypatch.setattr(native.shutil, "which", lambda name: None)
     library._load.cache_clear()
     try:
         model(folder / "alone.safetensors", 0, ["bfloat16"], None)

@@ -45,6 +45,12 @@ def refuse_inputs(plan: Plan, out: Path) -> None:
                     f"`{printable(str(out))}` is a source of this merge, or holds one (`{printable(key)}`)",
                     hint="choose another output; inputs are never written to",
                 )
+    refuse_foreign(out)
+
+
+def refuse_foreign(out: Path) -> None:
+    """OutputBusy when the output is a folder that is not a model's."""
+    target = out.resolve()
     if target.is_dir() and any(target.iterdir()) and not _is_model(target):
         raise OutputBusy(
             "CV-E032",

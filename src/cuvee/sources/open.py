@@ -15,7 +15,8 @@ from cuvee.core import settings
 from cuvee.core.limits import DEFAULT, Limits
 from cuvee.core.names import printable
 from cuvee.errors import CuveeError, Diagnostic, SourceError, UsageError
-from cuvee.sources.folder import Origin, open_adapter, open_path
+from cuvee.formats.packed import TABLE
+from cuvee.sources.folder import FolderSource, Origin, open_adapter, open_path
 from cuvee.sources.package import is_package, open_package, without_task
 from cuvee.sources.pipeline import is_pipeline, open_pipeline
 from cuvee.sources.reference import Reference, parse_reference
@@ -76,13 +77,36 @@ def _open(reference: Reference, label: str, *, anchor: Path, limits: Limits, off
         alone, label if not reference.adapters else alone.display, anchor, limits, offline
     )
     try:
-        source = dequantised(source)
+        source = dequantised(_unpacked(source, reference, anchor, limits, offline))
         for adapter in reference.adapters:
             source = _adapted(source, adapter, anchor, limits, offline)
     except BaseException:
         source.close()
         raise
     return source
+
+
+def _unpacked(source: Source, reference: Reference, anchor: Path, limits: Limits, offline: bool) -> Source:
+    """The expert that a folder holds packed, on its base; any other source as it is."""
+    if not isinstance(source, FolderSource) or TABLE not in source.files():
+        return source
+    from cuvee.sources.packed import base_of, missing_base, unpacked
+    from cuvee.sources.quantised import dequantised
+
+    folder = anchor / reference.name if reference.kind == "path" else next(iter(source.weight_files())).parent
+    found = base_of(source, folder, limits)
+    if found is None:
+        return source
+    table, named = found
+    try:
+        base = dequantised(_open_base(named, named.display, folder, limits, offline))
+    except CuveeError as error:
+        raise missing_base(error, source.label, table.base) from error
+    try:
+        return unpacked(source, table, base, folder)
+    except BaseException:
+        base.close()
+        raise
 
 
 def _open_base(reference: Reference, label: str, anchor: Path, limits: Limits, offline: bool) -> Source:
