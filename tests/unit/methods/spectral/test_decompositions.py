@@ -92,9 +92,14 @@ def test_fast_algorithms_refuse_what_they_cannot_do(algorithm):
 
 
 def test_a_wrong_basis_does_not_pass():
+    torch.manual_seed(0)
     tall = matrix((320, 320), "flat").float()
     basis = torch.linalg.qr(torch.randn(320, 80))[0]
     assert decompositions._rayleigh_ritz(tall, basis, 16) is None
+    exact = torch.linalg.svd(tall)[0][:, :80]
+    assert decompositions._rayleigh_ritz(tall, exact, 16) is not None
+    near = torch.linalg.qr(exact + 3e-5 * torch.randn(320, 80))[0]
+    assert decompositions._rayleigh_ritz(tall, near, 16) is None
 
 
 def test_polar_factor():
