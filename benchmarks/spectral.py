@@ -100,7 +100,8 @@ def sweep(shape: tuple[int, int]) -> None:
         for room in (0, 8 << 30):
             for lam in (0.5, 1.0, 1.5):
                 began = time.perf_counter()
-                blend = cuvee.merge(experts, base=base, method="tsv_m", **{"lambda": lam})
+                values: dict[str, Any] = {"lambda": lam}
+                blend = cuvee.merge(experts, base=base, method="tsv_m", **values)
                 options = RunOptions(decompositions=room)
                 blend.save(str(Path(folder) / "out"), run=options, overwrite=True)
                 print(f"tsv_m λ={lam} store {'on' if room else 'off'}: {time.perf_counter() - began:.2f} s")
