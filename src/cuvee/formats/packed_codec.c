@@ -1,7 +1,7 @@
 /* Integer differences of ordered floats, entropy coded: one chunk at a time.
 
    The format is described in packed_codec.py, which holds the reference. Nothing here trusts a body: whatever it
-   holds, nothing is written outside `out` and `scratch`, and nothing is read beyond 128 bytes after its end. */
+   holds, nothing is written outside `out`, and nothing is read beyond 128 bytes after its end. */
 
 #include <stdint.h>
 #include <string.h>
@@ -10,7 +10,7 @@
 #define WIDE 1
 #endif
 
-enum { SCALE = 11, SLOTS = 1 << SCALE, CONTEXTS = 32, TOKENS = 128, DIRECT = 16, MOST = 32, FEW = 4, LONG = 16384 };
+enum { SCALE = 11, SLOTS = 1 << SCALE, CONTEXTS = 32, TOKENS = 128, DIRECT = 16, MOST = 32, FEW = 4, LONG = 16384, BLOCK = 4096 };
 #define LOWEST 65536u
 
 typedef struct {
@@ -182,50 +182,24 @@ static inline uint32_t wider(uint32_t token, const uint8_t *raw, uint64_t bit) {
     return (4u + ((token - DIRECT) & 3u)) << extra | (uint32_t)((window >> (bit & 7)) & ((1u << extra) - 1));
 }
 
-/* Decode a body of `nbytes` against `base`; 0, or what is wrong with it. `scratch` holds 6 bytes an element and 64. */
-int32_t cuvee_packed_decode(const uint8_t *body, int64_t nbytes, const void *base, int64_t count, const Kind *kind,
-                            const uint32_t *table, void *out, uint8_t *scratch) {
-    int lanes = count >= LONG ? MOST : FEW;
-    uint32_t number, states[MOST];
-    if (nbytes < 4 + 4 * lanes) return 1;
-    memcpy(&number, body, 4);
-    memcpy(states, body + 4, (size_t)(4 * lanes));
-    const uint8_t *word = body + 4 + 4 * lanes, *stop = body + nbytes;
-    if (2 * (int64_t)number > stop - word) return 1;
-    const uint8_t *end = word + 2 * (int64_t)number;
-    uint32_t *folded = (uint32_t *)scratch;
-    uint8_t *contexts = scratch + 4 * count, *tokens = contexts + count;
-    if (kind->size == 2)
-        for (int64_t i = 0; i < count; i++) contexts[i] = (uint8_t)context_of(((const uint16_t *)base)[i], kind);
-    else
-        for (int64_t i = 0; i < count; i++) contexts[i] = (uint8_t)context_of(((const uint32_t *)base)[i], kind);
-    int64_t done = 0;
-#ifdef WIDE
-    if (lanes == MOST) {
-        done = count / MOST * MOST;
-        word = wide_tokens(word, end, states, contexts, done, table, tokens);
-    }
-#endif
-    if (word) word = tokens_of(word, end, states, lanes, contexts, done, count, table, tokens);
-    if (word != end) return 2;
-    for (int l = 0; l < lanes; l++)
-        if (states[l] != LOWEST) return 2;
+/* Elements of one block from its tokens; the stored bits they took are added to `bit`. 0 where these are not there. */
+static int restored(const uint8_t *tokens, int64_t count, const uint8_t *raw, uint64_t *bit, uint64_t bits,
+                    const void *base, int32_t size, void *out) {
+    uint32_t folded[BLOCK];
     for (int64_t i = 0; i < count; i++) folded[i] = tokens[i];
-    uint64_t bit = 0, bits = 8 * (uint64_t)(stop - end);
     for (int64_t i = 0; i < count; i += 8) {
         uint64_t eight;
-        memcpy(&eight, tokens + i, 8); /* the scratch goes on after the last one */
+        memcpy(&eight, tokens + i, 8); /* there is room after the last one */
         if (!(eight & 0x7070707070707070u)) continue;
         for (int64_t j = i; j < i + 8 && j < count; j++)
             if (tokens[j] >= DIRECT) {
                 uint32_t extra = extra_of(tokens[j]);
-                if (bit + extra > bits) return 3;
-                folded[j] = wider(tokens[j], end, bit);
-                bit += extra;
+                if (*bit + extra > bits) return 0;
+                folded[j] = wider(tokens[j], raw, *bit);
+                *bit += extra;
             }
     }
-    if ((bit + 7) / 8 * 8 != bits) return 3;
-    if (kind->size == 2) {
+    if (size == 2) {
         const uint16_t *b = base;
         uint16_t *o = out;
         for (int64_t i = 0; i < count; i++) {
@@ -240,5 +214,43 @@ int32_t cuvee_packed_decode(const uint8_t *body, int64_t nbytes, const void *bas
             o[i] = disordered(ordered(b[i], 0x80000000u) + d, 0x80000000u);
         }
     }
-    return 0;
+    return 1;
+}
+
+/* Decode a body of `nbytes` against `base`; 0, or what is wrong with it. Blocks stay in the first-level cache. */
+int32_t cuvee_packed_decode(const uint8_t *body, int64_t nbytes, const void *base, int64_t count, const Kind *kind,
+                            const uint32_t *table, void *out) {
+    int lanes = count >= LONG ? MOST : FEW;
+    uint32_t number, states[MOST];
+    uint8_t contexts[BLOCK + 8], tokens[BLOCK + 8];
+    if (nbytes < 4 + 4 * lanes) return 1;
+    memcpy(&number, body, 4);
+    memcpy(states, body + 4, (size_t)(4 * lanes));
+    const uint8_t *word = body + 4 + 4 * lanes, *stop = body + nbytes;
+    if (2 * (int64_t)number > stop - word) return 1;
+    const uint8_t *end = word + 2 * (int64_t)number;
+    uint64_t bit = 0, bits = 8 * (uint64_t)(stop - end);
+    Kind own = *kind;
+    for (int64_t first = 0; first < count; first += BLOCK) {
+        int64_t here = count - first < BLOCK ? count - first : BLOCK, done = 0;
+        const void *from = (const uint8_t *)base + first * own.size;
+        if (own.size == 2)
+            for (int64_t i = 0; i < here; i++) contexts[i] = (uint8_t)context_of(((const uint16_t *)from)[i], &own);
+        else
+            for (int64_t i = 0; i < here; i++) contexts[i] = (uint8_t)context_of(((const uint32_t *)from)[i], &own);
+#ifdef WIDE
+        if (lanes == MOST) {
+            done = here / MOST * MOST;
+            word = wide_tokens(word, end, states, contexts, done, table, tokens);
+        }
+#endif
+        if (word) word = tokens_of(word, end, states, lanes, contexts, done, here, table, tokens);
+        if (!word) return 2;
+        memset(tokens + here, 0, 8);
+        if (!restored(tokens, here, end, &bit, bits, from, own.size, (uint8_t *)out + first * own.size)) return 3;
+    }
+    if (word != end) return 2;
+    for (int l = 0; l < lanes; l++)
+        if (states[l] != LOWEST) return 2;
+    return (bit + 7) / 8 * 8 == bits ? 0 : 3;
 }

@@ -43,7 +43,7 @@ class Native:
         self._count.restype, self._count.argtypes = None, [pointer, pointer, wide, pointer, pointer]
         self._encode.restype, self._decode.restype = wide, ctypes.c_int32
         self._encode.argtypes = [pointer, pointer, wide, pointer, pointer, pointer, wide, pointer]
-        self._decode.argtypes = [pointer, wide, pointer, wide, pointer, pointer, pointer, pointer]
+        self._decode.argtypes = [pointer, wide, pointer, wide, pointer, pointer, pointer]
 
     def counted(self, base: Array, tuned: Array, kind: Kind) -> Array:
         """See `packed_codec.counted`."""
@@ -61,11 +61,11 @@ class Native:
     def decode(self, bodies: Sequence[bytes], bases: Array, kind: Kind, table: Array) -> Array:
         """See `packed_codec.decode`."""
         count = bases.shape[1]
-        out, scratch = numpy.empty_like(bases), numpy.empty(6 * count + 64, numpy.uint8)
+        out = numpy.empty_like(bases)
         for row, body in enumerate(bodies):
             held = body + bytes(PADDING)
             where = (_at(bases[row]), count, ctypes.byref(_kind(kind)), _at(table))
-            if self._decode(held, len(body), *where, _at(out[row]), _at(scratch)):
+            if self._decode(held, len(body), *where, _at(out[row])):
                 raise ValueError("the body does not decode")
         return out
 
