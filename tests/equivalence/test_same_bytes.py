@@ -17,14 +17,12 @@ import cuvee
 from cuvee.core.disk import RealDisk
 from cuvee.engine.events import Event, Progress
 from cuvee.engine.options import RunOptions, parse_bytes
-from cuvee.methods.registry import get, names, parameters_for
+from cuvee.methods.registry import get, names
 from cuvee.plan.build import PlanOptions
 from cuvee.plan.rules import RULES
+from cuvee.testing.sample_values import sample_values
 
 FOLDER = Path(__file__).parents[1] / "settings"
-REQUIRED = {"t": 0.3, "scale": 0.5, "radius": 0.5, "metric": [0.3, 0.2, 0.1]}
-ONE = [True, False, False]
-OWN: dict[str, dict[str, Any]] = {"emr_expert": {"restore": ONE}, "module_donor": {"take": ONE}}
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def blend(method: str, models: list[Path]) -> cuvee.Blend:
     found = get(method)
     base, *experts = models
     most = found.inputs[1]
-    values = {n: REQUIRED[n] for n, p in parameters_for(found).items() if p.required} | OWN.get(method, {})
+    values = sample_values(found, most or 3)
     return cuvee.merge(
         experts[: most or 3], base=base if found.base != "ordinary" else None, method=method, **values
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_evaluate import BASE, EXPERTS, REQUIRED
+from test_evaluate import BASE, EXPERTS
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -19,20 +19,14 @@ from torch.utils._pytree import tree_leaves, tree_map
 import cuvee
 from cuvee.engine.evaluate import Evaluator
 from cuvee.engine.options import RunOptions
-from cuvee.methods.registry import get, names, parameters_for
+from cuvee.methods.registry import get, names
+from cuvee.testing.sample_values import sample_values
 
 MAY_MIX = {"to", "cpu", "copy_", "__get__", "type", "__getitem__"}
 NO_NUMBERS = {"cat", "stack"}  # where even 0-d tensors must be in the same place
 
 
 NAME, HERE = torch.device("meta"), torch.device("cpu")
-# Values of parameters that have no default, or whose default asks for a choice.
-CHOSEN: dict[str, dict[str, Any]] = {
-    "emr_expert": {"restore": [True, False, False]},
-    "module_donor": {"take": [False, True, False]},
-    "mwa": {"metric": [0.5, 0.25, 0.75]},
-    "orbit": {"radius": 0.5},
-}
 
 
 class Elsewhere(torch.Tensor):
@@ -89,9 +83,8 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("method", names())
 def test_a_method_stays_on_the_device_of_its_inputs(method: str, request: pytest.FixtureRequest) -> None:
     found = get(method)
-    needed = [n for n, p in parameters_for(found).items() if p.required and n in REQUIRED]
-    values: dict[str, Any] = {n: REQUIRED[n] for n in needed} | CHOSEN.get(method, {})
     chosen = dict(zip("abc", EXPERTS[: found.inputs[1] or 3], strict=False))
+    values = sample_values(found, len(chosen))
     kept = ("cube", "long", "matrix", "one")
     chosen = {name: {k: expert[k] for k in kept} for name, expert in chosen.items()}
     base = None if found.base == "ordinary" else {k: BASE[k] for k in kept}

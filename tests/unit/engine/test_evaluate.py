@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -11,10 +10,10 @@ from torch import Tensor
 
 import cuvee
 from cuvee.engine.options import RunOptions
-from cuvee.methods.registry import get, names, parameters_for
+from cuvee.methods.registry import get, names
+from cuvee.testing.sample_values import sample_values
 from cuvee.testing.stages import run_method
 
-REQUIRED = {"t": 0.3, "scale": 0.5}
 SHAPES: dict[str, tuple[int, ...]] = {
     "cube": (3, 5, 7),
     "empty": (0, 4),
@@ -56,8 +55,8 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.parametrize("method", names())
 def test_the_engine_gives_what_the_method_means(method: str, setting: str) -> None:
     found = get(method)
-    values: dict[str, Any] = {n: REQUIRED[n] for n, p in parameters_for(found).items() if p.required}
     experts = EXPERTS[: found.inputs[1] or 3]
+    values = sample_values(found, len(experts))
     base = None if found.base == "ordinary" else BASE
     chosen = {str(i): expert for i, expert in enumerate(experts)}  # the names that the oracle gives them
     merged = cuvee.merge(chosen, base=base, method=method, seed=4, **values).load(SETTINGS[setting])

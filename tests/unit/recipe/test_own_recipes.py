@@ -265,7 +265,7 @@ def test_circles_through_files(here: Path, cli: Any) -> None:
         )
     outcome = cli("check", "a.yaml")
     assert outcome.code == 2
-    assert outcome.err.count("CV-R015") == 1
+    assert outcome.err.count("error[CV-R015]") == 1
     assert "`a.yaml` is open already" in outcome.err
 
 

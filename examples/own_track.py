@@ -1,0 +1,89 @@
+"""Judge merge methods on tasks of your own: a track is one base, its experts, their tasks and a model that answers.
+
+    python examples/own_track.py
+
+Here the track is the demo's: five small vision transformers and the images they were fine-tuned on. Each method may
+score five candidates on the selection images; test images stay sealed until it has chosen.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from safetensors.torch import load_file
+from transformers import ViTModel
+from transformers.utils import logging
+
+from cuvee.evaluate.bench import run
+from cuvee.evaluate.cells import Grid, Store
+from cuvee.evaluate.contender import Contender
+from cuvee.evaluate.leaderboard import markdown
+from cuvee.evaluate.table import boards
+from cuvee.evaluate.task import ACCURACY, Item, Provenance, Task
+
+DEMO = Path(__file__).parent / "demo"
+sys.path.insert(0, str(DEMO))
+from score import Head, features, normalised  # noqa: E402 (the demo's own scoring)
+
+
+def network(name):
+    """A checkpoint of the demo as a live model; transformers renames tensors when it loads."""
+    logging.disable_progress_bar()
+    return ViTModel.from_pretrained(
+        DEMO / "checkpoints" / name, add_pooling_layer=False, dtype=torch.float32
+    ).eval()
+
+
+def items(data, part):
+    pairs = zip(data[f"{part}.images"][:300], data[f"{part}.labels"].tolist(), strict=False)
+    return [Item(image.numpy(), label) for image, label in pairs]
+
+
+class Examinee:
+    def __init__(self, heads):
+        self.model, self.heads = network("base"), heads
+
+    def load(self, weights):
+        self.model.load_state_dict(weights)
+
+    @torch.no_grad()
+    def answer(self, task, items, ledger):
+        images = torch.stack([torch.from_numpy(i.input) for i in items])
+        said = self.heads[task.name].logits(features(self.model, normalised(images))).argmax(1)
+        ledger.add(examples=len(items), forward=1)
+        return (said == torch.tensor([i.target for i in items])).double().numpy()
+
+
+class DemoTrack:
+    name, digest = "demo", "1"  # the digest must change whenever data or experts do
+
+    def __init__(self):
+        self.files = {path.stem: load_file(path) for path in sorted((DEMO / "tasks").glob("*.safetensors"))}
+        self.tasks = {name: self.task(name, data) for name, data in self.files.items()}
+        self.base = network("base").state_dict()
+
+    def task(self, name, data):
+        test, selection = (items(data, part) for part in ("test", "validation"))
+        seen = {item.digest for item in test}
+        parts = {"train": [], "selection": [i for i in selection if i.digest not in seen], "test": test}
+        return Task.of(name, **parts, metric=ACCURACY, head="frozen", provenance=Provenance("the demo"))
+
+    def expert(self, task):
+        return network(task).state_dict()
+
+    def references(self):
+        return {}
+
+    def examinee(self):
+        return Examinee({n: Head(d["head.centre"], d["head.classes"]) for n, d in self.files.items()})
+
+
+if __name__ == "__main__":
+    with TemporaryDirectory() as folder:
+        methods = tuple(Contender(name) for name in ("average", "task_arithmetic", "iso_c"))
+        track, store = DemoTrack(), Store(Path(folder))
+        run(Grid("demo", methods, budget=5), lambda name, seed: track, store)
+        print(markdown(boards(store.results())))
