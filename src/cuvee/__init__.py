@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cuvee.api import merge as merge
     from cuvee.api import open as open
     from cuvee.api import verify as verify
+    from cuvee.api.package import save_as_package as save_as_package
     from cuvee.api.soup import greedy_soup as greedy_soup
     from cuvee.errors import CuveeError as CuveeError
     from cuvee.methods.contract import Method as Method
@@ -45,6 +46,7 @@ _HOMES = {
         "open",
         "verify",
     ),
+    "cuvee.api.package": ("save_as_package",),
     "cuvee.api.soup": ("greedy_soup",),
     "cuvee.errors": ("CuveeError",),
     "cuvee.methods.contract": ("Method", "Stage", "stage"),

@@ -46,11 +46,18 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "metric_mean": [{"metric": [1.0, 0.5, 2.0]}, {"metric": [1.0, -0.5, 2.0], "form": "softmax"}],
     "one_bit": [{}, {"compress": False}],
     "pcb": [{}, {"variant": "vision", "clamp": 0.01, "ratio": 0.3}],
+    "restore_expert": [{"restore": [False, True, False]}],
+    "reversible_merging": [{"restore": [False, True, False]}, {"restore": [True, False, False], "basis": 5}],
     "slerp_fold": [
         {},
         {"axis": "last", "weight": [1.0, 2.0, 3.0]},
         {"steps": "weight", "weight": [0.2, 0.2, 0.6]},
     ],
+    "tall_masks": [
+        {"restore": [False, True, False]},
+        {"restore": [True, False, False], "total": "ties", "strength": 0.6},
+    ],
+    "tsv_c": [{"restore": [False, True, False]}, {"restore": [True, False, False], "share": 0.2}],
     "widen": [{}, {"axis": "row"}, {"ratio": -1.0, "calibration": 0.7}],
     "window_mean": [{}, {"start": 1, "every": 2, "last": 1}],
     "factorwise": [{}, {"prune": "magnitude", "merge": "ties"}, {"prune": "random", "vote": "count"}],
@@ -86,7 +93,16 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "weighted_sum": [{}, {"weight": [1.0, -2.0, 3.0], "normalize": True}],
 }
 # The gradient of a clamp, an outlier mask or a rank that may be equal to its limit is not tried.
-STEPS_IN_DATA = {"isotropise", "truncate", "nearswap", "arcee_fusion", "pcb", "seme", "widen"}
+STEPS_IN_DATA = {
+    "reversible_merging",
+    "isotropise",
+    "truncate",
+    "nearswap",
+    "arcee_fusion",
+    "pcb",
+    "seme",
+    "widen",
+}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from cuvee.api.card import card_text
 from cuvee.api.fetch import fetch
 from cuvee.api.inputs import refuse_changed, refuse_inputs, resume_key, stamps
 from cuvee.api.lock import lock_text
-from cuvee.api.package_out import save_package
+from cuvee.api.package_out import not_a_folder, save_package
 from cuvee.api.record import libraries, manifest_of
 from cuvee.bundle.json_files import dump_json
 from cuvee.bundle.pipeline import is_pipeline
@@ -124,6 +124,8 @@ def load(plan: Plan, options: RunOptions | None = None, listener: Listener = ign
     fetch(plan, listener)
     sink = MemorySink()
     with sink.begin(plan.layout, plan.digest, resume=False, overwrite=False) as session:
+    if plan.recipe.output.package is not None:
+        raise not_a_folder("a merge in memory is one model")
         run(plan, session, options or RunOptions.from_settings(), listener)
         session.commit({}, lambda records: b"{}")
     return sink.tensors

@@ -84,4 +84,4 @@ def task_reference(package: str, tasks: Sequence[str], base: str | None = None) 
 def package_summary(folder: str | Path) -> dict[str, Any] | None:
     """What a package holds (schema `cuvee.package/1`), or None where the folder is none."""
     path = Path(folder)
-    return summary(path, DEFAULT) if is_package(path) else None
+    return {**summary(path, DEFAULT), "source": str(folder)} if is_package(path) else None

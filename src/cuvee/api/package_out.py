@@ -79,8 +79,7 @@ def save_package(
     chosen = options or RunOptions.from_settings()
     refuse_inputs(plan, out)
     if out.suffix == ".safetensors":
-        message = f"a package is a folder, and `{printable(out.name)}` names a file"
-        raise PlanError("CV-P180", message, hint="name a folder")
+        raise not_a_folder(f"`{printable(out.name)}` names a file")
     before = stamps(plan)
     packing = _packing(plan, form, chosen, listener)
     with torch.no_grad():
@@ -100,6 +99,11 @@ def save_package(
     done = Finished(time.monotonic() - began, 0, left, peak_memory(), total - left)
     listener(done)
     return PackageSaved(out, done, content, (_note(content),))
+
+
+def not_a_folder(what: str) -> PlanError:
+    """The refusal to write a package elsewhere."""
+    return PlanError("CV-P180", f"a package is a folder, and {what}", hint="name a folder to write it to")
 
 
 def folders_of(tasks: tuple[str, ...]) -> dict[str, str]:
@@ -172,7 +176,13 @@ def _parameters(plan: Plan) -> dict[str, Any]:
             each = {"": resolved} if isinstance(resolved, Resolved) else resolved
             found.setdefault(name, []).append({expert: one.value for expert, one in each.items()})
     same = {name: values[0] for name, values in found.items() if all(v == values[0] for v in values)}
-    return {n: v[""] if list(v) == [""] else v for n, v in same.items() if n != "restore"}
+    return {n: _one(v) for n, v in same.items() if n != "restore"}
+
+
+def _one(values: dict[str, Any]) -> Any:
+    """The value that all experts have, else each one's."""
+    first = next(iter(values.values()))
+    return first if all(value == first for value in values.values()) else values
 
 
 def _base_model(plan: Plan, form: PackageOutput, out: Path) -> BaseModel:
@@ -193,7 +203,7 @@ def _base_model(plan: Plan, form: PackageOutput, out: Path) -> BaseModel:
             hint="put it into the package: `include_base: true`",
         )
     if len(opened.paths) == 1:
-        path, revision = Path(os.path.relpath(opened.paths[0].resolve(), out.resolve())).as_posix(), None
+        path, revision = Path(os.path.relpath(opened.paths[0], out)).as_posix(), None
     else:
         path, revision = f"hf://{identity['name']}", identity.get("revision")
     return BaseModel(False, path, revision, tuple(samples_of(source)), nbytes)

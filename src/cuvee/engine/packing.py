@@ -6,6 +6,7 @@ at a time. Owns what `plan.packages` leaves to the data. Writes through a functi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from cuvee.core.tensors import TensorMeta
 from cuvee.engine.blocks import cut
 from cuvee.engine.changes import factors_of
 from cuvee.engine.evaluate import Evaluator, Frame
-from cuvee.formats.package_form import BASE, RESCALER, SHARED, Codec, Task, packed, part_name
+from cuvee.formats.package_form import BASE, RESCALER, SHARED, Codec, Task, matrix, packed, part_name
 from cuvee.methods.combine import emr
 from cuvee.methods.combine.consensus import tall_mask, total_vector
 from cuvee.methods.contract import Block, rows_of
@@ -152,8 +153,11 @@ class Packing:
         return [Stored((bits, scale), fill)]
 
     def _plain(self, piece: Piece, number: int) -> list[Stored]:
-        """A task vector as it is, or its entries that are not 0 where those take less room; nothing where none is."""
+        """A task vector whole, as an adapter's factors or by its entries that are not 0: what takes least room."""
         node, task = piece.apply.inputs[number], piece.owners[number]
+        known = self._factors(node)
+        if known is not None and 0 < known.right.shape[0] * sum(matrix(piece.shape)) < math.prod(piece.shape):
+            return [self._product(piece, number, known.right.shape[0])]
         many = sum(int(torch.count_nonzero(part)) for _, part in self._blocks(node))
         sparse = replace(piece, codecs=("sparse",) * len(piece.codecs))
         if not many:
@@ -170,6 +174,18 @@ class Packing:
                 write(meta.name, start, part.to(piece.dtype.torch))
 
         return [Stored((meta,), fill)]
+
+    def _product(self, piece: Piece, number: int, rank: int) -> Stored:
+        """An adapter's own factors."""
+        self.codecs[piece.owners[number]][piece.name] = "low_rank"
+        metas = self._own(replace(piece, codecs=("low_rank",) * len(piece.codecs), count=rank), number)
+
+        def fill(write: Write) -> None:
+            found = self._factors(piece.apply.inputs[number])
+            for meta, factor in zip(metas, (found.left, found.right), strict=True):
+                write(meta.name, 0, factor.to(meta.dtype.torch))
+
+        return Stored(tuple(metas), fill)
 
     def _sparse(self, piece: Piece, number: int, many: int) -> Stored:
         node = piece.apply.inputs[number]

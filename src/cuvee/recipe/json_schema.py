@@ -126,6 +126,10 @@ def _source(per_expert: dict[str, Parameter], shared: _Shared) -> dict[str, Any]
         "revision": {"type": "string"},
         "adapter": {"type": ["string", "object"]},
         "adapters": {"type": "array"},
+        "package": {"type": "string"},
+        "task": {"type": "string"},
+        "tasks": {"type": "object", "additionalProperties": {"type": "number"}},
+        "base": {"type": "string"},
     }
     return {
         "anyOf": [

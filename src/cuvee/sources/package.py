@@ -6,6 +6,7 @@ Owns opening a package's folder, finding its base and knowing it again. The form
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,9 @@ def read_package(folder: Path, limits: Limits) -> Package:
     for name, task in package.tasks.items():
         if "/" in task.folder:
             folder_name = printable(task.folder)
-            message = f"`{FILE}` puts the task `{printable(name)}` into `{folder_name}`, which is no folder of it"
+            message = (
+                f"`{FILE}` puts the task `{printable(name)}` into `{folder_name}`, which is no folder of it"
+            )
             raise CorruptFile("CV-S181", message, where=Where(file=str(path)))
         safe_member(folder, task.folder)
     return package
@@ -167,10 +170,11 @@ def _base(folder: Path, base: BaseModel, open_base: OpenBase, given: str | None)
 def _opened(folder: Path, base: BaseModel, open_base: OpenBase, given: str | None) -> Source:
     if given is not None:
         return open_base(given)
-    beside = folder.resolve() / base.path if base.path else None
     try:
-        if beside is not None and base.revision is None and beside.exists():
-            return open_base(str(beside))
+        for home in (folder.absolute(), folder.resolve()) if base.path and base.revision is None else ():
+            beside = os.path.normpath(home / base.path)
+            if Path(beside).exists():
+                return open_base(beside)
         text = base.path if base.revision is None else f"{base.path}@{base.revision}"
         return open_base(text)
     except CuveeError as error:

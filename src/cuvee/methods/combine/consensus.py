@@ -82,7 +82,9 @@ def consensus(
     return torch.where(votes >= agree, merged, 0.0)
 
 
-def total_vector(deltas: Sequence[Tensor], total: Total, density: float, summary: Summary, block: Block) -> Tensor:
+def total_vector(
+    deltas: Sequence[Tensor], total: Total, density: float, summary: Summary, block: Block
+) -> Tensor:
     """The merged task vector that masks are taken of."""
     if total == "sum":
         return combined(deltas, [1.0] * len(deltas))
