@@ -121,11 +121,11 @@ def laid_out(plan: Plan, out: Path) -> Plan:
 
 def load(plan: Plan, options: RunOptions | None = None, listener: Listener = ignore) -> dict[str, Tensor]:
     """Run a plan in memory: the output's tensors by name."""
+    if plan.recipe.output.package is not None:
+        raise not_a_folder("a merge in memory is one model")
     fetch(plan, listener)
     sink = MemorySink()
     with sink.begin(plan.layout, plan.digest, resume=False, overwrite=False) as session:
-    if plan.recipe.output.package is not None:
-        raise not_a_folder("a merge in memory is one model")
         run(plan, session, options or RunOptions.from_settings(), listener)
         session.commit({}, lambda records: b"{}")
     return sink.tensors
