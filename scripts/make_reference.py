@@ -12,26 +12,24 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
-from reference_markdown import escaped, fenced, link, page, paragraphs, plain, table, value
+from reference_markdown import escaped, fenced, page, table
+from reference_methods import evidence_page, layout_page, method_page, methods_index, stages_page
 
 from cuvee.cli.app import COMMANDS, app
-from cuvee.cli.catalogue import example
 from cuvee.cli.codes import codes
 from cuvee.core import settings
 from cuvee.core.limits import DEFAULT
 from cuvee.families import ROLES, family_names
 from cuvee.families.read import facts
 from cuvee.methods import registry
-from cuvee.methods.contract import Method, Stage
-from cuvee.methods.parameters import Parameter
 from cuvee.recipe.json_schema import mergekit_schema, native_schema
-from cuvee.recipe.layouts import LAYOUTS, Arrangement
+from cuvee.recipe.layouts import LAYOUTS
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 PREFIXES = {
+    "CV-B": "Evaluation",
     "CV-E": "Runs and disks",
     "CV-P": "Plans",
     "CV-R": "Recipes",
@@ -56,6 +54,7 @@ def pages() -> dict[str, str]:
     """Every file of the reference by its name below `docs/reference/`."""
     found = {
         "methods/index.md": methods_index(),
+        "methods/evidence.md": evidence_page(),
         "stages.md": stages_page(),
         "commands.md": commands_page(),
         "codes.md": codes_page(),
@@ -69,171 +68,6 @@ def pages() -> dict[str, str]:
     for name, layout in LAYOUTS.items():
         found[f"methods/{name}.md"] = layout_page(layout)
     return found
-
-
-# -- methods and stages ---------------------------------------------------------------------------------------
-
-
-def methods_index() -> str:
-    """The table of all methods."""
-    every = [registry.get(name) for name in registry.names()]
-    rows = [[f"[`{m.name}`]({m.name}.md)", m.base, _count(m), m.summary, m.status] for m in every]
-    rows += [[f"[`{a.name}`]({a.name}.md)", "none", "layers", a.summary, "exact"] for a in LAYOUTS.values()]
-    text = (
-        "How a method is defined: `exact` follows the paper or its official code, `exact-math` is plain arithmetic, "
-        "`reconstructed` could not be checked against its source. See [choosing a method]"
-        "(../../guides/choosing-a-method.md) and [stages](../stages.md)."
-    )
-    head = ["method", "base", "models", "what it does", "status"]
-    return page("Methods", text, table(head, sorted(rows)))
-
-
-def method_page(method: Method) -> str:
-    """One method: formula, parameters, variants, cost, paper, example."""
-    parts = [method.summary[:1].upper() + method.summary[1:] + ".", paragraphs(method.doc)]
-    parts += ["## Recipe", fenced("yaml", example(method))]
-    parts += ["## Parameters", _parameters(tuple(registry.parameters_for(method).values()))]
-    parts += ["## Facts", table(["", ""], list(_facts(method)))]
-    dialect = method.dialects.get("mergekit")
-    if dialect is not None:
-        rows = [
-            [f"`{s.name}`", s.scope, "required" if s.required else value(s.default), _ours(s.ours)]
-            for s in dialect.parameters
-        ]
-        head = ["name there", "given for", "default there", "sets here"]
-        parts += ["## Through MergeKit's door", table(head, rows) if rows else "It has no parameters there."]
-        if dialect.fixed:
-            fixed = ", ".join(f"`{k}: {plain(v)}`" for k, v in dialect.fixed.items())
-            parts.append(f"Fixed there: {fixed}.")
-    if method.bibtex:
-        parts += ["## Citation", fenced("bibtex", method.bibtex)]
-    return page(method.name, *parts)
-
-
-def _facts(method: Method) -> Iterator[list[str]]:
-    yield ["base", _base(method)]
-    yield ["models", _count(method)]
-    links = " → ".join(f"[`{s.stage}`](../stages.md#{s.stage})" for s in method.steps)
-    yield ["stages", links]
-    yield ["cost", _cost(method)]
-    absent = {
-        "error": "an error",
-        "skip": "it is merged from those that have it",
-        "base": "the base's is used",
-    }
-    yield ["a tensor that some models lack", absent[method.missing]]
-    yield ["status", method.status]
-    if method.paper:
-        yield ["paper", link(method.paper)]
-
-
-def _cost(method: Method) -> str:
-    """Passes over the inputs with default values, from the stages' traits."""
-    scopes, access = set(), set()
-    arguments = _defaults(method)
-    for step, values in zip(method.steps, arguments, strict=True):
-        stage = registry.stage(step.stage)
-        access.add(stage.access_for(values))
-        scopes.add(stage.scope_for(values))
-    whole = " One whole tensor of every model is held in memory at a time." if "tensor" in access else ""
-    if "model" in scopes:
-        return f"All models are read in full for figures over the whole model, then again to merge.{whole}"
-    if "tensor" in scopes:
-        return f"Each tensor is read for figures over the whole of it, then again to merge.{whole}"
-    return f"One pass over every model.{whole}"
-
-
-def _defaults(method: Method) -> list[dict[str, Any]]:
-    known = registry.parameters_for(method)
-    stand_ins = {"float": 0.5, "int": 1, "bool": True, "str": ""}
-    values = {
-        name: (p.choices[0] if p.choices else stand_ins[p.type]) if p.required else p.default
-        for name, p in known.items()
-    }
-    return registry.arguments_for(method, values)
-
-
-def layout_page(layout: Arrangement) -> str:
-    """A method that arranges layers."""
-    rows = [
-        [f"`{name}`", "required" if default is None else value(default or None), meaning]
-        for name, (default, meaning) in layout.parameters.items()
-    ]
-    lines = ["version: 1", "experts:"]
-    lines += [f"  {name}: ./{name}" for name in (("math",) if layout.name == "dus" else layout.models)]
-    lines += ["merge:", f"  method: {layout.name}"]
-    values: dict[str, object] = {"layers": 2, "drop": 1, "bottom": 1, "top": 0}
-    values |= {"alpha": "{curve: linear, points: [1, 0, 1]}", "base_alpha": 0.5}
-    lines += [f"  {name}: {values[name]}" for name in layout.parameters if name in values]
-    return page(
-        layout.name,
-        layout.doc,
-        "## Recipe",
-        fenced("yaml", "\n".join(lines)),
-        "## Parameters",
-        table(["parameter", "default", "meaning"], rows),
-        (f"Paper: {link(layout.paper)}. " if layout.paper else "")
-        + "It is rewritten before planning, so `cuvee plan` shows `passthrough` or `linear`.",
-    )
-
-
-def stages_page() -> str:
-    """Every stage by role."""
-    text = (
-        "A chain under `merge:` is any number of condition stages, exactly one combine stage, and any number of "
-        "rescale stages. `takes` says what a stage works on: weights, or task vectors (`delta`), for which the "
-        "recipe needs a base. `access` says how much of a tensor it must see at once: `element` any run of "
-        "values, `row` whole rows, `tensor` all of it."
-    )
-    every = [registry.stage(name) for name in registry.stages()]
-    parts: list[str] = [text]
-    for role in ("condition", "space", "combine", "rescale", "leave"):
-        parts.append(f"## {role.capitalize()} stages")
-        for stage in every:
-            if stage.role == role:
-                parts += _stage_parts(stage)
-    return page("Stages", *parts)
-
-
-def _stage_parts(stage: Stage) -> list[str]:
-    doc = stage.doc.strip().split("Args:")[0].rstrip()
-    access = "depends on its parameters" if callable(stage.access) else stage.access
-    facts = f"Takes: {stage.takes}. Access: {access}. Random: {'yes' if stage.random else 'no'}."
-    summary = " It needs figures that are gathered before it runs." if stage.summarise else ""
-    return [f"### {stage.name}", paragraphs(doc), facts + summary, _parameters(stage.parameters)]
-
-
-def _parameters(parameters: Sequence[Parameter]) -> str:
-    if not parameters:
-        return "None."
-    rows = [
-        [
-            f"`{p.name}`" + ("\\*" if p.per_expert else ""),
-            "required" if p.required else value(p.default),
-            p.expected(),
-            p.help,
-        ]
-        for p in parameters
-    ]
-    note = "\n\n\\* may differ for each expert." if any(p.per_expert for p in parameters) else ""
-    return table(["parameter", "default", "values", "meaning"], rows) + note
-
-
-def _base(method: Method) -> str:
-    return {
-        "required": "required; task vectors are taken from it",
-        "optional": "optional; with one, task vectors are merged instead of weights",
-        "ordinary": "none; a model given as `base` only lends its config and tokenizer",
-    }[method.base]
-
-
-def _count(method: Method) -> str:
-    least, most = method.inputs
-    return f"{least}" if least == most else f"{least} or more" if most is None else f"{least} to {most}"
-
-
-def _ours(name: str | None) -> str:
-    return f"`{name}`" if name else "nothing; accepted without effect"
 
 
 # -- commands, codes, families, settings ----------------------------------------------------------------------

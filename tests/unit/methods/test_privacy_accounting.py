@@ -7,11 +7,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cuvee import privacy
 from cuvee.errors import UsageError
+from cuvee.testing.stages import run_method
 
 CURVES = [{2.0: 0.5, 4.0: 1.1, 8.0: 2.4}, {2.0: 3.0, 4.0: 5.0, 8.0: 9.0}, {2.0: 0.1, 4.0: 0.2, 8.0: 0.4}]
 SHARES = st.lists(st.floats(0.01, 1), min_size=3, max_size=3).map(lambda p: [x / math.fsum(p) for x in p])
@@ -133,3 +135,14 @@ def test_what_is_no_distribution_is_refused(p):
         privacy.select(p)
     with pytest.raises(UsageError, match="CV-U191"):
         privacy.selection_rdp([0.5, 0.5], CURVES)
+
+
+def test_a_private_combination_is_the_weighted_mean_of_the_models():
+    draw = np.random.default_rng(0)
+    models = [draw.normal(size=(5, 4)) for _ in range(3)]
+    weights = [0.5, 0.3, 0.4]
+    wanted = sum(w * m for w, m in zip(weights, models, strict=True)) / 1.2
+    merged = run_method("dp_linear", [torch.from_numpy(m) for m in models], None, {"weight": weights})
+    assert np.allclose(merged.numpy(), wanted, rtol=1e-14)
+    alone = run_method("dp_linear", [torch.from_numpy(m) for m in models], None, {"weight": [0.0, 1.0, 0.0]})
+    assert np.array_equal(alone.numpy(), models[1])

@@ -1,0 +1,152 @@
+"""What a method costs, from the traits of its stages: passes over the inputs, bytes, arithmetic, memory.
+
+Passes for figures are counted, not declared: each stage's summary is run with its defaults on a small stream that
+counts how often it is read. Must not know any method.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cuvee.core import random
+from cuvee.methods import registry
+from cuvee.methods.contract import Block, Method, Place, Stage, Uniforms
+from cuvee.methods.decompositions import Plain
+from cuvee.testing.streams import MemoryStream
+
+_SHAPES = ((40, 24), (24, 40))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`passes` over every input, the merge's own included; the widest access of a stage; whether memory is the same for
+    any number of inputs; whether matrices are decomposed; over what figures are taken (tensor, model or both).
+    """
+
+    passes: int
+    access: str
+    lazy: bool
+    decomposes: bool
+    scopes: frozenset[str]
+
+
+def cost_of(method: Method) -> Cost:
+    """The cost with default values; required parameters get a value that is allowed."""
+    passes, accesses, scopes, lazy, decomposes = 1, set(), set(), True, False
+    for step, values in zip(method.steps, defaults_of(method), strict=True):
+        stage = registry.stage(step.stage)
+        access, scope = stage.access_for(values), stage.scope_for(values)
+        accesses.add(access)
+        lazy &= stage.lazy or access != "tensor" or stage.role == "rescale"
+        decomposes |= _asks(stage.function) or (stage.summarise is not None and _asks(stage.summarise))
+        if scope is not None:
+            scopes.add(scope)
+            passes += _counted(stage.name, tuple(sorted(values.items(), key=lambda item: item[0])))
+    widest = max(accesses, key=("element", "row", "tensor").index)
+    return Cost(passes, widest, lazy, decomposes, frozenset(scopes))
+
+
+def defaults_of(method: Method) -> list[dict[str, Any]]:
+    """Arguments of each stage when a recipe gives what is required and no more."""
+    stand_ins = {"float": 0.5, "int": 1, "bool": True, "str": ""}
+    values = {
+        name: (p.choices[0] if p.choices else stand_ins[p.type]) if p.required else p.default
+        for name, p in registry.parameters_for(method).items()
+    }
+    return registry.arguments_for(method, values)
+
+
+def short(cost: Cost) -> tuple[str, str]:
+    """Reads and memory in a few words."""
+    reads = {1: "once", 2: "twice"}.get(cost.passes, f"{cost.passes} times")
+    if cost.access != "tensor":
+        return reads, "blocks of rows" if cost.access == "row" else "blocks"
+    return reads, "a few tensors" if cost.lazy else "one tensor of each model"
+
+
+def sentences(cost: Cost) -> list[list[str]]:
+    """Rows of a table: passes, bytes, arithmetic, memory."""
+    over = {frozenset({"model"}): "the whole model", frozenset({"tensor"}): "each tensor"}
+    where = over.get(cost.scopes, "each tensor and over the whole model")
+    figures = f": {cost.passes - 1} for figures over {where}, one to merge" if cost.passes > 1 else ""
+    arithmetic = "some operations for each weight"
+    if cost.access == "tensor":
+        arithmetic = "operations on whole matrices"
+    if cost.decomposes:
+        arithmetic = (
+            "decompositions of m × n matrices, about m · n · min(m, n) operations each; kept for later runs"
+        )
+    memory = {
+        "element": "the budget of block buffers, whatever the size of tensors",
+        "row": "the budget of block buffers, and at least one row of every model",
+        "tensor": "one tensor at a time: that of every model, and what the method makes of them",
+    }[cost.access]
+    if cost.access == "tensor" and cost.lazy:
+        memory = "one tensor at a time and a few of its size, the same for any number of models"
+    return [
+        ["passes over every model", f"{cost.passes}{figures}"],
+        [
+            "bytes",
+            f"reads {'up to ' if cost.passes > 1 else ''}{cost.passes} × the models' size, writes one model",
+        ],
+        ["arithmetic", arithmetic],
+        ["memory", memory],
+    ]
+
+
+class _Counting:
+    """A stream that counts its passes."""
+
+    def __init__(self, inner: MemoryStream) -> None:
+        self.inner, self.passes = inner, 0
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return self.inner.sizes
+
+    @property
+    def inputs(self) -> int:
+        return self.inner.inputs
+
+    def blocks(self) -> Iterator[Block]:
+        self.passes += 1
+        return self.inner.blocks()
+
+    def uniforms(self, number: int) -> Uniforms:
+        return self.inner.uniforms(number)
+
+
+@functools.cache
+def _counted(name: str, given: tuple[tuple[str, Any], ...]) -> int:
+    """How often a summary reads its stream, for normal values."""
+    stage, values = registry.stage(name), dict(given)
+    assert stage.summarise is not None
+    draw = torch.Generator().manual_seed(0)
+    base = [torch.randn(shape, generator=draw) for shape in _SHAPES]
+    inputs = _inputs(stage)
+    groups = [[b + 0.1 * torch.randn(b.shape, generator=draw) for _ in range(inputs)] for b in base]
+    places = [Place(f"layers.{i}.q.weight", "q", i, len(groups)) for i in range(len(groups))]
+    streams = [random.Stream(random.key_of(0, name, "0", place.name)) for place in places]
+    whole = stage.scope_for(values) == "model"
+    chosen = slice(None) if whole else slice(0, 1)
+    inner = MemoryStream(groups[chosen], stage.access_for(values), None, streams[chosen], places[chosen])
+    counting = _Counting(inner)
+    extra: Mapping[str, Any] = {"decompose": Plain()} if _asks(stage.summarise) else {}
+    stage.summarise(counting, **values, **extra)
+    return counting.passes
+
+
+def _inputs(stage: Stage) -> int:
+    if stage.role != "combine":
+        return {None: 1, "base": 2, "experts": 4}[stage.beside]
+    return max(stage.inputs[0], min(3, stage.inputs[1] or 3))
+
+
+def _asks(function: Any) -> bool:
+    return "decompose" in inspect.signature(function).parameters
