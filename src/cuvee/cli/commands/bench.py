@@ -108,7 +108,7 @@ def run(
 @click.argument("folder", type=FOLDER)
 @output_options
 def report(folder: Path, as_json: bool, quiet: bool, **given: Any) -> int:
-    """Make the leaderboard of finished cells: `leaderboard.md` in the folder, and on the screen.
+    """Make the leaderboard of finished cells: `leaderboard.md` and `leaderboard.html` in the folder, and on the screen.
 
     \b
     Examples:
@@ -120,12 +120,13 @@ def report(folder: Path, as_json: bool, quiet: bool, **given: Any) -> int:
     from cuvee.cli.render import print_json, stdout
     from cuvee.core.disk import write_file
     from cuvee.evaluate.cells import Store
-    from cuvee.evaluate.leaderboard import markdown
+    from cuvee.evaluate.leaderboard import html, markdown
     from cuvee.evaluate.table import boards
 
     found = boards(Store(folder).results())
     text = markdown(found)
     write_file(folder / "leaderboard.md", text.encode())
+    write_file(folder / "leaderboard.html", html(found).encode())
     if as_json:
         print_json({"schema": "cuvee.bench/1", "boards": [asdict(board) for board in found]})
     elif not quiet:

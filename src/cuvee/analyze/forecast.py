@@ -1,0 +1,48 @@
+"""How badly models will merge, before merging: one number for each pair, from signs and magnitudes alone.
+
+    opposition(i, j) = Σ over positions with opposite signs of |δᵢ δⱼ|  /  (‖δᵢ‖ ‖δⱼ‖)
+
+0 where changes are disjoint or agree, 1 where one undoes the other; independent normal changes give 1/π = 0.318. The
+forecast of a set is the mean over its pairs. EXPERIMENTAL: no study here shows yet that it orders merges by their loss.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from cuvee.core.lazy import numpy
+
+if TYPE_CHECKING:
+    from cuvee.analyze.sums import Array, Sums
+
+INDEPENDENT = 1 / math.pi  # what independent changes, normally distributed, give
+LOW, HIGH = 0.5 * INDEPENDENT, 1.1 * INDEPENDENT
+
+Band = Literal["low", "moderate", "high", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """The opposition of each pair (n × n), their mean, the worst pair by index, and the band the mean is in."""
+
+    pairs: Array
+    mean: float
+    worst: tuple[int, int] | None
+    band: Band
+    experimental: bool = True
+
+
+def forecast(figures: Sums) -> Forecast:
+    """The forecast from the figures of a whole model; band `none` for fewer than two experts that changed."""
+    pairs = figures.opposition
+    upper = [
+        (i, j) for i in range(len(pairs)) for j in range(i + 1, len(pairs)) if math.isfinite(pairs[i, j])
+    ]
+    if not upper:
+        return Forecast(pairs, math.nan, None, "none")
+    mean = float(numpy.mean([pairs[at] for at in upper]))
+    worst = max(upper, key=lambda at: float(pairs[at]))
+    band: Band = "low" if mean < LOW else "high" if mean > HIGH else "moderate"
+    return Forecast(pairs, mean, worst, band)
