@@ -58,9 +58,17 @@ METHODS: dict[str, tuple[int, bool, dict[str, Any], dict[str, Any]]] = {
     "karcher": (3, False, {}, {}),
     "model_stock": (3, True, {}, {}),
     "nearswap": (1, True, {"t": 0.0005}, {}),
+    "sce": (3, True, {"select_topk": 0.1}, {}),
+    "ram": (3, True, {}, {}),
+    "della": (3, True, {}, {"weight": 0.4, "density": 0.3, "epsilon": 0.15}),
 }
 # The same in Cuvée's own language: thresholds over the whole model.
-NATIVE = {"ties_model": {"method": "ties", "density": 0.3, "weight": 0.4}}
+NATIVE = {
+    "ties_model": {"method": "ties", "density": 0.3, "weight": 0.4},
+    "consensus": {"method": "consensus"},
+    "magmax": {"method": "magmax"},
+    "dare_l1": {"method": "dare_linear", "density": 0.3, "weight": 0.4, "rescale": "l1"},
+}
 
 
 @dataclass(frozen=True)

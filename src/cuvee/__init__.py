@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from cuvee.api import merge as merge
     from cuvee.api import open as open
     from cuvee.api import verify as verify
+    from cuvee.api.candidates import Candidates as Candidates
+    from cuvee.api.candidates import hold as hold
     from cuvee.api.package import save_as_package as save_as_package
     from cuvee.api.soup import greedy_soup as greedy_soup
     from cuvee.errors import CuveeError as CuveeError
@@ -46,6 +48,7 @@ _HOMES = {
         "open",
         "verify",
     ),
+    "cuvee.api.candidates": ("Candidates", "hold"),
     "cuvee.api.package": ("save_as_package",),
     "cuvee.api.soup": ("greedy_soup",),
     "cuvee.errors": ("CuveeError",),

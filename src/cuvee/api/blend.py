@@ -6,9 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cuvee.api.modules import put
 from cuvee.api.outlook import outlook
-from cuvee.core.names import printable
-from cuvee.errors import UsageError
 from cuvee.plan.build import PlanOptions, build
 from cuvee.plan.explain import explain_html, explain_text
 from cuvee.plan.plan import Plan
@@ -19,7 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from cuvee.api.execute import Saved
+    from cuvee.api.execute import Runner, Saved
+    from cuvee.engine.cluster.job import ClusterOptions
     from cuvee.engine.events import Listener
     from cuvee.engine.options import RunOptions
 
@@ -74,18 +74,37 @@ class Blend:
         resume: bool = True,
         run: RunOptions | None = None,
         listener: Listener | None = None,
+        cluster: ClusterOptions | None = None,
     ) -> Saved:
-        """Merge into a folder (or one `.safetensors` file); resumes an interrupted run of the same plan."""
+        """Merge into a folder (or one `.safetensors` file); resumes an interrupted run of the same plan.
+
+        With `cluster`, workers of a Ray cluster do it.
+        """
         from cuvee.api.execute import save
         from cuvee.engine.events import ignore
+        from cuvee.engine.run import run as here
 
         plan = self.build()
         try:
             return save(
-                plan, Path(path), run, overwrite=overwrite, resume=resume, listener=listener or ignore
+                plan,
+                Path(path),
+                run,
+                overwrite=overwrite,
+                resume=resume,
+                listener=listener or ignore,
+                runner=here if cluster is None else self.on_cluster(cluster),
             )
         finally:
             plan.close()
+
+    def on_cluster(self, cluster: ClusterOptions) -> Runner:
+        """What runs this merge's plan on a cluster."""
+        from cuvee.engine.cluster.drive import on_ray
+        from cuvee.engine.cluster.job import origin_of
+
+        origin = origin_of(self.recipe, self.anchor, self.offline, self.elsewhere, self.options)
+        return on_ray(origin, cluster)
 
     def load(self, run: RunOptions | None = None) -> dict[str, Tensor]:
         """Merge in memory: a dictionary of tensors."""
@@ -99,17 +118,7 @@ class Blend:
 
     def into(self, module: Module, run: RunOptions | None = None) -> Module:
         """Merge in memory and load the result into a live module, every key or an error; returns the module."""
-        tensors = self.load(run)
-        own = module.state_dict()
-        once = dict(module.named_parameters()).keys()
-        tied = {n for n, _ in module.named_parameters(remove_duplicate=False)} - once
-        wrong = [n for n in own if n not in tensors and n not in tied]
-        wrong += [n for n, t in tensors.items() if n not in own or own[n].shape != t.shape]
-        if wrong:  # said before the module is touched
-            shown = ", ".join(f"`{printable(n)}`" for n in wrong[:4])
-            raise UsageError("CV-U012", f"the module and the merge do not have the same tensors: {shown}")
-        module.load_state_dict(tensors, strict=False)
-        return module
+        return put(self.load(run), module)
 
     def with_(self, **changes: Any) -> Blend:
         """The same merge with fields of its recipe replaced."""

@@ -36,6 +36,17 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A run of bytes of this process's memory that holds one tensor, row-major, little-endian, without gaps.
+
+    It stays where it is as long as its source is open.
+    """
+
+    address: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Extent:
     """A run of bytes in a file that holds one tensor, row-major, little-endian, without gaps."""
 

@@ -22,6 +22,7 @@ from cuvee.engine.blocks import access_of, cut
 from cuvee.engine.changes import changes_of, dtype_of, factors_of
 from cuvee.engine.gather import Means, gather
 from cuvee.engine.guard import Guard
+from cuvee.engine.memo import Memo, summary_values
 from cuvee.engine.options import RunOptions
 from cuvee.engine.spaces import Kept
 from cuvee.errors import RunError, Where
@@ -83,6 +84,7 @@ class Evaluator:
         guard: Guard,
         stopped: Callable[[], bool] = lambda: False,
         decompose: Decomposer | None = None,
+        memo: Memo | None = None,
     ) -> None:
         self.sources = sources
         self.groups = groups
@@ -90,6 +92,7 @@ class Evaluator:
         self.guard = guard
         self.stopped = stopped
         self.decompose: Decomposer = decompose or Plain()
+        self.memo = memo
         self._lock = threading.Lock()
         self._group_locks: dict[str, threading.RLock] = {}
         self._group_summaries: dict[str, Summary] = {}
@@ -97,14 +100,18 @@ class Evaluator:
         self._coordinates = Kept(options.memory)
         self._means: Means = {}  # nodes live as long as their plan, so they are not mistaken
 
-    def blocks(self, node: Node) -> Iterator[tuple[int, int, Tensor]]:
+    def blocks(
+        self, node: Node, first: int = 0, last: int | None = None
+    ) -> Iterator[tuple[int, int, Tensor]]:
         """Runs of elements in order with their values (flat); summaries are gathered first where needed.
+
+        Of the elements [first, last), where the node can be cut; `first` is a multiple of its least cut.
 
         A tensor without elements has no runs. Raises Stopped between two blocks of any pass.
         """
         ranges = cut(node, self.options.memory // max(1, self.options.threads), self.options.block)
         frame = Frame(0, ranges.total)
-        for start, stop in ranges:
+        for start, stop in ranges.between(first, ranges.total if last is None else last):
             if self.stopped():
                 raise Stopped
             if not ranges.whole:
@@ -174,7 +181,9 @@ class Evaluator:
     def _sum(self, node: Sum, frame: Frame) -> Tensor:
         total: Tensor | None = None
         if frame.stop - frame.start == _elements(node):
-            self.value(node.terms[-1][1], frame)  # a stage that sees the whole tensor, before the base takes memory
+            self.value(
+                node.terms[-1][1], frame
+            )  # a stage that sees the whole tensor, before the base takes memory
         for coefficient, child in node.terms:
             term = self.value(child, frame)
             term = term if coefficient == 1 else term * coefficient
@@ -301,6 +310,16 @@ class Evaluator:
             return self._group_summaries[group]
 
     def _summarise(self, nodes: list[Apply], frame: Frame | None) -> Summary:
+        if self.memo is None:
+            return self._summarised(nodes, frame)
+        names = summary_values(nodes[0].stage)
+        found: Summary | None = self.memo.get("summary", nodes, names)
+        if found is None:
+            found = self._summarised(nodes, frame)
+            self.memo.keep("summary", nodes, names, found)
+        return found
+
+    def _summarised(self, nodes: list[Apply], frame: Frame | None) -> Summary:
         step = stage(nodes[0].stage)
         assert step.summarise is not None
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in nodes[0].values}

@@ -31,6 +31,7 @@ from cuvee.engine.events import (
 )
 from cuvee.engine.fused.fuse import charging, fuse
 from cuvee.engine.guard import Guard
+from cuvee.engine.memo import Memo
 from cuvee.engine.options import RunOptions
 from cuvee.engine.room import Room
 from cuvee.engine.schedule import scheduled
@@ -45,24 +46,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def run(plan: Plan, session: Session, options: RunOptions, listener: Listener = ignore) -> Finished:
+def run(
+    plan: Plan, session: Session, options: RunOptions, listener: Listener = ignore, memo: Memo | None = None
+) -> Finished:
     """Compute every output tensor that the session does not hold yet; the caller commits.
+
+    `memo` holds what earlier runs found out about the same nodes, and is given what this one finds.
 
     Raises Interrupted on SIGINT or SIGTERM (exit code 130 or 143), NonFinite, OutOfSpace and other RunErrors; what
     was finished stays in the session's journal.
     """
     began = time.monotonic()
-    tell = _serialised(listener)
+    tell = serialised(listener)
     sources = {key: opened.source for key, opened in plan.sources.items()}
     missing = [t for t in plan.tensors if t.meta.name not in session.done]
     waiting = scheduled(missing, sources, options.threads)
     total = sum(t.meta.nbytes for t in plan.tensors)
     left = sum(t.meta.nbytes for t in waiting)
     tell(Started(len(plan.tensors), total, total - left))
-    evaluator = _evaluator(plan, options, tell)
+    evaluator = evaluator_of(plan, options, tell, memo)
+    if memo is not None:
+        memo.begin()
     account, room = Account(), Room(waiting)
-    fused = fuse(plan, options, account)
-    with _OneThreadEach() as torch_mode, _stop_flag() as stopped:
+    fused = fuse(plan, options, account, memo)
+    with OneThreadEach() as torch_mode, stop_flag() as stopped:
         evaluator.stopped = lambda: stopped.set
 
         def one(tensor: OutputTensor) -> None:
@@ -76,31 +83,34 @@ def run(plan: Plan, session: Session, options: RunOptions, listener: Listener = 
                     torch.no_grad(),
                     room.taking(tensor.meta.name, lambda: stopped.set),
                 ):  # modes belong to threads
-                    _tensor(tensor, evaluator, session, tell, watch)
+                    make_tensor(tensor, evaluator, session, tell, watch)
 
         with ThreadPoolExecutor(options.threads, thread_name_prefix="cuvee") as pool:
             if fused:
                 fused.prepare(waiting, lambda function, items: _each(function, items, pool, stopped))
             with fused.ahead(waiting) if fused else nullcontext():
                 _each(one, waiting, pool, stopped)
-        figures = _recorded(evaluator, torch_mode)
+        figures = recorded(evaluator, torch_mode)
     if options.profile:
         tell(_profile(account, options.threads, time.monotonic() - began))
     done = Finished(
-        time.monotonic() - began, _bytes_read(plan, waiting), left, peak_memory(), total - left, figures
+        time.monotonic() - began, bytes_read(plan, waiting), left, peak_memory(), total - left, figures
     )
     tell(done)
     return done
 
 
-def _evaluator(plan: Plan, options: RunOptions, tell: Callable[[Event], None]) -> Evaluator:
+def evaluator_of(
+    plan: Plan, options: RunOptions, tell: Callable[[Event], None], memo: Memo | None
+) -> Evaluator:
+    """What computes the nodes of a plan; the memo is asked first for what their stages need to know."""
     groups = {name: [node for _, node in members] for name, members in plan.groups().items()}
     sources = {key: opened.source for key, opened in plan.sources.items()}
     guard = Guard(options, sources, tell)
-    return Evaluator(sources, groups, options, guard, decompose=decomposer(options))
+    return Evaluator(sources, groups, options, guard, decompose=decomposer(options), memo=memo)
 
 
-def _recorded(evaluator: Evaluator, torch_mode: _OneThreadEach) -> Figures:
+def recorded(evaluator: Evaluator, torch_mode: OneThreadEach) -> Figures:
     """What stages record for later runs; gathered again where an earlier run wrote all the tensors."""
     figures: dict[str, list[dict[str, float]]] = {}
     for nodes in evaluator.groups.values():
@@ -144,17 +154,21 @@ def _raise(future: Future[None]) -> None:
         future.result()
 
 
-def _tensor(
+def make_tensor(
     tensor: OutputTensor,
     evaluator: Evaluator,
     session: Session,
     tell: Callable[[Event], None],
     watch: Stopwatch,
+    span: tuple[int, int | None] = (0, None),
 ) -> None:
-    """Compute and write one output tensor, block by block; reading and figures count as combining here."""
+    """Compute and write one output tensor, or some of its elements, block by block.
+
+    Reading and figures count as combining here.
+    """
     name, dtype = tensor.meta.name, tensor.meta.dtype
     try:
-        for start, stop, value in evaluator.blocks(tensor.node):
+        for start, stop, value in evaluator.blocks(tensor.node, *span):
             result = value.to(dtype.torch)
             if tensor.action != "copied":
                 evaluator.guard.check_output(value, result, name, start, tensor.meta.numel)
@@ -195,7 +209,8 @@ def as_bytes(tensor: Tensor) -> memoryview:
     return memoryview(flat.view(torch.uint8).numpy().data)
 
 
-def _bytes_read(plan: Plan, waiting: list[OutputTensor]) -> int:
+def bytes_read(plan: Plan, waiting: list[OutputTensor]) -> int:
+    """Bytes of the inputs of these tensors, each counted once."""
     from cuvee.plan.cost import inputs_of
 
     return sum(meta.nbytes for meta in inputs_of(waiting).values())
@@ -221,7 +236,7 @@ class _Stop:
 
 
 @contextmanager
-def _stop_flag() -> Iterator[_Stop]:
+def stop_flag() -> Iterator[_Stop]:
     """SIGINT and SIGTERM ask politely the first time; a second one interrupts at once."""
     stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -241,7 +256,7 @@ def _stop_flag() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
-class _OneThreadEach:
+class OneThreadEach:
     """Torch computes with one thread from the first `enter` to the end of the block; without one it is not imported."""
 
     def __init__(self) -> None:
@@ -258,7 +273,7 @@ class _OneThreadEach:
                 self._before = torch.get_num_threads()
             torch.set_num_threads(1)  # OpenMP keeps the number for each thread
 
-    def __enter__(self) -> _OneThreadEach:
+    def __enter__(self) -> OneThreadEach:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -266,7 +281,8 @@ class _OneThreadEach:
             torch.set_num_threads(self._before)
 
 
-def _serialised(listener: Listener) -> Callable[[Event], None]:
+def serialised(listener: Listener) -> Callable[[Event], None]:
+    """The listener, told one event at a time."""
     lock = threading.Lock()
 
     def tell(event: Event) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import cuvee
+from cuvee.api.candidates import Candidates, hold
 from cuvee.evaluate.search import Kind, searcher
 from cuvee.evaluate.selection import BudgetSpent, Selection
 from cuvee.evaluate.space import Dimension, dimensions
@@ -34,14 +34,20 @@ class Contender:
     def __call__(self, room: Selection) -> tuple[Weights, Mapping[str, Any]]:
         tuned = [d for d in dimensions(self.method, self.space) if d.name not in self.settings]
         chosen: Mapping[str, Any] = self._needed(tuned)
-        best = self.merged(room, chosen)
+        with self.held(room, chosen) as held:
+            return self._best(room, held, tuned, chosen)
+
+    def _best(
+        self, room: Selection, held: Candidates, tuned: Sequence[Dimension], chosen: Mapping[str, Any]
+    ) -> tuple[Weights, Mapping[str, Any]]:
+        best = _merged(room, held, chosen)
         if room.budget == 0 or not tuned:
             return best, {**self.settings, **chosen}
         highest = room.evaluate(best, {**self.settings, **chosen})
         asking = searcher(self.search, tuned, room.budget - 1, self.seed)
         try:
             while (point := asking.ask()) is not None:
-                candidate = self.merged(room, point)
+                candidate = _merged(room, held, point)
                 value = room.evaluate(candidate, {**self.settings, **point})
                 asking.tell(point, value)
                 if value > highest:
@@ -55,16 +61,15 @@ class Contender:
         known = registry.parameters_for(registry.get(self.method))
         return {d.name: d.at(0.5) for d in tuned if known[d.name].required}
 
-    def merged(self, room: Selection, point: Mapping[str, Any]) -> Weights:
-        """The merge for one point, in memory."""
-        method = registry.get(self.method)
-        base = None if method.base == "ordinary" else room.base
-        room.ledger.add(merges=1)
+    def held(self, room: Selection, point: Mapping[str, Any]) -> Candidates:
+        """The experts of the room, held for merging them with this method at one point after the other."""
+        ordinary = registry.get(self.method).base == "ordinary"
         experts: Any = [dict(weights) for weights in room.experts]
-        blend = cuvee.merge(
-            experts,
-            base=None if base is None else dict(base),
-            method=self.method,
-            **{**self.settings, **point},
-        )
-        return blend.load()
+        base = None if ordinary else dict(room.base)
+        return hold(experts, base=base, method=self.method, **{**self.settings, **point})
+
+
+def _merged(room: Selection, held: Candidates, point: Mapping[str, Any]) -> Weights:
+    """The merge for one point, in memory."""
+    room.ledger.add(merges=1)
+    return held.merge(**point)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _CANCELLED = 1e-12  # a sum of weights this small beside the weights themselves is rounding error
 
 
-def products(stream: Stream, **parameters: Any) -> Summary:
+def products(stream: Stream, **_: Any) -> Summary:
     """A stage's `summarise`: the Gram matrix of the inputs, whatever the parameters.
 
     It depends on the data alone, so that a search over parameters gathers it once.

@@ -24,7 +24,7 @@ from cuvee.plan.heads import heads_of
 from cuvee.plan.matrices import kept_note
 from cuvee.plan.methods import Chosen, chain_settings, choose
 from cuvee.plan.nodes import Agree, Convert, Node
-from cuvee.plan.parameters import Resolver
+from cuvee.plan.parameters import Resolver, Values
 from cuvee.plan.plan import Opened, OutputTensor, Plan
 from cuvee.plan.rules import apply_rules
 from cuvee.plan.views import Opener, View, as_dtype, promoted, raise_if, same_family
@@ -43,14 +43,34 @@ class PlanOptions:
 
 def build(recipe: Recipe, opener: Opener, options: PlanOptions | None = None, prefix: str = "") -> Plan:
     """The plan of a recipe; PlanError with everything that is wrong. `prefix`: its place in a tree of recipes."""
-    chosen_options = options or PlanOptions()
+    return builder(recipe, opener, options, prefix).plan()
+
+
+def builder(recipe: Recipe, opener: Opener, options: PlanOptions | None = None, prefix: str = "") -> Builder:
+    """What makes the plan of a recipe; its sources are opened through the opener."""
+    chosen = options or PlanOptions()
     if opener.build is None:
-        opener.build = lambda inner, same, place: build(inner, same, chosen_options, place)
-    return _Builder(recipe, opener, chosen_options, prefix).plan()
+        opener.build = lambda inner, same, place: build(inner, same, chosen, place)
+    return Builder(recipe, opener, chosen, prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What of an output tensor that is merged does not depend on values of parameters."""
+
+    target: Target
+    fed: Fed
+    stored: DType
+    compute: DType
+    experts: list[Node]
+    base: Node | None
+    call: Call
 
 
 @dataclass(slots=True)
-class _Builder:
+class Builder:
+    """Makes one plan; keeps what is `ready` of its tensors, by name, for others of the same sources and chain."""
+
     recipe: Recipe
     opener: Opener
     options: PlanOptions
@@ -59,6 +79,7 @@ class _Builder:
     untied: bool = False
     layers: dict[str, int] = field(default_factory=dict)  # of each module of the output
     heads: Mapping[str, Heads] = field(default_factory=dict)  # of modules, where a stage asks for it
+    ready: dict[str, Ready] = field(default_factory=dict)
 
     def plan(self) -> Plan:
         chosen = choose(self.recipe)
@@ -117,9 +138,6 @@ class _Builder:
         if target.copied or fed.alone or not fed.experts:  # nothing to merge: the only model is the base
             node = as_dtype(fed.nodes[0], inputs[0].dtype, compute)
             return self._output(target, node, fed.shape, stored, compute, {})
-        values = resolver.values(target, fed.experts)
-        if values is None:
-            return None
         nodes = [
             as_dtype(n, m.dtype, compute) for n, m in zip(fed.expert_nodes, fed.expert_metas, strict=True)
         ]
@@ -128,10 +146,17 @@ class _Builder:
         )
         labels = [f.input.source for f in fed.experts]
         call = Call(self._place(target), labels, self.recipe.seed, self.prefix)
-        node = expression(chosen, dict(values.ours), nodes, base, call)
+        ready = self.ready[target.name] = Ready(target, fed, stored, compute, nodes, base, call)
+        values = resolver.values(target, fed.experts)
+        return None if values is None else self.merged(ready, chosen, values)
+
+    def merged(self, ready: Ready, chosen: Chosen, values: Values) -> OutputTensor:
+        """The output tensor with these values of the parameters."""
+        stored, compute = ready.stored, ready.compute
+        node = expression(chosen, dict(values.ours), ready.experts, ready.base, ready.call)
         if compute not in (FLOAT32, FLOAT64) and stored != compute:
             node = Convert(node, compute)  # a wider output does not get digits that the arithmetic has not
-        return self._output(target, node, fed.shape, stored, compute, values.shown)
+        return self._output(ready.target, node, ready.fed.shape, stored, compute, values.shown)
 
     def _place(self, target: Target) -> Place:
         where = target.place

@@ -6,8 +6,9 @@ Owns the order of a chain: where a space is entered and left, and what stands be
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from cuvee.errors import Diagnostic
@@ -19,6 +20,30 @@ from cuvee.plan.nodes import Apply, Coordinate, Difference, Enter, Leave, Node, 
 from cuvee.plan.plan import OutputTensor
 
 
+class Shared:
+    """Nodes of the last two expressions of one tensor, so that the next is made of the same objects where it says the
+    same. What an engine found out about a node then holds for the next plan too.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[Any, Node] = {}
+        self._now: dict[Any, Node] = {}
+
+    def begin(self) -> None:
+        """The next expression begins."""
+        self._before, self._now = self._now, {}
+
+    def node(self, what: Any, inputs: Sequence[Node], make: Callable[[], Node]) -> Node:
+        """The node of this description over these very inputs; made where there is none."""
+        key = (
+            what,
+            *map(id, inputs),
+        )  # a node that is kept keeps its inputs, so that no other has their identity
+        found = self._now.get(key) or self._before.get(key)
+        self._now[key] = found = found or make()
+        return found
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """What a chain needs besides its inputs: what the output tensor is, labels of the experts, seed, group prefix."""
@@ -27,6 +52,7 @@ class Call:
     labels: Sequence[str]
     seed: int
     prefix: str
+    shared: Shared = field(default_factory=Shared)
 
 
 def expression(
@@ -39,9 +65,15 @@ def expression(
     takes = stages[combine].takes
     deltas = base is not None and (takes in ("delta", "either") or combine > 0)
     origin: Node | None = base if deltas else None
-    entered: list[Node] = [Difference(e, origin) for e in experts] if origin else list(experts)
+    shared = call.shared
+    shared.begin()
+    entered = list(experts)
+    if origin:
+        entered = [shared.node("difference", (e, origin), partial(Difference, e, origin)) for e in experts]
     result = _Walk(call, entered, base).through(stages, arguments)
-    return Sum(((1.0, origin), (1.0, result))) if origin else result
+    if origin is None:
+        return result
+    return shared.node("sum", (origin, result), partial(Sum, ((1.0, origin), (1.0, result))))
 
 
 class _Walk:
@@ -85,13 +117,20 @@ class _Walk:
         """Only maps have a space to go to; other tensors pass the stages within as they are."""
         if not is_map(self.current[0].shape, self.call.place):
             return
-        self.space = Enter(space.name, tuple(self.current), tuple(values.items()), self.call.place)
-        self.current = [Coordinate(self.space, i) for i in range(len(self.current))]
+        inputs, given, shared = tuple(self.current), tuple(values.items()), self.call.shared
+        make = partial(Enter, space.name, inputs, given, self.call.place)
+        made = shared.node(("enter", space.name, repr(given)), inputs, make)
+        assert isinstance(made, Enter)
+        self.space = made
+        self.current = [
+            shared.node(("coordinate", i), (made,), partial(Coordinate, made, i)) for i in range(len(inputs))
+        ]
         self.beside["experts"] = tuple(self.current)
 
     def _leave(self) -> None:
         if self.space is not None:
-            self.current = [Leave(self.space, node) for node in self.current]
+            space, shared = self.space, self.call.shared
+            self.current = [shared.node("leave", (space, n), partial(Leave, space, n)) for n in self.current]
             self.beside["experts"] = self.space.inputs
         self.space = None
 
@@ -103,8 +142,21 @@ def _of(arguments: dict[str, Any], expert: int) -> dict[str, Any]:
 
 def _apply(
     name: str, number: int, inputs: tuple[Node, ...], arguments: dict[str, Any], call: Call, label: str
-) -> Apply:
+) -> Node:
     values = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in arguments.items())
+    make = partial(_applied, name, number, inputs, arguments, values, call, label)
+    return call.shared.node((name, number, label, repr(values)), inputs, make)
+
+
+def _applied(
+    name: str,
+    number: int,
+    inputs: tuple[Node, ...],
+    arguments: dict[str, Any],
+    values: tuple[tuple[str, Any], ...],
+    call: Call,
+    label: str,
+) -> Apply:
     group = None
     if stage(name).scope_for(arguments) == "model":
         # A model-wide figure spans the tensors that share stage, expert and parameter values.

@@ -215,16 +215,17 @@ def space_of(node: Node) -> Enter | None:
 def walk(node: Node) -> Iterator[Node]:
     """Every node of the tree, children first, shared ones once."""
     seen: set[int] = set()
+    found: list[Node] = []
 
-    def visit(current: Node) -> Iterator[Node]:
-        if id(current) in seen:
-            return
+    def visit(current: Node) -> None:
         seen.add(id(current))
         for child in current.children:
-            yield from visit(child)
-        yield current
+            if id(child) not in seen:
+                visit(child)
+        found.append(current)
 
-    yield from visit(node)
+    visit(node)  # a list, not a generator at each level: plans are walked many times
+    return iter(found)
 
 
 def describe(node: Node) -> Any:

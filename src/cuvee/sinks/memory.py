@@ -1,4 +1,4 @@
-"""Tensors kept in memory: what `.load()` of a merge gives.
+"""Tensors kept in memory: what `.load()` of a merge gives, and tensors that are filled again and again.
 
 Same contract as a folder, nothing on disk and nothing to resume.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cuvee.core.digests import as_bytes
 from cuvee.core.lazy import torch
+from cuvee.core.tensors import Held
 from cuvee.sinks.layout import Layout
 from cuvee.sinks.progress import Progress
 from cuvee.sinks.sink import MakeManifest
@@ -80,6 +81,55 @@ class MemorySession:
         """Nothing to keep."""
 
     def __enter__(self) -> MemorySession:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.abort()
+
+
+class FilledSession:
+    """Blocks land in tensors that are given, and no digest is taken of them: for candidates that are scored, not kept.
+
+    The tensors are contiguous, on the CPU, and have the shapes and types of the layout.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._places = {
+            name: Held(tensor.data_ptr(), tensor.numel() * tensor.element_size())
+            for name, tensor in tensors.items()
+        }
+        self._bytes = {
+            name: memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy().data)
+            for name, tensor in tensors.items()
+            if tensor.numel()
+        }
+        self.done: set[str] = set()  # nothing is, before a run
+        self.digests: dict[str, str] = {}
+
+    def held(self, name: str) -> Held | None:
+        """Where the tensor lies; blocks may be made there instead of being written."""
+        return self._places[name]
+
+    def write(self, name: str, offset: int, data: Buffer) -> None:
+        view = as_bytes(data)
+        if view:
+            self._bytes[name][offset : offset + len(view)] = view
+
+    def finish(self, name: str) -> None:
+        """Nothing to do: the tensor is where it belongs."""
+
+    def commit(self, side_files: Mapping[str, bytes], manifest: MakeManifest) -> None:
+        """Nothing to do: the tensors are the caller's."""
+
+    def abort(self) -> None:
+        """Nothing to keep."""
+
+    def __enter__(self) -> FilledSession:
         return self
 
     def __exit__(

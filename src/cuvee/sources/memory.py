@@ -16,7 +16,7 @@ from blake3 import blake3
 from cuvee.core.dtypes import BY_NAME
 from cuvee.core.lazy import torch
 from cuvee.core.names import printable
-from cuvee.core.tensors import Extent, TensorMeta
+from cuvee.core.tensors import Extent, Held, TensorMeta
 from cuvee.errors import Diagnostic, SourceError, UsageError, Where
 from cuvee.sources.prefixes import strip_prefixes
 from cuvee.sources.source import Source, bounded, meta_of, note
@@ -55,6 +55,13 @@ class MemorySource:
         """Always None: there are no bytes on disk."""
         meta_of(self.tensors, name, self.label)
         return None
+
+    def held(self, name: str) -> Held | None:
+        """Where the tensor lies in memory; None where it has gaps, is elsewhere than on the CPU, or is a lazy view."""
+        tensor = self._held.get(name)
+        if tensor is None or tensor.device.type != "cpu" or not tensor.is_contiguous() or tensor.is_neg():
+            return None
+        return Held(tensor.data_ptr(), tensor.numel() * tensor.element_size())
 
     def file(self, name: str) -> bytes | None:
         """Always None: there are no side files."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from cuvee.core.dtypes import DType
 from cuvee.core.names import did_you_mean, printable
 from cuvee.core.sampling import Span
-from cuvee.core.tensors import Extent, Stored, TensorMeta
+from cuvee.core.tensors import Extent, Held, Stored, TensorMeta
 from cuvee.errors import Diagnostic, MissingTensor, UsageError, Where
 
 if TYPE_CHECKING:
@@ -81,6 +81,13 @@ def stored_form(source: Source, name: str) -> Stored:
     own = getattr(source, "stored", None)
     meta = source.tensors[name]
     found: Stored = Stored(meta.dtype.name, meta.nbytes) if own is None else own(name)
+    return found
+
+
+def held_at(source: Source, name: str) -> Held | None:
+    """Where the tensor lies in this process's memory, in the type `read` gives; None where it does not."""
+    own = getattr(source, "held", None)
+    found: Held | None = None if own is None else own(name)
     return found
 
 

@@ -1,7 +1,8 @@
 """The bytes of a tensor's inputs, block by block in reused, aligned memory; and where results are put.
 
-Reads are positional, never mapped. What is small enough is read once and kept for all passes over it. Any trouble
-with a file is `Unfusable`: the generic path meets it again and says what is wrong.
+Reads are positional, never mapped. What is small enough is read once and kept for all passes over it. What lies in
+memory already is used where it is. Any trouble with a file is `Unfusable`: the generic path meets it again and says
+what is wrong.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
-from cuvee.core.tensors import Extent
+from cuvee.core.tensors import Extent, Held
 from cuvee.engine.fused.builder import Unfusable
 from cuvee.engine.kernels.operations import REGISTER, TILE
 from cuvee.engine.spent import Stopwatch
 from cuvee.plan.nodes import Read
 
 Key = tuple[str, str]  # source key, tensor name
+Lies: TypeAlias = Extent | Held
 ALIGNED = 4096
 PIECE = 4 << 20  # bytes asked for at once
 
@@ -50,10 +52,10 @@ class Arena:
             raise MemoryError("the arena is smaller than what is taken from it")
         return self.address + begin, self.view[begin : begin + nbytes]
 
-    def at(self, address: int, nbytes: int) -> memoryview:
-        """The view of what was taken at an address."""
-        begin = address - self.address
-        return self.view[begin : begin + nbytes]
+
+def view_of(address: int, nbytes: int) -> memoryview:
+    """The bytes at an address; whoever owns them must outlive the view."""
+    return memoryview((ctypes.c_char * nbytes).from_address(address)).cast("B")
 
 
 def padded(nbytes: int) -> int:
@@ -62,14 +64,15 @@ def padded(nbytes: int) -> int:
 
 
 @contextmanager
-def opened(extents: Mapping[Key, Extent]) -> Iterator[dict[Key, int]]:
+def opened(extents: Mapping[Key, Lies]) -> Iterator[dict[Key, int]]:
     """File descriptors of all inputs; Unfusable when one cannot be opened."""
     files: dict[Any, int] = {}
     try:
-        for extent in extents.values():
+        lying = {key: extent for key, extent in extents.items() if isinstance(extent, Extent)}
+        for extent in lying.values():
             if extent.path not in files:
                 files[extent.path] = os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        yield {key: files[extent.path] for key, extent in extents.items()}
+        yield {key: files[extent.path] for key, extent in lying.items()}
     except OSError as error:
         raise Unfusable(str(error)) from error
     finally:
@@ -78,11 +81,11 @@ def opened(extents: Mapping[Key, Extent]) -> Iterator[dict[Key, int]]:
 
 
 class Feed:
-    """The inputs of one output tensor. `resident`: all of them are read once, whole."""
+    """The inputs of one output tensor. `resident`: all that lie in files are read once, whole."""
 
     def __init__(
         self,
-        extents: Mapping[Key, Extent],
+        extents: Mapping[Key, Lies],
         files: Mapping[Key, int],
         total: int,
         *,
@@ -94,23 +97,24 @@ class Feed:
         self.extents = extents
         self.files = files
         self.total = total
-        self.resident = resident
         self.step = max(1, min(step, total))
         self._watch = watch or Stopwatch()
         self._consumed = consumed
-        self._held: dict[Key, int] = {}
+        self._held = {key: lies.address for key, lies in extents.items() if isinstance(lies, Held)}
+        self._filled = {key: lies for key, lies in extents.items() if isinstance(lies, Extent)}
+        self.resident = resident or not self._filled
         self._seen: dict[Key, int] = {}
 
     def room(self, out_size: int) -> int:
         """Bytes of arena that a pass over the inputs needs, besides registers."""
         count = self.total if self.resident else self.step
-        inputs = sum(padded(count * self._size(key)) for key in self.extents)
+        inputs = sum(padded(count * self._size(key)) for key in self._filled)
         return inputs + padded(self.step * out_size)
 
     def load(self, arena: Arena) -> None:
         """Read everything, where the feed is resident."""
         if self.resident:
-            for key, extent in self.extents.items():
+            for key, extent in self._filled.items():
                 address, view = arena.take(extent.nbytes)
                 self._fill(key, view, 0)
                 self._note(key, extent.nbytes)
@@ -127,15 +131,16 @@ class Feed:
         run = step if every == 1 else TILE
         keys = [(read.source, read.meta.name) for read in reads]
         addresses = (ctypes.c_void_p * len(keys))()
-        slots = [] if self.resident else [arena.take(step * self._size(key)) for key in keys]
+        filled = () if self.resident else [key for key in dict.fromkeys(keys) if key in self._filled]
+        slots = {key: arena.take(step * self._size(key)) for key in filled}
         for first in range(0, self.total, run * every):
             count = min(run, self.total - first)
             for place, key in enumerate(keys):
                 size = self._size(key)
-                if self.resident:
+                if key in self._held:
                     addresses[place] = self._held[key] + first * size
-                else:
-                    addresses[place], view = slots[place]
+                elif key in slots:
+                    addresses[place], view = slots[key]
                     self._fill(key, view[: count * size], first * size)
                     if every == 1:
                         self._note(key, (first + count) * size)
@@ -147,7 +152,7 @@ class Feed:
         return self.extents[key].nbytes // max(self.total, 1)
 
     def _fill(self, key: Key, view: memoryview, offset: int) -> None:
-        extent = self.extents[key]
+        extent = self._filled[key]
         done = 0
         while done < len(view):
             got = os.preadv(self.files[key], [view[done : done + PIECE]], extent.offset + offset + done)

@@ -42,6 +42,15 @@ def wanted(node: Apply) -> tuple[str, ...]:
     return ("gram",) if node.stage in ("slerp", "nuslerp", "multislerp", "model_stock") else ()
 
 
+def depends(node: Apply, figure: str) -> tuple[str, ...] | None:
+    """The values of a stage that a figure of it follows from, its inputs given; None for all of them."""
+    if figure == "gram":
+        return ()
+    if figure == "cuts":
+        return ("select_topk", "guard") if node.stage == "sce" else ("density", "gamma", "count", "scope")
+    return ("weight", "vote") if figure == "majority" else None
+
+
 def gathering(figure: str, nodes: Sequence[Apply], kernels: Kernels) -> Gathering:
     """The passes of one figure over the tensors of these nodes; returns its value for each of them."""
     sizes = [math.prod(node.shape) for node in nodes]

@@ -9,19 +9,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
-from cuvee.core.tensors import Extent
+from cuvee.core.tensors import Extent, Held
 from cuvee.engine.blocks import LINE
 from cuvee.engine.events import Event, Progress
 from cuvee.engine.fused.ahead import Ahead
 from cuvee.engine.fused.builder import Unfusable, program_of
-from cuvee.engine.fused.feed import Feed, Key, Worker, opened
-from cuvee.engine.fused.figures import gathering, wanted
+from cuvee.engine.fused.feed import Feed, Key, Lies, Worker, opened, view_of
+from cuvee.engine.fused.figures import depends, gathering, wanted
 from cuvee.engine.fused.passes import Part, Tally, gather, pending, run, sweep
 from cuvee.engine.fused.recognise import MASKS, computable, copied, extents_of, storable
 from cuvee.engine.fused.rows import merge_rows, pruned
 from cuvee.engine.kernels import Kernels, kernels
+from cuvee.engine.memo import Memo
 from cuvee.engine.options import RunOptions
 from cuvee.engine.spent import Account, Stopwatch
 from cuvee.errors import CuveeError
@@ -41,11 +43,14 @@ Map = Callable[[Callable[[Any], None], Iterable[Any]], None]
 class Fused:
     """The tensors of a plan that the compiled kernels can make."""
 
-    def __init__(self, plan: Plan, options: RunOptions, machine: Kernels, account: Account) -> None:
+    def __init__(
+        self, plan: Plan, options: RunOptions, machine: Kernels, account: Account, memo: Memo | None
+    ) -> None:
         self._plan = plan
         self._options = options
         self._kernels = machine
         self._account = account
+        self._memo = memo
         self._sources = {key: opened.source for key, opened in plan.sources.items()}
         self._consumed: Callable[[int], None] = _nobody
         self._workers = threading.local()
@@ -65,7 +70,7 @@ class Fused:
     def ahead(self, tensors: Sequence[OutputTensor]) -> Iterator[None]:
         """Read ahead of the workers within the block, which take the tensors in this order."""
         found = (extents_of(tensor.node, self._sources) for tensor in tensors)
-        batches = (list(extents.values()) for extents in found if extents is not None)
+        batches = (_on_disk(extents) for extents in found if extents is not None)
         with Ahead(batches, self._options.memory) as ahead:
             self._consumed = ahead.consumed
             try:
@@ -81,6 +86,9 @@ class Fused:
         self._turns = {tensor.meta.name: turn for turn, tensor in enumerate(waiting)}
         needed = {n.group for t in waiting for n in walk(t.node) if isinstance(n, Apply) and n.group}
         groups = {name: members for name, members in self._groups.items() if name in needed - self._lost}
+        for members in groups.values():
+            self._recall(members)
+        groups = {name: members for name, members in groups.items() if not self._complete(members)}
         while groups:
             try:
                 found = self._round(list(groups.values()), mapped)
@@ -103,18 +111,19 @@ class Fused:
             return False
         name, told, watch = tensor.meta.name, 0, self._account.watch
 
-        def write(first: int, count: int, data: memoryview) -> None:
+        def write(first: int, count: int, data: memoryview, *, made: bool = False) -> None:
             nonlocal told
             watch.lap("combining")
             if stopped():
                 raise _Stopped
-            session.write(name, first * tensor.meta.dtype.size, data)
+            if not made:
+                session.write(name, first * tensor.meta.dtype.size, data)
             told += len(data)
             tell(Progress(name, len(data)))
             watch.lap("writing")
 
         try:
-            self._compute(tensor, write)
+            self._compute(tensor, session, write)
         except _Stopped:
             return True
         except Unfusable:
@@ -127,7 +136,7 @@ class Fused:
         watch.lap("writing")
         return True
 
-    def _compute(self, tensor: OutputTensor, write: Callable[[int, int, memoryview], None]) -> None:
+    def _compute(self, tensor: OutputTensor, session: Session, write: Callable[..., None]) -> None:
         extents = self._extents(tensor.node)
         size = tensor.meta.dtype.size
         if copied(tensor):
@@ -138,7 +147,7 @@ class Fused:
             with self._feed(extents, tensor, resident=False) as feed:
                 merge_rows(feed, self._worker(), self._kernels, tensor.node, tensor.meta.dtype, write)
             return
-        known: Known = {id(n): dict(self._shared.get(id(n), {})) for n in walk(tensor.node)}
+        known: Known = {id(n): self._known(n) for n in walk(tensor.node)}
         several = bool(pending(tensor.node, known))
         with self._feed(extents, tensor, resident=several) as feed:
             worker = self._worker()
@@ -147,7 +156,9 @@ class Fused:
             while found := pending(tensor.node, known):
                 self._figures(feed, found, known)
             program = program_of(tensor.node, tensor.meta.dtype, known)
-            run(feed, worker, self._kernels, program, feed.step, write, size)
+            place = _place(session, tensor)
+            done = write if place is None else partial(write, made=True)
+            run(feed, worker, self._kernels, program, feed.step, done, size, place=place)
 
     def _figures(self, feed: Feed, found: list[tuple[Apply, str]], known: Known) -> None:
         """The figures that can be found now, all in common passes."""
@@ -162,6 +173,8 @@ class Fused:
             raise Unfusable("the generic path says it") from error
         for (node, figure), (value,) in zip(found, values, strict=True):
             known[id(node)][figure] = value
+            if self._memo is not None:
+                self._memo.keep(figure, [node], depends(node, figure), value)
 
     def _round(self, groups: list[Members], mapped: Map) -> bool:
         """One figure for every group that is ready for one; False when none is."""
@@ -184,7 +197,30 @@ class Fused:
         for (members, figure), values in zip(ready, gather(figures, go), strict=True):
             for (_, node), value in zip(members, values, strict=True):
                 self._shared.setdefault(id(node), {})[figure] = value
+            if self._memo is not None:
+                nodes = [node for _, node in members]
+                self._memo.keep(figure, nodes, depends(nodes[0], figure), values)
         return bool(ready)
+
+    def _recall(self, members: Members) -> None:
+        """Figures of a group that an earlier run found."""
+        if self._memo is None:
+            return
+        nodes = [node for _, node in members]
+        for figure in wanted(nodes[0]):
+            values = self._memo.get(figure, nodes, depends(nodes[0], figure))
+            for node, value in zip(nodes, values or (), strict=bool(values)):
+                self._shared.setdefault(id(node), {})[figure] = value
+
+    def _known(self, node: Node) -> dict[str, Any]:
+        """The figures of a node that are there already."""
+        found = dict(self._shared.get(id(node), {}))
+        if self._memo is not None and isinstance(node, Apply) and node.group is None:
+            for figure in wanted(node):
+                value = self._memo.get(figure, [node], depends(node, figure))
+                if value is not None:
+                    found[figure] = value
+        return found
 
     def _complete(self, members: Members) -> bool:
         return all(set(wanted(node)) <= set(self._shared.get(id(node), {})) for _, node in members)
@@ -195,7 +231,7 @@ class Fused:
 
         def one(item: Work) -> None:
             try:
-                self._sweep_tensor(item)
+                self.sweep_tensor(item)
             except (Unfusable, CuveeError) as error:
                 lost.append(error)
 
@@ -203,9 +239,10 @@ class Fused:
         if lost:
             raise lost[0]
 
-    def _sweep_tensor(self, work: Work) -> None:
+    def sweep_tensor(self, work: Work) -> None:
+        """One pass over a tensor for all its parts; Unfusable or CuveeError where it cannot be done."""
         tensor, parts = work
-        extents: dict[Key, Extent] = {}
+        extents: dict[Key, Lies] = {}
         for part in parts:
             extents |= self._extents(part.node)
         with charging(self._account, tensor), self._feed(extents, tensor, resident=False) as feed:
@@ -222,17 +259,17 @@ class Fused:
         for first, count, addresses in feed.blocks(reads, worker.blocks, step):
             if mask is not None and self._kernels.not_finite(addresses[0], count, size, mask):
                 raise Unfusable("a value is not finite")
-            blocks = [worker.blocks.at(address, count * size) for address in addresses]
+            blocks = [view_of(address, count * size) for address in addresses]
             if any(block != blocks[0] for block in blocks[1:]):
                 raise Unfusable("inputs differ that must agree")
             write(first, count, blocks[0])
 
     @contextmanager
-    def _feed(self, extents: Mapping[Key, Extent], tensor: OutputTensor, *, resident: bool) -> Iterator[Feed]:
+    def _feed(self, extents: Mapping[Key, Lies], tensor: OutputTensor, *, resident: bool) -> Iterator[Feed]:
         budget = self._options.memory // max(1, self._options.threads)
         wanted_step = self._options.block or min(_STEP, max(_LEAST, budget // (4 * (len(extents) + 2))))
         step = max(LINE, wanted_step // LINE * LINE)
-        fits = sum(extent.nbytes for extent in extents.values()) <= budget
+        fits = sum(extent.nbytes for extent in _on_disk(extents)) <= budget
         with opened(extents) as files:
             watch, count = self._account.watch, tensor.meta.numel
             resident = resident and fits
@@ -240,10 +277,10 @@ class Fused:
                 extents, files, count, resident=resident, step=step, watch=watch, consumed=self._consumed
             )
 
-    def _extents(self, node: Node) -> dict[Key, Extent]:
+    def _extents(self, node: Node) -> dict[Key, Lies]:
         found = extents_of(node, self._sources)
         if found is None:
-            raise Unfusable("an input does not lie plainly in a file")
+            raise Unfusable("an input does not lie plainly in a file or in memory")
         return found
 
     def _possible(self, members: Members) -> bool:
@@ -265,6 +302,17 @@ class _Stopped(Exception):
     """The run is to end; the tensor is left unfinished."""
 
 
+def _place(session: Session, tensor: OutputTensor) -> int | None:
+    """The address of the output, where the session has it in memory and takes no bytes but those made there."""
+    held = getattr(session, "held", None)
+    found: Held | None = None if held is None else held(tensor.meta.name)
+    return None if found is None else found.address
+
+
+def _on_disk(extents: Mapping[Key, Lies]) -> list[Extent]:
+    return [lies for lies in extents.values() if isinstance(lies, Extent)]
+
+
 def _nobody(nbytes: int) -> None:
     """Who is told of bytes when nobody reads ahead."""
 
@@ -275,10 +323,12 @@ def charging(account: Account, tensor: OutputTensor) -> AbstractContextManager[S
     return account.charging(tensor.meta.name, " → ".join(stages) or "copied", tensor.meta.nbytes)
 
 
-def fuse(plan: Plan, options: RunOptions, account: Account | None = None) -> Fused | None:
+def fuse(
+    plan: Plan, options: RunOptions, account: Account | None = None, memo: Memo | None = None
+) -> Fused | None:
     """The fast path for a plan; None where kernels are off, cannot be had, or arithmetic is not on the CPU.
 
-    Where its time goes is charged to the account.
+    Where its time goes is charged to the account; figures are asked of the memo first.
     """
     machine = kernels() if options.kernels and options.device == "cpu" else None
-    return None if machine is None else Fused(plan, options, machine, account or Account())
+    return None if machine is None else Fused(plan, options, machine, account or Account(), memo)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cuvee.engine.fused.builder import Builder, Figures, Program, Unfusable
-from cuvee.engine.fused.feed import Feed, Worker
+from cuvee.engine.fused.feed import Feed, Worker, view_of
 from cuvee.engine.fused.figures import wanted
 from cuvee.engine.fused.probes import TABLE, probed, roots
 from cuvee.engine.fused.selection import Gathering, Probe
@@ -80,13 +80,19 @@ def run(
     write: Callable[[int, int, memoryview], None] | None,
     out_size: int = 0,
     every: int = 1,
+    place: int | None = None,
 ) -> None:
-    """Run a program over a tensor, or one tile of `every`; finished blocks go to `write(first, count, bytes)`."""
+    """Run a program over a tensor, or one tile of `every`; finished blocks go to `write(first, count, bytes)`.
+
+    `place`: the address of the whole output, where it lies in memory; blocks are made there then.
+    """
     area = worker.registers_at(program.registers)
     mark = worker.blocks.used
-    out, view = worker.blocks.take(step * out_size)
+    out, view = worker.blocks.take(0 if place is not None else step * out_size)
     skipped = every if feed.resident else 1
     for first, count, inputs in feed.blocks(program.reads, worker.blocks, step, every // skipped):
+        if place is not None:
+            out, view = place + first * out_size, view_of(place + first * out_size, count * out_size)
         if kernels.run(program.ops, program.count, inputs, out, first, count, area, skipped):
             raise Unfusable("a value is not finite")
         if write is not None:

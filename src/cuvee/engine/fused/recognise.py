@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cuvee.core.tensors import Extent
 from cuvee.engine.fused.builder import LOADS, STORES
-from cuvee.engine.fused.feed import Key
+from cuvee.engine.fused.feed import Key, Lies
 from cuvee.engine.fused.stages import known_stage
 from cuvee.plan.nodes import Agree, Apply, Convert, Difference, Node, Read, Sum, walk
 from cuvee.plan.plan import OutputTensor
-from cuvee.sources.source import Source
+from cuvee.sources.source import Source, held_at
 
 # Bits that are all set in NaN and infinity, by type; None where every value is finite.
 MASKS: Mapping[str, int | None] = {
@@ -41,12 +40,13 @@ def storable(tensor: OutputTensor) -> bool:
     return tensor.meta.dtype in STORES and tensor.meta.numel > 0 and computable(tensor.node)
 
 
-def extents_of(node: Node, sources: Mapping[str, Source]) -> dict[Key, Extent] | None:
-    """Where the inputs of an expression lie; None when one of them does not lie plainly in a file."""
-    found: dict[Key, Extent] = {}
+def extents_of(node: Node, sources: Mapping[str, Source]) -> dict[Key, Lies] | None:
+    """Where the inputs of an expression lie; None when one of them does not lie plainly in a file or in memory."""
+    found: dict[Key, Lies] = {}
     for part in walk(node):
         if isinstance(part, Read):
-            extent = sources[part.source].extent(part.meta.name)
+            source, name = sources[part.source], part.meta.name
+            extent = source.extent(name) or held_at(source, name)
             if extent is None or extent.nbytes != part.meta.nbytes:
                 return None
             found[part.source, part.meta.name] = extent

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cuvee.core.dtypes import DType
+from cuvee.core.tensors import Extent
 from cuvee.engine.evaluate import uniforms_of
 from cuvee.engine.fused.builder import Builder, Program, Unfusable, program_of
 from cuvee.engine.fused.feed import Feed, Worker, padded
@@ -91,7 +92,7 @@ def _step(length: int, total: int) -> int:
 
 def _room(feed: Feed, step: int, size: int) -> int:
     """Bytes of arena: every input may be read for either program."""
-    sizes = [extent.nbytes // max(feed.total, 1) for extent in feed.extents.values()]
+    sizes = [lies.nbytes // max(feed.total, 1) for lies in feed.extents.values() if isinstance(lies, Extent)]
     return 2 * sum(padded(step * each) for each in sizes) + padded(step * size)
 
 
