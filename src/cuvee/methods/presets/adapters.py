@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cuvee.methods.citation import arxiv
 from cuvee.methods.contract import Method, Step
 
 ROBUSTMERGE = Method(
@@ -18,6 +19,13 @@ depends on how an adapter is split into factors. A row of A that pruning empties
 code; here its scale is 1. What is not given by factors is averaged. Paper: arXiv:2502.17159.
 """,
     paper="arXiv:2502.17159",
+    bibtex=arxiv(
+        "zeng2025robustmerge",
+        title="RobustMerge: Parameter-Efficient Model Merging for MLLMs with Direction Robustness",
+        authors="Zeng, Fanhu and Guo, Haiyang and Zhu, Fei and Shen, Li and Tang, Hao",
+        year=2025,
+        number="2502.17159",
+    ),
 )
 DO_MERGING = Method(
     name="do_merging",
@@ -35,4 +43,12 @@ not given in what we found; hence `steps` is 0 unless you ask for it. Paper: arX
 """,
     paper="arXiv:2505.15875",
     status="reconstructed",
+    bibtex=arxiv(
+        "zheng2025domerging",
+        title="Decouple and Orthogonalize: A Data-Free Framework for LoRA Merging",
+        authors="Zheng, Shenghe and Wang, Hongzhi and Huang, Chenyu and Wang, Xiaohui and Chen, Tao and Fan, Jiayuan "
+        "and Hu, Shuyue and Ye, Peng",
+        year=2025,
+        number="2505.15875",
+    ),
 )

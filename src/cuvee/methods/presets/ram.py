@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from cuvee.methods import mergekit
+from cuvee.methods.citation import arxiv
 from cuvee.methods.contract import Method, Step
+
+REINFORCED = arxiv(
+    "yuan2026ram",
+    title="Behavior Knowledge Merge in Reinforced Agentic Models",
+    authors="Yuan, Xiangchi and Shi, Dachuan and Zhang, Chunhui and Liu, Zheyuan and Yao, Shenglong and Vosoughi, "
+    "Soroush and Lee, Wenke",
+    year=2026,
+    number="2601.13572",
+)
 
 RAM = Method(
     name="ram",
@@ -22,5 +32,6 @@ MergeKit is the released implementation and agrees; λ is ours. `ramplus_tl` als
 up. Paper: arXiv:2601.13572.
 """,
     paper="arXiv:2601.13572",
+    bibtex=REINFORCED,
     dialects=mergekit.task_vectors(mergekit.ACTIVITY),
 )

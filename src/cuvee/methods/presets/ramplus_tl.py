@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cuvee.methods import mergekit
 from cuvee.methods.contract import Method, Spelling, Step
+from cuvee.methods.presets.ram import REINFORCED
 
 RAMPLUS_TL = Method(
     name="ramplus_tl",
@@ -22,6 +23,7 @@ The paper counts over the whole model (`scope: model`); the released variant, in
 tensor, which the `tl` in the name stands for. Paper: arXiv:2601.13572.
 """,
     paper="arXiv:2601.13572",
+    bibtex=REINFORCED,
     dialects=mergekit.task_vectors(
         mergekit.ACTIVITY,
         Spelling("r", "float", "shared", default=0.1, ours="r"),
