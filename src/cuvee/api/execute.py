@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import cuvee
 from cuvee.api.adapter_out import save_adapter
@@ -28,11 +28,13 @@ from cuvee.sinks.folder import FolderSink
 from cuvee.sinks.layout import plan_layout
 from cuvee.sinks.memory import MemorySink
 from cuvee.sinks.single import SingleFileSink
+from cuvee.sinks.staging import StagedSession
 from cuvee.sources.reference import WEIGHT_SUFFIXES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Runner: TypeAlias = Callable[[Plan, StagedSession, RunOptions, Listener], Finished]
 RECIPE_NAMES = {"mergekit": "mergekit_config.yml", "cuvee": "cuvee.yaml"}
 
 
@@ -53,8 +55,9 @@ def save(
     overwrite: bool = False,
     resume: bool = True,
     listener: Listener = ignore,
+    runner: Runner = run,
 ) -> Saved:
-    """Run a plan into a folder, or into one file when `out` ends in `.safetensors`.
+    """Run a plan into a folder, or into one file when `out` ends in `.safetensors`; `runner` is where and how.
 
     All or nothing: `out` appears complete or not at all. An interrupted run is resumed by the same call.
     """
@@ -79,7 +82,7 @@ def save(
     key = resume_key(plan, inputs, arithmetic)
     with sink.begin(plan.layout, key, resume=resume, overwrite=overwrite) as session:
         try:
-            finished = run(plan, session, chosen, listener)
+            finished = runner(plan, session, chosen, listener)
         except Interrupted as error:
             raise error.at(file=str(out)) from None
         refuse_changed(plan, inputs)

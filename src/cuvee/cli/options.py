@@ -13,6 +13,7 @@ from cuvee.core.names import did_you_mean, printable
 from cuvee.errors import Diagnostic, UsageError
 
 if TYPE_CHECKING:
+    from cuvee.engine.cluster.job import ClusterOptions
     from cuvee.engine.options import RunOptions
     from cuvee.plan.build import PlanOptions
 
@@ -85,6 +86,44 @@ def run_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def cluster_options(function: F) -> F:
+    """Options of a run on a cluster: they never change a byte of the output."""
+    for option in (
+        click.option(
+            "--cluster-storage",
+            type=click.Choice(["auto", "shared", "driver"]),
+            default="auto",
+            help="Who writes the output: workers, where they see it, or the driver.",
+        ),
+        click.option("--workers", type=click.IntRange(1), default=None, help="Workers on the cluster."),
+        click.option("--ray-address", metavar="ADDRESS", default=None, help="The Ray cluster to use."),
+        click.option(
+            "--engine",
+            type=click.Choice(["local", "ray"]),
+            default="local",
+            help="This machine, or the workers of a Ray cluster.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def cluster_choices(given: Mapping[str, Any]) -> ClusterOptions | None:
+    """ClusterOptions from the flags of `cluster_options`; None for a run on this machine.
+
+    Raises UsageError for flags that only a cluster has.
+    """
+    if given["engine"] == "local":
+        if given["ray_address"] or given["workers"]:
+            raise UsageError(
+                "CV-U213", "`--ray-address` and `--workers` are for clusters", hint="add `--engine ray`"
+            )
+        return None
+    from cuvee.engine.cluster.job import ClusterOptions
+
+    return ClusterOptions(given["ray_address"], given["workers"], given["cluster_storage"])
 
 
 def plan_choices(rules_off: tuple[str, ...], allow_crimes: bool) -> PlanOptions:

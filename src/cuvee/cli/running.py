@@ -6,17 +6,22 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cuvee.api.blend import Blend
-from cuvee.api.execute import Saved, laid_out, save
+from cuvee.api.execute import Runner, Saved, laid_out, save
 from cuvee.api.outlook import outlook, remember
 from cuvee.cli.profile import profiled
 from cuvee.cli.progress import listener
 from cuvee.cli.render import json_line, notes, stderr, stdout
 from cuvee.engine.options import RunOptions
+from cuvee.engine.run import run
 from cuvee.errors import Interrupted
 from cuvee.plan.explain import explain_text, size
 from cuvee.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from cuvee.engine.cluster.job import ClusterOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +38,19 @@ class Manner:
     )  # the command that resumes
 
 
-def merge_into(blend: Blend, out: Path, options: RunOptions, manner: Manner) -> int:
-    """Plan and run a merge; the exit code."""
+def merge_into(
+    blend: Blend, out: Path, options: RunOptions, manner: Manner, cluster: ClusterOptions | None = None
+) -> int:
+    """Plan and run a merge, on a cluster where one is given; the exit code."""
+    runner = run if cluster is None else blend.on_cluster(cluster)
     plan = blend.build()
     try:
-        return run_plan(plan, out, options, manner)
+        return run_plan(plan, out, options, manner, runner)
     finally:
         plan.close()
 
 
-def run_plan(plan: Plan, out: Path, options: RunOptions, manner: Manner) -> int:
+def run_plan(plan: Plan, out: Path, options: RunOptions, manner: Manner, runner: Runner = run) -> int:
     """Run a plan and report."""
     plan = laid_out(plan, out)
     ahead = outlook(plan, out, options)
@@ -62,6 +70,7 @@ def run_plan(plan: Plan, out: Path, options: RunOptions, manner: Manner) -> int:
             overwrite=manner.overwrite,
             resume=manner.resume,
             listener=profiled(listener(as_json=manner.as_json, quiet=manner.quiet), as_json=manner.as_json),
+            runner=runner,
         )
     except (Interrupted, KeyboardInterrupt):
         if not manner.as_json:

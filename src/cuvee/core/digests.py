@@ -74,6 +74,39 @@ class TensorHasher:
         return self.digest().hex()
 
 
+class RegionHasher:
+    """The digests of a tensor's regions, from a region's start on, of bytes that arrive in order. Not thread-safe."""
+
+    __slots__ = ("_digests", "_open", "_position")
+
+    def __init__(self) -> None:
+        self._digests: list[bytes] = []
+        self._open = blake3()
+        self._position = 0
+
+    def update(self, data: Buffer) -> None:
+        """Take the next bytes (C-contiguous)."""
+        view = as_bytes(data)
+        while view:
+            room = REGION - self._position % REGION
+            self._open.update(view[:room])
+            self._position += len(view[:room])
+            view = view[room:]
+            if self._position % REGION == 0:
+                self._digests.append(self._open.digest())
+                self._open = blake3()
+
+    def digests(self) -> bytes:
+        """The regions' digests in order, joined; an open one as it is."""
+        rest = [self._open.digest()] if self._position % REGION else []
+        return b"".join([*self._digests, *rest])
+
+
+def joined_digest(regions: bytes) -> str:
+    """The digest of a tensor whose region digests are these, joined in order."""
+    return blake3(regions).hexdigest()
+
+
 def as_bytes(data: Buffer) -> memoryview:
     """A flat byte view of any C-contiguous buffer, without copying."""
     view = memoryview(data)

@@ -46,6 +46,11 @@ def get(name: str) -> str | None:
     return os.environ.get(name) or _KNOWN[name].default
 
 
+def preset(name: str, value: str) -> None:
+    """Set a variable of a library that is about to be loaded, unless the user did."""
+    os.environ.setdefault(name, value)
+
+
 def flag(name: str) -> bool:
     """Whether a known variable is set to a true word."""
     return (os.environ.get(name) or "").lower() in _TRUE

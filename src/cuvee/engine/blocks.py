@@ -26,8 +26,12 @@ class Cut:
     step: int
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        for start in range(0, self.total, self.step):
-            yield start, min(start + self.step, self.total)
+        return self.between(0, self.total)
+
+    def between(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """The runs of the elements [first, last)."""
+        for start in range(first, last, self.step):
+            yield start, min(start + self.step, last)
 
     @property
     def whole(self) -> bool:

@@ -57,6 +57,12 @@ class Progress:
             self._digests[name] = digest
         return digest
 
+    def adopt(self, name: str, digest: str) -> None:
+        """Take a tensor for finished that was hashed elsewhere; KeyError when the layout has no such tensor."""
+        self._layout.place(name)
+        with self._guard:
+            self._digests[name] = digest
+
     def require_all(self) -> None:
         """RunError naming a tensor that is not finished."""
         missing = [name for name in self._layout.tensors if name not in self._digests]

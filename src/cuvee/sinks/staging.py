@@ -82,8 +82,26 @@ class StagedSession:
             with self._file(place.file) as handle:
                 self._disk.pwrite(handle, view, place.offset + offset)
 
+    @property
+    def folder(self) -> Path:
+        """Where the weight files are staged, for those who write into them at the layout's places themselves."""
+        return self._claim.target.model
+
+    def put(self, name: str, offset: int, data: Buffer) -> None:
+        """Write bytes of a tensor that was made and hashed elsewhere, in any order; `adopt` finishes it."""
+        place = self._claim.layout.place(name)
+        with self._file(place.file) as handle:
+            self._disk.pwrite(handle, data, place.offset + offset)
+
+    def adopt(self, name: str, digest: str) -> None:
+        """A tensor is staged that was made elsewhere, with this digest."""
+        self._progress.adopt(name, digest)
+        self._journalled(name, digest)
+
     def finish(self, name: str) -> None:
-        digest = self._progress.finish(name)
+        self._journalled(name, self._progress.finish(name))
+
+    def _journalled(self, name: str, digest: str) -> None:
         with self._journal_guard:
             if self._journal is None:
                 raise ValueError("the session is over")

@@ -10,6 +10,8 @@ import click
 
 from cuvee.cli.options import (
     EXISTING,
+    cluster_choices,
+    cluster_options,
     is_offline,
     output_options,
     plan_choices,
@@ -34,6 +36,7 @@ from cuvee.cli.options import (
 )
 @plan_options
 @run_options
+@cluster_options
 @output_options
 def command(recipe: Path, out: Path, **given: Any) -> int:
     """Run a recipe (Cuvée's or MergeKit's YAML) or a saved plan.
@@ -66,4 +69,4 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
         quiet=given["quiet"],
         strict=given["strict"],
     )
-    return merge_into(blend, out, options, manner)
+    return merge_into(blend, out, options, manner, cluster_choices(given))

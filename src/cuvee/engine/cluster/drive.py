@@ -1,0 +1,126 @@
+"""The driver of a run on a cluster: hands out figures and regions, journals what is made; its caller commits.
+
+What one machine does with threads is done here with workers; sessions, journal and resuming are the same.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+from cuvee.core.digests import joined_digest
+from cuvee.core.disk import write_file
+from cuvee.engine.cluster.crew import Crew, Task
+from cuvee.engine.cluster.figures import learn
+from cuvee.engine.cluster.job import ClusterOptions, Job, Origin, Staged
+from cuvee.engine.cluster.regions import batches
+from cuvee.engine.cluster.work import Done, Made, memo_of
+from cuvee.engine.events import Event, Finished, Listener, Progress, Started, ignore, peak_memory
+from cuvee.engine.options import RunOptions
+from cuvee.engine.run import OneThreadEach, bytes_read, evaluator_of, recorded, serialised, stop_flag
+from cuvee.engine.schedule import scheduled
+from cuvee.errors import RunError
+from cuvee.plan.plan import OutputTensor, Plan
+from cuvee.sinks.staging import StagedSession
+
+_RETURNED = 64 << 20  # bytes of a piece of work that comes back to the driver
+
+Runner = Callable[[Plan, StagedSession, RunOptions, Listener], Finished]
+
+
+def on_ray(origin: Origin, cluster: ClusterOptions | None = None) -> Runner:
+    """A runner to be given to `save`: the plan built from `origin`, run by the workers of a Ray cluster.
+
+    Raises what `run` raises, and CV-E210 to CV-E214 when workers are lost too often, cannot be had, plan something
+    else, fail, or do not see the storage they should write to.
+    """
+    chosen = cluster or ClusterOptions()
+
+    def run(plan: Plan, session: StagedSession, options: RunOptions, listener: Listener = ignore) -> Finished:
+        return drive(plan, session, options, listener, origin, chosen)
+
+    return run
+
+
+def drive(
+    plan: Plan,
+    session: StagedSession,
+    options: RunOptions,
+    listener: Listener,
+    origin: Origin,
+    cluster: ClusterOptions,
+) -> Finished:
+    """Have every output tensor made that the session does not hold yet; the caller commits."""
+    began = time.monotonic()
+    tell = serialised(listener)
+    sources = {key: opened.source for key, opened in plan.sources.items()}
+    waiting = scheduled([t for t in plan.tensors if t.meta.name not in session.done], sources, 1)
+    total = sum(t.meta.nbytes for t in plan.tensors)
+    left = sum(t.meta.nbytes for t in waiting)
+    tell(Started(len(plan.tensors), total, total - left))
+    job = Job(origin, plan.layout, plan.digest, options, _staged(session, cluster))
+    with OneThreadEach() as mode, stop_flag() as stopped:
+        crew = Crew(job, cluster, lambda: stopped.set)
+        with crew if waiting else nullcontext():
+            if waiting:
+                learn(plan, waiting, crew, options)
+                _make(waiting, session, crew, tell)
+        stopped.check()
+        figures = recorded(evaluator_of(plan, options, tell, memo_of(plan.groups(), crew.learned)), mode)
+    seconds = time.monotonic() - began
+    done = Finished(seconds, bytes_read(plan, waiting), left, peak_memory(), total - left, figures)
+    tell(done)
+    return done
+
+
+def _staged(session: StagedSession, cluster: ClusterOptions) -> Staged | None:
+    """Where workers write, with a word that proves to them that they see the same storage."""
+    if cluster.storage == "driver":
+        return None
+    folder: Path = session.folder
+    proof, word = folder.parent / "cluster", secrets.token_hex(16)
+    write_file(proof, word.encode())
+    return Staged(folder, proof, word)
+
+
+def _make(
+    waiting: list[OutputTensor], session: StagedSession, crew: Crew, tell: Callable[[Event], None]
+) -> None:
+    """Hand out all regions; a tensor is journalled when its last one is there."""
+    tensors = {tensor.meta.name: tensor for tensor in waiting}
+    parts: dict[str, dict[int, Made]] = {}
+    most = {"most": _RETURNED} if crew.job.staged is None else {}
+    made = batches(waiting, crew.size, **most)
+    regions: dict[str, int] = {}
+    for batch in made:
+        for region in batch.regions:
+            regions[region.tensor] = regions.get(region.tensor, 0) + 1
+
+    def take(task: Task, found: Done) -> None:
+        for finding in dict.fromkeys(found.findings):
+            tell(finding)
+        for one in found.made:
+            name, size = one.region.tensor, tensors[one.region.tensor].meta.dtype.size
+            if one.data is not None:
+                if crew.options.storage == "shared":
+                    raise _unseen(session.folder)
+                session.put(name, one.region.start * size, one.data)
+            parts.setdefault(name, {})[one.region.start] = one
+            tell(Progress(name, (one.region.stop - one.region.start) * size))
+            if len(parts[name]) == regions[name]:
+                digests = b"".join(parts[name][start].digests for start in sorted(parts[name]))
+                session.adopt(name, joined_digest(digests))
+                del parts[name]
+
+    crew.run([Task("make", (b.regions,), b.cost, b.regions[0].tensor) for b in made], take)
+
+
+def _unseen(folder: Path) -> RunError:
+    return RunError(
+        "CV-E214",
+        f"a worker does not see `{folder}`, where the output is staged",
+        hint="choose an output on storage that every machine mounts, or `--cluster-storage driver`",
+    )

@@ -1,0 +1,84 @@
+"""Which parts of the output are made together: runs of a large tensor's blocks, or several small tensors.
+
+A region may be made any number of times, anywhere, with the same bytes. Reads no weight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cuvee.core.digests import REGION
+from cuvee.engine.blocks import cut
+from cuvee.methods.registry import stage
+from cuvee.plan.nodes import Apply, Read, walk
+from cuvee.plan.plan import OutputTensor
+
+_SHARES = 8  # pieces of work for each worker, so that all end at about the same time
+_LEAST, _MOST = 1 << 20, 256 << 20  # bytes of output that are made together
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Elements [start, stop) of an output tensor."""
+
+    tensor: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Regions that one worker makes in one go; `cost` counts the bytes that pass through it."""
+
+    regions: tuple[Region, ...]
+    cost: int
+
+
+def batches(tensors: Sequence[OutputTensor], workers: int, most: int = _MOST) -> list[Batch]:
+    """The work, the largest pieces first: small tensors together as they lie, large ones cut where they can be."""
+    total = sum(tensor.meta.nbytes for tensor in tensors)
+    wanted = min(most, max(_LEAST, total // (max(1, workers) * _SHARES)))
+    found: list[Batch] = []
+    held: list[Region] = []
+    size = cost = 0
+
+    def flush() -> None:
+        nonlocal held, size, cost
+        if held:
+            found.append(Batch(tuple(held), cost))
+        held, size, cost = [], 0, 0
+
+    for tensor in tensors:
+        inputs = 1 + sum(isinstance(node, Read) for node in walk(tensor.node))
+        for region in _cut(tensor, wanted):
+            nbytes = (region.stop - region.start) * tensor.meta.dtype.size
+            if held and size + nbytes > wanted:
+                flush()
+            held.append(region)
+            size, cost = size + nbytes, cost + nbytes * inputs
+    flush()
+    return sorted(found, key=lambda batch: -batch.cost)
+
+
+def _cut(tensor: OutputTensor, wanted: int) -> Iterable[Region]:
+    meta, unit = tensor.meta, unit_of(tensor)
+    if unit is None or meta.nbytes <= 2 * wanted:
+        return [Region(meta.name, 0, meta.numel)]
+    step = max(1, wanted // (unit * meta.dtype.size)) * unit
+    starts = range(0, meta.numel, step)
+    return [Region(meta.name, start, min(start + step, meta.numel)) for start in starts]
+
+
+def unit_of(tensor: OutputTensor) -> int | None:
+    """Elements at whose multiples a tensor may be cut: of a block, and of what is hashed together.
+
+    None where it must be made in one go: a method sees it whole, or needs figures of all of it first.
+    """
+    for node in walk(tensor.node):
+        if isinstance(node, Apply) and node.group is None and stage(node.stage).scope_for(dict(node.values)):
+            return None
+    ranges = cut(tensor.node, 0, 1)
+    size = tensor.meta.dtype.size
+    return None if ranges.whole or REGION % size else math.lcm(ranges.step, REGION // size)

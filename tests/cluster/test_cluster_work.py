@@ -1,0 +1,189 @@
+"""Work on a cluster without a cluster: workers of this process, taken in turn, have the bytes of a local run."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cluster_models
+import pytest
+from cluster_models import RECIPES, recipe, weights
+
+import cuvee.engine.cluster.drive as driving
+from cuvee.api.blend import Blend
+from cuvee.core.digests import REGION, RegionHasher, joined_digest, tensor_digest
+from cuvee.engine.cluster.job import ClusterOptions, Failed, Job, failed, origin_of
+from cuvee.engine.cluster.portable import portable, restored
+from cuvee.engine.cluster.regions import batches, unit_of
+from cuvee.engine.cluster.work import Workplace
+from cuvee.engine.events import Started
+from cuvee.engine.fused.selection import Window
+from cuvee.engine.options import RunOptions
+from cuvee.errors import MissingTensor, PlanError, UsageError
+from cuvee.plan.build import PlanOptions
+from cuvee.recipe.load import parse_recipe
+from cuvee.recipe.model import InMemory
+
+
+class HereCrew:
+    """A crew whose workers are two plans of this process; every piece of work is done twice, as after a loss."""
+
+    def __init__(self, job: Job, options: ClusterOptions, stopped: Any) -> None:
+        self.job, self.options, self.stopped = job, options, stopped
+        self.size = 2
+        self.learned: dict[Any, Any] = {}
+        self.tasks: list[str] = []
+
+    def __enter__(self) -> HereCrew:
+        self.workers = [Workplace(self.job), Workplace(self.job)]
+        CREWS.append(self)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for worker in self.workers:
+            worker.plan.close()
+
+    def tell(self, key: Any, value: Any) -> None:
+        self.learned.setdefault(key, value)
+
+    def run(self, tasks: Sequence[Any], done: Any) -> None:
+        for number, task in enumerate(reversed(tasks)):
+            worker = self.workers[number % 2]
+            getattr(worker, task.method)(*task.payload, dict(self.learned))
+            self.tasks.append(task.method)
+            done(task, getattr(worker, task.method)(*task.payload, dict(self.learned)))
+
+
+CREWS: list[HereCrew] = []
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    CREWS.clear()
+    monkeypatch.setenv("CUVEE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(driving, "Crew", HereCrew)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    cluster_models.models(root)
+    return root
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("method", RECIPES)
+def test_bytes_are_those_of_a_local_run(root: Path, tmp_path: Path, method: str, kernels: bool) -> None:
+    blend, options = Blend(parse_recipe(recipe(root, method))), RunOptions(kernels=kernels)
+    blend.save(tmp_path / "local", run=options)
+    blend.save(tmp_path / "cluster", run=options, cluster=ClusterOptions())
+    assert weights(tmp_path / "cluster") == weights(tmp_path / "local")
+    assert CREWS[0].tasks.count("make") >= 2
+    if method == "ties":  # thresholds over the model are found by one map step, or one worker for each expert
+        assert ("sweep" in CREWS[0].tasks) == kernels
+        assert CREWS[0].tasks.count("summary") == (0 if kernels else 2)
+
+
+def test_the_driver_writes_where_workers_do_not_see_the_output(root: Path, tmp_path: Path) -> None:
+    blend = Blend(parse_recipe(recipe(root, "ties")))
+    blend.save(tmp_path / "local")
+    blend.save(tmp_path / "cluster", cluster=ClusterOptions(storage="driver"))
+    assert weights(tmp_path / "cluster") == weights(tmp_path / "local")
+    assert all(not worker.sees for worker in CREWS[0].workers)
+
+
+def test_what_is_done_is_not_done_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blend = Blend(parse_recipe(recipe(root, "ties")))
+    blend.save(tmp_path / "local")
+    taken, adopt = [], driving.StagedSession.adopt
+
+    def failing(session: Any, name: str, digest: str) -> None:
+        if len(taken) == 4:
+            raise KeyboardInterrupt
+        taken.append(name)
+        adopt(session, name, digest)
+
+    monkeypatch.setattr(driving.StagedSession, "adopt", failing)
+    with pytest.raises(KeyboardInterrupt):
+        blend.save(tmp_path / "out", cluster=ClusterOptions())
+    monkeypatch.setattr(driving.StagedSession, "adopt", adopt)
+    assert not (tmp_path / "out").exists()
+    events: list[Any] = []
+    blend.save(tmp_path / "out", cluster=ClusterOptions(), listener=events.append)
+    assert weights(tmp_path / "out") == weights(tmp_path / "local")
+    started = next(event for event in events if isinstance(event, Started))
+    assert started.resumed_bytes > 0
+
+
+def test_batches_cover_every_element_once_and_cut_where_blocks_and_digests_can_be_cut(root: Path) -> None:
+    plan = Blend(parse_recipe(recipe(root, "ties"))).build()
+    made = batches(plan.tensors, 2)
+    assert [b.cost for b in made] == sorted((b.cost for b in made), reverse=True)
+    for tensor in plan.tensors:
+        spans = sorted((r.start, r.stop) for b in made for r in b.regions if r.tensor == tensor.meta.name)
+        assert spans[0][0] == 0 and spans[-1][1] == tensor.meta.numel
+        assert all(before[1] == after[0] for before, after in itertools.pairwise(spans))
+        unit = unit_of(tensor)
+        if len(spans) > 1:
+            assert unit is not None
+            assert all(
+                start % unit == 0 and start * tensor.meta.dtype.size % REGION == 0 for start, _ in spans
+            )
+    assert any(
+        len({r.start for b in made for r in b.regions if r.tensor == t.meta.name}) > 1 for t in plan.tensors
+    )
+    plan.close()
+
+
+def test_a_method_that_sees_tensors_whole_is_never_cut(root: Path) -> None:
+    for method in ("slerp", "tsv_m"):
+        plan = Blend(parse_recipe(recipe(root, method))).build()
+        whole = next(t for t in plan.tensors if t.meta.name == "embed.weight")
+        assert unit_of(whole) is None
+        plan.close()
+
+
+def test_a_worker_that_plans_something_else_says_so(root: Path, tmp_path: Path) -> None:
+    blend = Blend(parse_recipe(recipe(root, "linear")))
+    plan = blend.build()
+    origin = origin_of(blend.recipe, blend.anchor, False, False, blend.options)
+    job = Job(origin, plan.layout, "0" * 64, RunOptions(), None)
+    with pytest.raises(PlanError, match="plans something else"):
+        Workplace(job)
+    plan.close()
+
+
+def test_models_in_memory_are_refused(root: Path) -> None:
+    plain = parse_recipe(recipe(root, "linear"))
+    held = replace(plain, sources={**plain.sources, "one": InMemory("one", {})})
+    with pytest.raises(UsageError, match="in memory"):
+        origin_of(held, Path(), False, False, PlanOptions())
+
+
+def test_region_digests_joined_are_the_digest_of_the_tensor() -> None:
+    data = bytes(range(256)) * 9000
+    for cut in (REGION, 2 * REGION, len(data)):
+        parts = []
+        for half in (data[:cut], data[cut:]):
+            hasher = RegionHasher()
+            for at in range(0, len(half), 70_001):
+                hasher.update(half[at : at + 70_001])
+            parts.append(hasher.digests())
+        assert joined_digest(b"".join(parts)) == tensor_digest(data)
+    assert joined_digest(b"") == tensor_digest(b"")
+
+
+def test_counts_and_errors_survive_the_way() -> None:
+    keys = (ctypes.c_uint32 * 3)(5, 6, 7)
+    lines = (ctypes.c_double * 2)(0.1, 0.2)
+    there = restored(portable({3: [Window((1, 9), 4, 5, 6, keys), lines, 8]}))[3]
+    assert list(there[0].keys) == [5, 6, 7] and there[0].bounds == (1, 9)
+    assert list(there[1]) == [0.1, 0.2] and there[2] == 8
+    error = failed(MissingTensor("CV-S041", "gone", hint="look"))
+    assert isinstance(error, Failed)
+    again = error.error()
+    assert type(again) is MissingTensor and again.diagnostics[0].hint == "look"
