@@ -7,7 +7,9 @@ merge can be differentiated with respect to its parameters. Must not know any me
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -51,11 +53,14 @@ def vector(values: Any) -> Tensor:
 
 
 def normalized(weights: Any) -> Tensor:
-    """The weights divided by their sum, in float64; RunError where they cancel (see `cancelling`)."""
+    """The weights divided by their sum, in float64; RunError where they cancel (see `cancelling`).
+
+    They are added in order, which a library's sum does not promise, so that the shares are the same everywhere.
+    """
     column = vector(weights)
     if _cancels(column.detach().tolist()):
         raise RunError("CV-E070", "the weights sum to 0, so they cannot be normalized", hint=_HINT)
-    return column / column.sum()
+    return column / functools.reduce(operator.add, column.unbind())
 
 
 def in_proportion(amounts: Sequence[float]) -> list[float]:
