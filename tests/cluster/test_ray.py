@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def cluster() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
-    cluster_models.models(root, wide=24_000)
+    cluster_models.models(root, wide=12_000)
     return root
 
 
@@ -57,6 +58,7 @@ def writing() -> list[int]:
                 file.path.endswith(".safetensors") and file.mode != "r" for file in process.open_files()
             ):
                 found.append(process.pid)
+    time.sleep(0.002)
     return found
 
 

@@ -81,7 +81,7 @@ def run_plan(plan: Plan, out: Path, options: RunOptions, manner: Manner, runner:
             json_line({"type": "diagnostic", **note.as_dict()})
     else:
         notes(saved.notes, manner.quiet)
-    if not saved.finished.resumed_bytes:
+    if runner is run and not saved.finished.resumed_bytes:  # a cluster says nothing of this machine
         remember(ahead.prediction, saved.finished.seconds)
     _report(plan, saved, manner)
     warned = any(note.severity == "warning" for note in plan.notes)

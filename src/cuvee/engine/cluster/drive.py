@@ -16,7 +16,7 @@ from cuvee.core.disk import write_file
 from cuvee.engine.cluster.crew import Crew, Task
 from cuvee.engine.cluster.figures import learn
 from cuvee.engine.cluster.job import ClusterOptions, Job, Origin, Staged
-from cuvee.engine.cluster.regions import batches
+from cuvee.engine.cluster.regions import Batch, batches
 from cuvee.engine.cluster.work import Done, Made, memo_of
 from cuvee.engine.events import Event, Finished, Listener, Progress, Started, ignore, peak_memory
 from cuvee.engine.options import RunOptions
@@ -66,8 +66,9 @@ def drive(
         crew = Crew(job, cluster, lambda: stopped.set)
         with crew if waiting else nullcontext():
             if waiting:
-                learn(plan, waiting, crew, options)
-                _make(waiting, session, crew, tell)
+                whole = learn(plan, waiting, crew, options)
+                most = {"most": _RETURNED} if job.staged is None else {}
+                _make(waiting, batches(waiting, crew.size, whole=whole, **most), session, crew, tell)
         stopped.check()
         figures = recorded(evaluator_of(plan, options, tell, memo_of(plan.groups(), crew.learned)), mode)
     seconds = time.monotonic() - began
@@ -87,15 +88,17 @@ def _staged(session: StagedSession, cluster: ClusterOptions) -> Staged | None:
 
 
 def _make(
-    waiting: list[OutputTensor], session: StagedSession, crew: Crew, tell: Callable[[Event], None]
+    waiting: list[OutputTensor],
+    work: list[Batch],
+    session: StagedSession,
+    crew: Crew,
+    tell: Callable[[Event], None],
 ) -> None:
     """Hand out all regions; a tensor is journalled when its last one is there."""
     tensors = {tensor.meta.name: tensor for tensor in waiting}
     parts: dict[str, dict[int, Made]] = {}
-    most = {"most": _RETURNED} if crew.job.staged is None else {}
-    made = batches(waiting, crew.size, **most)
     regions: dict[str, int] = {}
-    for batch in made:
+    for batch in work:
         for region in batch.regions:
             regions[region.tensor] = regions.get(region.tensor, 0) + 1
 
@@ -115,7 +118,7 @@ def _make(
                 session.adopt(name, joined_digest(digests))
                 del parts[name]
 
-    crew.run([Task("make", (b.regions,), b.cost, b.regions[0].tensor) for b in made], take)
+    crew.run([Task("make", (b.regions,), b.cost, b.regions[0].tensor) for b in work], take)
 
 
 def _unseen(folder: Path) -> RunError:

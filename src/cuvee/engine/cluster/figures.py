@@ -27,8 +27,11 @@ from cuvee.plan.plan import OutputTensor, Plan
 _SHARES = 4  # pieces of work for each worker in a round
 
 
-def learn(plan: Plan, waiting: Sequence[OutputTensor], crew: Crew, options: RunOptions) -> None:
-    """Find what groups of tensors must know, and have every later task told of it (`crew.learned`)."""
+def learn(plan: Plan, waiting: Sequence[OutputTensor], crew: Crew, options: RunOptions) -> set[str]:
+    """Find what groups of tensors must know, and have every later task told of it (`crew.learned`).
+
+    Returns the tensors that are to be made whole: kernels know their figures, the generic path would not.
+    """
     groups = plan.groups()
     needed = {n.group for t in waiting for n in walk(t.node) if isinstance(n, Apply) and n.group}
     memo = Memo()
@@ -50,6 +53,9 @@ def learn(plan: Plan, waiting: Sequence[OutputTensor], crew: Crew, options: RunO
         [Task("summary", (group,), 1, group) for group in rest],
         lambda task, found: crew.tell((task.payload[0], "summary"), found),
     )
+    return {
+        t.meta.name for t in waiting if complete & {n.group for n in walk(t.node) if isinstance(n, Apply)}
+    }
 
 
 def _summarised(node: Apply) -> bool:

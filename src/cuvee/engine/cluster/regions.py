@@ -6,7 +6,7 @@ A region may be made any number of times, anywhere, with the same bytes. Reads n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from cuvee.core.digests import REGION
@@ -36,10 +36,20 @@ class Batch:
     cost: int
 
 
-def batches(tensors: Sequence[OutputTensor], workers: int, most: int = _MOST) -> list[Batch]:
-    """The work, the largest pieces first: small tensors together as they lie, large ones cut where they can be."""
+def batches(
+    tensors: Sequence[OutputTensor],
+    workers: int,
+    most: int = _MOST,
+    whole: Collection[str] = frozenset(),
+) -> list[Batch]:
+    """The work, the largest pieces first: small tensors together as they lie, large ones cut where they can be.
+
+    Tensors are made faster whole, so they are cut only where they are much of one worker's share, or would pass `most`
+    bytes that are sent back; those called in `whole` never are.
+    """
     total = sum(tensor.meta.nbytes for tensor in tensors)
     wanted = min(most, max(_LEAST, total // (max(1, workers) * _SHARES)))
+    limit = 2 * wanted if most < _MOST else max(2 * wanted, total // (2 * max(1, workers)))
     found: list[Batch] = []
     held: list[Region] = []
     size = cost = 0
@@ -52,7 +62,7 @@ def batches(tensors: Sequence[OutputTensor], workers: int, most: int = _MOST) ->
 
     for tensor in tensors:
         inputs = 1 + sum(isinstance(node, Read) for node in walk(tensor.node))
-        for region in _cut(tensor, wanted):
+        for region in _cut(tensor, wanted, tensor.meta.nbytes if tensor.meta.name in whole else limit):
             nbytes = (region.stop - region.start) * tensor.meta.dtype.size
             if held and size + nbytes > wanted:
                 flush()
@@ -62,9 +72,9 @@ def batches(tensors: Sequence[OutputTensor], workers: int, most: int = _MOST) ->
     return sorted(found, key=lambda batch: -batch.cost)
 
 
-def _cut(tensor: OutputTensor, wanted: int) -> Iterable[Region]:
+def _cut(tensor: OutputTensor, wanted: int, limit: int) -> Iterable[Region]:
     meta, unit = tensor.meta, unit_of(tensor)
-    if unit is None or meta.nbytes <= 2 * wanted:
+    if unit is None or meta.nbytes <= limit:
         return [Region(meta.name, 0, meta.numel)]
     step = max(1, wanted // (unit * meta.dtype.size)) * unit
     starts = range(0, meta.numel, step)
