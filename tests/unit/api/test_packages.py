@@ -202,6 +202,34 @@ def test_conditions_before_a_code(tmp_path: Path) -> None:
     assert all(torch.equal(x, merged[name]) for name, x in _task(tmp_path, "code").items())
 
 
+def test_modules_that_are_not_compressed_are_whole(tmp_path: Path) -> None:
+    models = _models(tmp_path)
+    rules = {"n.weight": False, "default": True}
+    saved = _save(tmp_path, "onebit", compress=rules)
+    codecs = saved.content["tasks"]["code"]["codecs"]
+    assert codecs["dense"] == ["n.weight"]
+    assert "a.weight" in codecs["sign"]
+    found, base = _task(tmp_path, "code"), models["base"]
+    assert torch.allclose(found["n.weight"], models["code"]["n.weight"], atol=1e-6)
+    change = models["code"]["a.weight"].double() - base["a.weight"].double()
+    signs = torch.where(change < 0, -1.0, 1.0).double() * change.abs().mean()
+    assert torch.allclose(found["a.weight"].double(), base["a.weight"].double() + signs, atol=1e-6)
+
+
+def test_an_adapter_on_a_task(tmp_path: Path) -> None:
+    _models(tmp_path)
+    _save(tmp_path, "emr")
+    (tmp_path / "lora").mkdir()
+    a, b = torch.randn(2, 33), torch.randn(40, 2)
+    names = {f"base_model.model.a.lora_{x}.weight": t for x, t in (("A", a), ("B", b))}
+    save_file(names, tmp_path / "lora" / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["a"]}
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(config))
+    with cuvee.open(f"{tmp_path / 'pack'}#math + {tmp_path / 'lora'}") as opened:
+        found = opened.tensor("a.weight")
+    assert torch.allclose(found, _task(tmp_path, "math")["a.weight"] + b @ a, atol=1e-5)
+
+
 def test_adapters_share_a_basis_of_their_factors(tmp_path: Path) -> None:
     base = {"layer.weight": torch.randn(30, 20)}
     _write(tmp_path / "base", base)

@@ -126,6 +126,9 @@ def test_bases_of_factors_do_not_see_how_products_are_split() -> None:
         one = restored(plain[0], number) @ restored(plain[1], number)
         other = restored(mixed[0], number) @ restored(mixed[1], number)
         assert torch.allclose(one, other, atol=1e-9)
+    for number in range(3):  # singular vectors come with either sign: one is chosen
+        left = restored(factor_bases([_factors(1), _factors(2), _factors(3)], 3)[0], number)
+        assert (left.gather(0, left.abs().argmax(dim=0, keepdim=True)) > 0).all()
     whole = factor_bases([_factors(1), _factors(2)], 2)
     for number, model in enumerate((_factors(1), _factors(2))):
         product = restored(whole[0], number) @ restored(whole[1], number)
