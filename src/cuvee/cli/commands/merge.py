@@ -34,6 +34,18 @@ from cuvee.cli.options import (
 @click.option(
     "--locked", type=EXISTING, default=None, metavar="LOCK", help="Fail unless the sources are as locked."
 )
+@click.option(
+    "--read-budget",
+    default=None,
+    metavar="SHARE",
+    help="Read at most this of the experts, such as 25% or 8GB.",
+)
+@click.option(
+    "--max-deviation",
+    type=float,
+    default=None,
+    help="Read only what keeps the error below this, such as 1e-2.",
+)
 @plan_options
 @run_options
 @cluster_options
@@ -59,7 +71,9 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
     blend = replace(blend, recipe=adjusted(blend.recipe, given))
     if given["locked"]:
         check_lock(blend, given["locked"])
-    if given["dry_run"]:
+    within = {key: given[key] for key in ("read_budget", "max_deviation")}
+    is_within = any(value is not None for value in within.values())
+    if given["dry_run"] and not is_within:
         return show(blend, as_json=given["as_json"], quiet=given["quiet"], target=out)
     options = run_choices(given)
     manner = Manner(
@@ -69,4 +83,8 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
         quiet=given["quiet"],
         strict=given["strict"],
     )
+    if is_within:
+        from cuvee.cli.budgeted import merge_within
+
+        return merge_within(blend, out, options, manner, **within, dry_run=given["dry_run"])
     return merge_into(blend, out, options, manner, cluster_choices(given))

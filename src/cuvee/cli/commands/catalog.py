@@ -1,0 +1,37 @@
+"""`cuvee catalog`: one look at base and experts that budgets are chosen by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cuvee.cli.options import is_offline, output_options
+
+
+@click.command("catalog")
+@click.argument("experts", nargs=-1, required=True)
+@click.option("--base", required=True, metavar="BASE", help="The model they were trained from.")
+@click.option("--offline", is_flag=True, help="Never touch the network.")
+@output_options
+def command(experts: tuple[str, ...], base: str, offline: bool, **given: Any) -> int:
+    """Read BASE and EXPERTS once and keep, for every block, what changed and by how much.
+
+    `cuvee merge --read-budget` and `--max-deviation` choose by it. It holds for these experts together, as long as no
+    file changes.
+
+    \b
+    Examples:
+      cuvee catalog ./math ./code --base ./base
+    """
+    from cuvee.api.budget import make_catalogue
+    from cuvee.cli.render import print_json, stdout
+
+    found = make_catalogue(list(experts), base, anchor=Path(), offline=is_offline(offline))
+    if given["as_json"]:
+        print_json({"schema": "cuvee.catalog/1", **found})
+    elif not given["quiet"]:
+        for row in found["experts"]:
+            stdout(f"{row['expert']}  {row['identical']} of {row['blocks']} blocks equal the base")
+    return 0
