@@ -1,0 +1,98 @@
+"""Each rule speaks at its threshold and is silent short of it; what it recommends exists."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cuvee import analyze
+from cuvee.analyze.forecast import HIGH, INDEPENDENT, LOW
+from cuvee.methods import registry
+
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def noise(scale: float = 1.0, shape: tuple[int, ...] = (80, 80)) -> torch.Tensor:
+    return scale * torch.randn(shape, generator=GENERATOR)
+
+
+BASE = noise()
+
+
+def advice(changes: dict[str, torch.Tensor], **options: Any) -> dict[str, Any]:
+    found = analyze.models({"w": BASE}, {n: {"w": BASE + c} for n, c in changes.items()}, **options)
+    for one in found.advice:
+        assert all(registry.get(name) for name in one.methods)
+    return {one.rule: one for one in found.advice}
+
+
+def test_a_stranger_is_not_to_be_merged_and_no_method_is_suggested() -> None:
+    found = advice({"fine": noise(0.05), "stranger": noise() - BASE})
+    assert "do not merge `stranger`" in found["no_common_base"].text
+    assert not any(
+        one.methods for one in found.values() if one.kind == "suggest" and one.rule.endswith("opposition")
+    )
+
+
+def test_too_little_in_common_is_no_common_base() -> None:
+    experts = {
+        "half": {"w": BASE + noise(0.01), "v": torch.ones(6401)},
+        "whole": {"w": BASE, "v": torch.ones(6400)},
+    }
+    found = analyze.models({"w": BASE, "v": torch.ones(6400)}, experts)
+    assert [one.rule for one in found.advice if "`half`" in one.text] == ["no_common_base"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "speaks", "silent"),
+    [
+        ("unchanged", {"a": torch.zeros(80, 80)}, {"a": noise(1e-4)}),
+        ("far_from_base", {"a": noise(0.35)}, {"a": noise(0.25)}),
+        ("unequal_norms", {"a": noise(0.01), "b": noise(0.04)}, {"a": noise(0.01), "b": noise(0.02)}),
+    ],
+)
+def test_rules_of_size(rule: str, speaks: dict[str, torch.Tensor], silent: dict[str, torch.Tensor]) -> None:
+    assert rule in advice(speaks)
+    assert rule not in advice(silent)
+
+
+def test_rules_of_direction() -> None:
+    one = noise(0.05)
+    assert "same_change" in advice({"a": one, "b": one * 1.5})
+    near = advice({"a": one + noise(0.02), "b": one + noise(0.02)})
+    assert "nearer_ancestor" in near and "same_change" not in near
+    assert "nearer_ancestor" not in advice({"a": one + noise(0.05), "b": one + noise(0.05)})
+
+
+def test_rules_of_spectra() -> None:
+    left, right = noise(0.1, (80, 8)), noise(0.1, (8, 80))
+    thin = advice({"a": left @ right, "b": (left * 1.1) @ noise(0.1, (8, 8)) @ right}, spectra=True)
+    assert {"thin_changes", "shared_directions"} <= thin.keys()
+    wide = advice({"a": noise(0.05), "b": noise(0.05)}, spectra=True)
+    assert not {"shared_directions"} & wide.keys()
+
+
+def test_the_forecast_of_known_changes() -> None:
+    a, b = noise(0.05), noise(0.05)
+    mask = torch.rand(80, 80, generator=GENERATOR) < 0.5
+
+    def forecast(x: torch.Tensor, y: torch.Tensor) -> Any:
+        return analyze.models({"w": torch.zeros(80, 80)}, {"x": {"w": x}, "y": {"w": y}}).forecast
+
+    assert forecast(a, b).mean == pytest.approx(1 / math.pi, abs=0.02)  # E|x| E|y| / 2 of normal numbers
+    assert (forecast(a, b).band, forecast(a * mask, b * ~mask).band, forecast(a, -a).band) == (
+        "moderate",
+        "low",
+        "high",
+    )
+    assert forecast(a * mask, b * ~mask).mean == 0
+    assert forecast(a, -a).mean == pytest.approx(1.0)
+    assert forecast(a, 2 * a).mean == pytest.approx(0.0, abs=1e-12)
+    assert LOW < INDEPENDENT < HIGH
+    assert forecast(a, -a).experimental
+    assert forecast(a, torch.zeros(80, 80)).band == "none"
+    assert np.isnan(forecast(a, torch.zeros(80, 80)).mean)

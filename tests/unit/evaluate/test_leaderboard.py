@@ -1,0 +1,30 @@
+"""The leaderboard as a page holds what the one in Markdown holds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from linear_track import Track
+
+from cuvee.evaluate.bench import run
+from cuvee.evaluate.cells import Grid, Store
+from cuvee.evaluate.contender import Contender
+
+METHODS = (Contender("average"), Contender("task_arithmetic"))
+
+
+def test_the_report_writes_both_forms_with_the_same_cells(tmp_path: Path, cli: Any) -> None:
+    run(Grid("linear", METHODS, counts=(2, 1), budget=2), lambda name, seed: Track(), Store(tmp_path))
+    assert cli("bench", "report", str(tmp_path)).code == 0
+    text = (tmp_path / "leaderboard.html").read_text()
+    document = ElementTree.fromstring(text.removeprefix("<!DOCTYPE html>"))
+    assert not re.search(r"https?:|<script|url\(", text)
+    assert len(list(document.iter("figure"))) == 4  # bars and tasks, for two experts and one
+    rows = [re.sub(r"[*]", "", line) for line in (tmp_path / "leaderboard.md").read_text().splitlines()]
+    page = {" | ".join("".join(cell.itertext()) for cell in row) for row in document.iter("tr")}
+    for line in rows:
+        if re.match(r"\| (\d|–|group) ", line):
+            assert line.strip("| ") in page
