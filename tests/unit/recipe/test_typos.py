@@ -91,6 +91,13 @@ MODULES: dict[str, Any] = {
 ADAPTERS: list[dict[str, Any]] = [
     {
         "version": 1,
+        "experts": {"a": "./a", "b": "./b"},
+        "base": "./base",
+        "merge": {"method": "tall_masks", "strength": 0.3},
+        "output": {"kind": "package", "include_base": True},
+    },
+    {
+        "version": 1,
         "experts": {"a": "./a"},
         "base": "./base",
         "merge": {"method": "ties"},
