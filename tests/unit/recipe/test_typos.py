@@ -91,19 +91,21 @@ MODULES: dict[str, Any] = {
 ADAPTERS: list[dict[str, Any]] = [
     {
         "version": 1,
-        "experts": {"a": "./a", "b": "./b"},
-        "base": "./base",
-        "merge": {"method": "tall_masks", "strength": 0.3},
-        "output": {"kind": "package", "include_base": True},
-    },
-    {
-        "version": 1,
         "experts": {"a": "./a"},
         "base": "./base",
         "merge": {"method": "ties"},
         "output": {"kind": "adapter", "rest": "drop", **bound},
     }
     for bound in ({"rank": 8}, {"energy": 0.9}, {"error": 0.1})
+]
+PACKAGES: list[dict[str, Any]] = [
+    {
+        "version": 1,
+        "experts": {"a": "./a", "b": "./b"},
+        "base": "./base",
+        "merge": {"method": "tall_masks", "strength": 0.3},
+        "output": {"kind": "package", "include_base": True},
+    },
 ]
 OPEN = {"experts", "sources", "tokens", "modules", "from"}  # their keys are names the user chooses
 
@@ -239,7 +241,7 @@ def failures(data: Any) -> list[str]:
 
 
 def test_the_recipes_themselves_are_right() -> None:
-    for data in (NATIVE, MODULES, *ADAPTERS, *MERGEKIT):
+    for data in (NATIVE, MODULES, *ADAPTERS, *PACKAGES, *MERGEKIT):
         parse_recipe(json.dumps(data))
 
 
@@ -249,7 +251,7 @@ def _fields(module: Any) -> set[str]:
 
 
 def test_every_field_of_the_schemas_is_in_the_recipes() -> None:
-    written = {str(p[-1]) for data in (NATIVE, MODULES, *ADAPTERS) for p in keys_of(data)}
+    written = {str(p[-1]) for data in (NATIVE, MODULES, *ADAPTERS, *PACKAGES) for p in keys_of(data)}
     assert _fields(schema) - written == set()
     assert _fields(mergekit_schema) - {str(p[-1]) for data in MERGEKIT for p in keys_of(data)} == set()
 
