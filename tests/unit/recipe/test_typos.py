@@ -259,7 +259,7 @@ def test_every_field_of_the_schemas_is_in_the_recipes() -> None:
 def test_keys_of_own_recipes() -> None:
     assert failures(NATIVE) == []
     assert failures(MODULES) == []
-    assert [failures(data) for data in ADAPTERS] == [[], [], []]
+    assert [failures(data) for data in (*ADAPTERS, *PACKAGES)] == [[], [], [], []]
 
 
 @pytest.mark.parametrize("number", range(len(MERGEKIT)))
