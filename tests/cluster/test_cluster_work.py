@@ -159,7 +159,7 @@ def test_a_worker_that_plans_something_else_says_so(root: Path, tmp_path: Path) 
 
 def test_models_in_memory_are_refused(root: Path) -> None:
     plain = parse_recipe(recipe(root, "linear"))
-    held = replace(plain, sources={**plain.sources, "one": InMemory("one", {})})
+    held = replace(plain, sources={**plain.sources, "one": InMemory({})})
     with pytest.raises(UsageError, match="in memory"):
         origin_of(held, Path(), False, False, PlanOptions())
 

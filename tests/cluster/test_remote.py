@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from cuvee.api.blend import Blend
 from cuvee.core.limits import DEFAULT, MIB
 from cuvee.errors import CorruptFile, CuveeError, SourceError
+from cuvee.formats.packed import TABLE
 from cuvee.recipe.load import parse_recipe
 from cuvee.sources.open import open_source
 from cuvee.sources.reference import Reference, parse_reference
@@ -169,6 +170,13 @@ def test_what_is_not_there_is_named(server: RangedServer, opened: Callable) -> N
         opened("absent")
     with pytest.raises(SourceError, match="is not there"):
         opened("absent/model.safetensors")
+
+
+def test_packed_experts_are_refused(server: RangedServer, opened: Callable) -> None:
+    checkpoint(server.folder / "m", 0)
+    (server.folder / "m" / TABLE).write_text("{}")
+    with pytest.raises(SourceError, match="packed experts are read from folders"):
+        opened("m")
 
 
 def test_one_file_alone(server: RangedServer, opened: Callable) -> None:

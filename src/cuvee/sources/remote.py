@@ -20,6 +20,7 @@ from cuvee.core.names import printable
 from cuvee.errors import Diagnostic, SourceError, Where
 from cuvee.formats.file import TensorFile
 from cuvee.formats.index_file import read_index
+from cuvee.formats.packed import TABLE
 from cuvee.formats.shard_names import INDEX_SUFFIX, SAFETENSORS_NAMES, holds_weights
 from cuvee.sources.folder import FolderSource, Origin, open_folder, open_single
 from cuvee.sources.hub import beside
@@ -48,6 +49,7 @@ _USUAL = (
     "preprocessor_config.json",
     "processor_config.json",
     "quantization_config.json",
+    TABLE,
     "LICENSE",
 )
 
@@ -106,6 +108,8 @@ class _Folder:
         usual = [n + suffix for n in SAFETENSORS_NAMES for suffix in (INDEX_SUFFIX, "")]
         asked = [*_USUAL, *usual] if names is None else [n for n in names if beside(n) or _weights(n)]
         found = {n: p for n, p in zip(asked, pool.map(self.first, asked), strict=True) if p is not None}
+        if TABLE in found:
+            raise self.nothing("its tensors are packed, and packed experts are read from folders")
         side = {n: self.rest(n, piece) for n, piece in found.items() if not n.endswith(".safetensors")}
         index = next((n for n in usual if n.endswith(INDEX_SUFFIX) and n in side), None)
         home = _home(url, found.items())
