@@ -103,21 +103,32 @@ def cost(plan: Plan) -> Cost:
 def predict(plan: Plan, options: Budget, rates: Rates) -> Prediction:
     """What running the plan will take with these options on a machine of these rates.
 
-    A stage that needs figures first reads its inputs once more. Memory is the program's own, the blocks of the
+    A stage that needs figures first reads its inputs once more, unless they fit into a worker's share of the budget and
+    the figures are of that tensor alone: then they are kept for all passes. Memory is the program's own, the blocks of the
     budget (or of all tensors in hand, where those are smaller), and one whole tensor for each worker where a method
     needs them whole.
     """
-    again = sum(
-        _passes(t.node) * _stored_bytes(plan, inputs_of([t])) for t in plan.tensors if t.action == "merged"
-    )
+    share = options.memory // max(1, options.threads)
+    again = sum(_again(plan, tensor, share) for tensor in plan.tensors if tensor.action == "merged")
     read = _stored_bytes(plan, inputs_of(plan.tensors)) + _overlaid(plan) + again
     written = plan.layout.total_bytes
     in_hand = sum(heapq.nlargest(options.threads, (_buffers(tensor) for tensor in plan.tensors)))
     apart = [tensor for tensor in plan.tensors if not memory_of(tensor.node)]
     whole = sum(heapq.nlargest(options.threads, (_whole(tensor) for tensor in apart)))
-    whole += max((memory_of(tensor.node) for tensor in plan.tensors), default=0)  # matrices wait for each other
+    whole += max(
+        (memory_of(tensor.node) for tensor in plan.tensors), default=0
+    )  # matrices wait for each other
     peak = PROGRAM + min(options.memory, in_hand) + whole
     return Prediction(read, written, peak, (read + written) / rates.bytes_per_second)
+
+
+def _again(plan: Plan, tensor: OutputTensor, share: int) -> int:
+    """Bytes of a tensor's inputs that are read before the pass that writes, by a worker with `share` bytes."""
+    stages = [node for node in _distinct_stages(tensor.node) if _summarised(node)]
+    nbytes = _stored_bytes(plan, inputs_of([tensor]))
+    if nbytes <= share:
+        stages = [node for node in stages if node.group is not None]
+    return len(stages) * nbytes
 
 
 def _stored_bytes(plan: Plan, inputs: Iterable[tuple[str, str]]) -> int:
