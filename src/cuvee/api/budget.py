@@ -20,9 +20,8 @@ from cuvee.engine.events import Finished, Listener
 from cuvee.engine.options import RunOptions, parse_bytes
 from cuvee.engine.run import run
 from cuvee.errors import Diagnostic, PlanError, UsageError
-from cuvee.plan.budget import Budget, Choice, choose, summed
+from cuvee.plan.budget import Budget, Choice, base_of, choose, summed
 from cuvee.plan.explain import size
-from cuvee.plan.nodes import Difference, walk
 from cuvee.plan.plan import OutputTensor, Plan
 from cuvee.sources.catalogue import catalogue, catalogued, step_of
 from cuvee.sources.open import open_source
@@ -112,13 +111,8 @@ def budgeted(plan: Plan, read_budget: str | None, max_deviation: float | None) -
 
 def _base_of(plan: Plan) -> str:
     """The source that task vectors are taken from, where all tensors agree on one and some are weighted sums."""
-    found = {
-        node.base.source
-        for tensor in plan.tensors
-        if summed(tensor) is not None
-        for node in walk(tensor.node)
-        if isinstance(node, Difference) and hasattr(node.base, "source")
-    }
+    reads = (base_of(tensor) for tensor in plan.tensors if summed(tensor) is not None)
+    found = {read.source for read in reads if read is not None}
     if len(found) != 1 or plan.nested:
         raise PlanError(
             "CV-P200",
@@ -187,11 +181,13 @@ def _moved(plan: Plan, tensor: OutputTensor, block: int) -> Any:
     factors = summed(tensor) or {}
     step = step_of(tensor.meta.dtype.size)
     start, stop = block * step, min((block + 1) * step, tensor.meta.numel)
-    base = next(n.base for n in walk(tensor.node) if isinstance(n, Difference))
-    ground = plan.sources[base.source].source.read(base.meta.name, start, stop).double()  # type: ignore[union-attr]
+    base = base_of(tensor)
+    if base is None:  # a copy: nothing is added to anything
+        return torch.zeros(1, dtype=torch.float64)
+    ground = plan.sources[base.source].source.read(base.meta.name, start, stop).double()
     total = torch.zeros_like(ground)
     for (source, name), factor in factors.items():
-        if source != base.source:  # type: ignore[union-attr]
+        if source != base.source:
             total += factor * (plan.sources[source].source.read(name, start, stop).double() - ground)
     return total
 

@@ -5,6 +5,7 @@ Never maps a file into memory (a file that shrinks would kill the process). Know
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable
@@ -82,6 +83,12 @@ class ByteFile:
     def tensor_at(self, offset: int, numel: int, dtype: DType, name: str) -> Tensor:
         """A fresh 1-D tensor of `numel` elements stored row by row, little-endian, from `offset`."""
         return filled(self.fill, offset, numel, dtype, name)
+
+    def read_exactly(self) -> None:
+        """Tell the system not to read ahead of what is asked for; advice, where there is any."""
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
     def close(self) -> None:
         """Give the descriptor back; closing twice is fine."""

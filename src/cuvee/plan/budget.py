@@ -115,6 +115,20 @@ def summed(tensor: OutputTensor) -> dict[Key, float] | None:
     return factors_of(tensor.node) if tensor.compute.name in ("float32", "float64") else None
 
 
+def base_of(tensor: OutputTensor) -> Read | None:
+    """The tensor that all task vectors of an expression start from; None where there are none, or several."""
+    found: dict[Key, Read] = {}
+    for node in walk(tensor.node):
+        if isinstance(node, Difference):
+            inner = node.base
+            while isinstance(inner, Convert):
+                inner = inner.child
+            if not isinstance(inner, Read):
+                return None
+            found[inner.source, inner.meta.name] = inner
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
 def choose(plan: Plan, base: str, experts: Sequence[str], catalogue: Catalogue, budget: Budget) -> Choice:
     """The blocks to leave out: first those that equal the base's, then those that add least for their bytes.
 

@@ -15,6 +15,7 @@ from cuvee.core.lazy import torch
 from cuvee.core.sampling import Span
 from cuvee.core.tensors import Extent, Stored, TensorMeta
 from cuvee.errors import Diagnostic
+from cuvee.formats.bytes_file import ByteFile
 from cuvee.sources.catalogue import step_of
 from cuvee.sources.source import Source, bounded, kept_dtype, meta_of, stored_form, unfetched, weight_files
 
@@ -57,8 +58,20 @@ class SparedSource:
                 runs[-1][2] = min(stop, (block + 1) * step)
             else:
                 runs.append([own, max(start, block * step), min(stop, (block + 1) * step)])
-        parts = [(self._base if own else self._expert).read(name, a, b) for own, a, b in runs]
+        parts = [self._base.read(name, a, b) if own else self._exactly(name, a, b) for own, a, b in runs]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _exactly(self, name: str, start: int, stop: int) -> Tensor:
+        """Elements of the expert, without reading ahead into what is left out."""
+        meta, extent = self.tensors[name], self._expert.extent(name)
+        if extent is None or extent.nbytes != meta.nbytes:
+            return self._expert.read(name, start, stop)
+        file = ByteFile(extent.path)
+        try:
+            file.read_exactly()
+            return file.tensor_at(extent.offset + start * meta.dtype.size, stop - start, meta.dtype, name)
+        finally:
+            file.close()
 
     def extent(self, name: str) -> Extent | None:
         """The expert's bytes or the base's, where the whole tensor is of one of them."""

@@ -1,6 +1,8 @@
 """Budgets: the bound holds whatever the experts are like, identical blocks cost nothing, no other claim is made."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,6 +204,23 @@ def test_only_what_can_be_bounded_is_left_out(tmp_path) -> None:
         plan.close()
 
 
+def test_experts_of_16_bits_are_summed_in_float32(tmp_path) -> None:
+    random = np.random.default_rng(0)
+    base = {n: t.bfloat16() for n, t in base_of(random).items()}
+    expert = {n: (t.float() + torch.randn(t.shape) * 0.1).bfloat16() for n, t in base.items()}
+    save(tmp_path / "base", base)
+    save(tmp_path / "e0", expert)
+    make_catalogue(["e0"], "base", anchor=tmp_path, offline=True)
+    plan = plan_of(tmp_path, [1.0])
+    asked = budgeted(plan, "50%", None)
+    merged = load(asked.plan)
+    plan.close()
+    update = exact(base, [expert], [1.0], 1.0)
+    error = norm(merged[n].double() - (base[n].double() + update[n]) for n in base)
+    assert 0.3 < asked.choice.bound < 0.9
+    assert error <= asked.choice.bound * norm(update.values()) * (1 + 1e-6) + 1e-5
+
+
 def test_a_changed_file_needs_a_new_catalogue(tmp_path) -> None:
     random = np.random.default_rng(0)
     base = base_of(random)
@@ -250,3 +269,38 @@ def test_the_command_tells_the_bound_and_the_manifest_keeps_the_measured_error(t
     dry = run("merge", "r.yaml", "-o", "other", "--read-budget", "50%", "--dry-run")
     assert "are read" in dry.stderr
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/io").exists(), reason="the system does not count what a process reads"
+)
+def test_the_device_gives_no_more_than_was_planned(tmp_path, monkeypatch) -> None:
+    """Pages that the process made the device read, against the plan: whole pages, and a little for headers."""
+    monkeypatch.setattr(catalogues, "BLOCK", 1 << 20)
+    random = np.random.default_rng(0)
+    base = {"w": torch.from_numpy(random.standard_normal((24, 1 << 18)).astype("f4"))}
+    expert = {"w": base["w"] * (1 + 1e-3 * torch.rand(24, 1) ** 4)}
+    save(tmp_path / "base", base)
+    save(tmp_path / "e0", expert)
+    make_catalogue(["e0"], "base", anchor=tmp_path, offline=True)
+    plan = plan_of(tmp_path, [1.0])
+    asked = budgeted(plan, "40%", None)
+
+    def from_device() -> int:
+        lines = Path("/proc/self/io").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("read_bytes")))
+
+    def cold(folder: str) -> None:
+        number = os.open(tmp_path / folder / "model.safetensors", os.O_RDONLY)
+        os.fsync(number)
+        os.posix_fadvise(number, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(number)
+
+    cold("e0")
+    before = from_device()
+    load(asked.plan)
+    read = from_device() - before
+    plan.close()
+    assert asked.choice.read <= 0.4 * asked.choice.total
+    if read:  # in memory-backed file systems nothing comes from a device
+        assert read <= asked.choice.read + (2 << 20)  # the base may have to come back, too, in part
