@@ -13,6 +13,7 @@ from cuvee.analyze.spectra import LEADING, SHARED, Spectrum
 from cuvee.analyze.sums import SHARES
 from cuvee.charts import Chart, Table, bars, fragment, heat, lines, page, prose
 from cuvee.charts.page import listing
+from cuvee.charts.svg import figure
 from cuvee.core.lazy import numpy
 from cuvee.core.names import printable
 
@@ -69,10 +70,10 @@ def _pairs(found: Analysis) -> list[Part]:
     if len(found.experts) < 2:
         return []
     sums, names = found.figures, _names(found)
-    mean = found.forecast.mean
     said = (
         f"Energy in opposite signs, Σ|δᵢδⱼ| / (‖δᵢ‖‖δⱼ‖) over those positions. Independent changes give "
-        f"{INDEPENDENT:.3f}; here the mean is {mean:.3f}. Experimental: not yet validated against merged scores."
+        f"{INDEPENDENT:.3f}; here the mean is {figure(found.forecast.mean)}. "
+        "Experimental: not yet validated against merged scores."
     )
     return [
         prose("h2", "Pairs of experts"),
@@ -151,7 +152,7 @@ def _spectra(found: Analysis) -> list[Part]:
         return []
     names = _names(found)
     ranks = min(len(one.values[0]) for one in found.spectra)
-    energy = numpy.nanmean([one.cumulative[:, :ranks] for one in found.spectra], axis=0)
+    energy = _mean([one.cumulative[:, :ranks] for one in found.spectra])
     series = {name: [float(v) for v in energy[i]] for i, name in enumerate(names)}
     said = f"Share of ‖δ‖² in the first directions, mean over {len(found.spectra)} matrices."
     parts: list[Part] = [
@@ -159,7 +160,7 @@ def _spectra(found: Analysis) -> list[Part]:
         lines("Energy by direction", said, [str(r + 1) for r in range(ranks)], series, column="directions"),
     ]
     if len(names) > 1:
-        overlap = numpy.nanmean([(one.left + one.right) / 2 for one in found.spectra], axis=0)
+        overlap = _mean([(one.left + one.right) / 2 for one in found.spectra])
         said = f"Overlap of the spans of the first {SHARED} singular vectors, left and right, mean over matrices."
         parts.append(heat("Overlap of leading subspaces", said, names, names, overlap.tolist(), largest=1.0))
     return [*parts, _ranks(found.spectra, names)]
@@ -212,6 +213,17 @@ def _left_out(found: Analysis) -> list[Part]:
 
 def _names(found: Analysis) -> list[str]:
     return [printable(name) for name in found.experts]
+
+
+def _mean(arrays: Sequence[Array]) -> Array:
+    """The mean of those that are not NaN, entry by entry; NaN where all are."""
+    stacked = numpy.stack(arrays)
+    known = ~numpy.isnan(stacked)
+    count = known.sum(0)
+    found: Array = numpy.where(
+        count > 0, numpy.where(known, stacked, 0.0).sum(0) / numpy.maximum(count, 1), numpy.nan
+    )
+    return found
 
 
 def _off_diagonal(matrix: Array) -> list[list[float]]:

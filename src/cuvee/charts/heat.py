@@ -68,4 +68,9 @@ def _cell(x: float, y: float, wide: float, value: float, largest: float, hover: 
         return element("rect", element("title", words(hover)), **place, class_="empty")
     hue, opacity = shade(value, largest)
     cell = element("rect", element("title", words(hover)), **place, class_=hue, fill_opacity=opacity)
-    return cell + label(x + wide / 2, y + 16, figure(value, 2), anchor="middle", class_="small")
+    return cell + label(x + wide / 2, y + 16, _short(value), anchor="middle", class_="small")
+
+
+def _short(value: float) -> str:
+    """What fits a cell: two decimals, or two digits of what is large; the table has more."""
+    return figure(value, 2) if abs(value) >= 10 else f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")

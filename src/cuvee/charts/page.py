@@ -52,7 +52,7 @@ _RULES = """
 .cuvee .rule{stroke:var(--rule)}.cuvee .line{fill:none;stroke-width:2}
 .cuvee .span,.cuvee .level{fill:none;stroke:var(--ink)}.cuvee .level{stroke-opacity:.7}
 .cuvee .dot{fill:var(--ink);stroke:var(--paper)}
-.cuvee .plus{fill:var(--plus)}.cuvee .minus{fill:var(--minus)}
+.cuvee .plus,.cuvee .minus{shape-rendering:crispEdges}.cuvee .plus{fill:var(--plus)}.cuvee .minus{fill:var(--minus)}
 .cuvee .empty{fill:none;stroke:var(--rule);stroke-dasharray:2 3}
 .cuvee table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.6rem 0}
 .cuvee th,.cuvee td{border:1px solid var(--rule);padding:.2rem .55rem;text-align:left}

@@ -13,7 +13,7 @@ from typing import Any
 
 from cuvee.core.names import printable
 
-LETTER = 6.6  # pixels of a letter at the 12 pixels of chart text, on average
+LETTER = 7.0  # pixels of a letter at the 12 pixels of chart text, on average
 SERIES = 8  # colours; series beyond them repeat the colours with another dash
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 
@@ -127,7 +127,7 @@ def legend(names: Sequence[str], left: float, top: float, right: float, *, dashe
     """A key to the series, wrapped at `right`, and the height it takes."""
     x, y, parts = left, top, []
     for number, name in enumerate(names):
-        wide = 34 + LETTER * min(60, len(printable(name)))
+        wide = 38 + LETTER * min(60, len(printable(name)))
         if x > left and x + wide > right:
             x, y = left, y + 18
         colour = number % SERIES

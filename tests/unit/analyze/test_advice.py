@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from cuvee import analyze
 from cuvee.analyze.forecast import HIGH, INDEPENDENT, LOW
@@ -58,6 +60,16 @@ def test_too_little_in_common_is_no_common_base() -> None:
 def test_rules_of_size(rule: str, speaks: dict[str, torch.Tensor], silent: dict[str, torch.Tensor]) -> None:
     assert rule in advice(speaks)
     assert rule not in advice(silent)
+
+
+def test_an_expert_without_changes_spoils_no_report(cli: Any, tmp_path: Path) -> None:
+    changed = {"same": {"w": BASE.clone()}, "other": {"w": BASE + noise(0.01)}}
+    for name, tensors in {"base": {"w": BASE}, **changed}.items():
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    paths = [str(tmp_path / f"{n}.safetensors") for n in ("base", "same", "other")]
+    outcome = cli("analyze", *paths, "--spectra", "--merge", paths[0], "-o", str(tmp_path / "r.html"))
+    assert outcome.code == 0 and "it equals the base" in outcome.out
+    assert "nan" not in outcome.out.split() + (tmp_path / "r.html").read_text().split()
 
 
 def test_rules_of_direction() -> None:

@@ -72,22 +72,23 @@ def command(
 def _text(found: Analysis) -> str:
     """The figures of the whole model and the advice, for people."""
     from cuvee.analyze.report import advice_text
+    from cuvee.charts.svg import figure
     from cuvee.cli.render import table
     from cuvee.core.names import printable
 
     sums, names = found.figures, [printable(name) for name in found.experts]
     shown = ["expert", "norm", "relative", "cos base", *(f"cos {name}" for name in names)]
     figures = [sums.norms, sums.relative, sums.base_cosines, *sums.cosines.T]
-    rows = [[name, *(f"{column[i]:.4g}" for column in figures)] for i, name in enumerate(names)]
+    rows = [[name, *(figure(float(column[i]), 4) for column in figures)] for i, name in enumerate(names)]
     lines = [f"{sums.numel:,} parameters in {len(found.tensors)} tensors, {len(found.skipped)} left out", ""]
     lines += [table(shown, rows), ""]
-    if len(names) > 1:
+    if found.forecast.band != "none":
         lines.append(
             f"sign conflict        {sums.conflict:.1%} of the positions that at least two experts change"
         )
         lines.append(f"opposition           {found.forecast.mean:.3f} ({found.forecast.band}; experimental)")
     if found.remains is not None:
-        kept = ", ".join(f"{n} {v:.2f}" for n, v in zip(names, found.remains.kept, strict=True))
+        kept = ", ".join(f"{n} {figure(float(v))}" for n, v in zip(names, found.remains.kept, strict=True))
         lines.append(f"kept by the merge    {kept}")
     lines += ["", *(f"{one.kind}: {advice_text(one)}" for one in found.advice)]
     return "\n".join(lines)
