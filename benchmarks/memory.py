@@ -4,8 +4,8 @@
 
 Tensors shaped as SmolLM2-135M, a base and K experts, are held (`cuvee.hold`) and merged with new weights, and with a
 new `lambda`, into the same output tensors. Each candidate is followed by the floor: every input is copied with plain
-large copies into memory that is reused, in as many threads. Reported are medians, ratios taken pair by pair, and CPU time,
-which other work on the machine disturbs least. Nothing is written.
+large copies into memory that is reused, in as many threads. Reported are medians, ratios taken pair by pair, and CPU
+time, which other work on the machine disturbs least. Nothing is written.
 """
 
 from __future__ import annotations

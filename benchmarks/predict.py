@@ -36,7 +36,7 @@ plan = blend.build()
 ahead = outlook(plan).prediction
 plan.close()
 before = counters()
-saved = blend.save(sys.argv[2], overwrite=True)
+saved = blend.save(sys.argv[2], overwrite=True, resume=False)
 after = counters()
 taken = {k: int(after[k]) - int(before[k]) for k in ("rchar", "wchar")}
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

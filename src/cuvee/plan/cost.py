@@ -103,10 +103,10 @@ def cost(plan: Plan) -> Cost:
 def predict(plan: Plan, options: Budget, rates: Rates) -> Prediction:
     """What running the plan will take with these options on a machine of these rates.
 
-    A stage that needs figures first reads its inputs once more, unless they fit into a worker's share of the budget and
-    the figures are of that tensor alone: then they are kept for all passes. Memory is the program's own, the blocks of the
-    budget (or of all tensors in hand, where those are smaller), and one whole tensor for each worker where a method
-    needs them whole.
+    A stage that needs figures first reads its inputs once more, unless they fit into a worker's share of the budget
+    and the figures are of that tensor alone: then they are kept for all passes. Memory is the program's own, the
+    blocks of the budget (or of all tensors in hand, where those are smaller), and one whole tensor for each worker
+    where a method needs them whole.
     """
     share = options.memory // max(1, options.threads)
     again = sum(_again(plan, tensor, share) for tensor in plan.tensors if tensor.action == "merged")
