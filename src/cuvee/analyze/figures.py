@@ -48,7 +48,7 @@ def measure(deltas: Deltas) -> Sums | None:
 def _largest(deltas: Deltas, number: int) -> list[Cut]:
     """The selection of the largest elements of one task vector for each share, at least one element each."""
     keeps = [max(1, math.ceil(share * deltas.size - 1e-9)) for share in SHARES]
-    return tops(deltas, magnitude_of(number), keeps)
+    return tops(deltas.single(number), magnitude_of(0), keeps)
 
 
 def _masks(cuts: Sequence[Sequence[Cut]], share: int, block: Block) -> list[Tensor]:

@@ -20,7 +20,7 @@ from cuvee.methods.contract import Block, Uniforms
 if TYPE_CHECKING:
     from torch import Tensor
 
-BUDGET = 256 << 20  # bytes of float32 elements held at once
+BUDGET = 128 << 20  # bytes of float32 elements held at once
 LARGEST = 1 << 25  # elements of a block
 
 
@@ -144,6 +144,14 @@ class Deltas:
     def _read(self, start: int, stop: int) -> Tensor:
         rows = [c.source.read(self.spot.name, start, stop).float() for c in (self.base, *self.experts)]
         return torch.stack([rows[0], *(row - rows[0] for row in rows[1:])])
+
+    def single(self, number: int) -> Deltas:
+        """The base and one expert alone: what is not held already is read for those two only."""
+        alone = Deltas(self.spot, self.base, [self.experts[number]])
+        if self.fits:
+            ((_, rows),) = self.runs()
+            alone._kept = rows[[0, 1 + number]]
+        return alone
 
     def matrix(self, number: int) -> Tensor:
         """One task vector as a matrix: first axis by the rest."""
