@@ -341,7 +341,7 @@ def test_what_another_model_left_is_not_gone_on_with(
     monkeypatch.setattr(StagedSession, "finish", finish)
     (tmp_path / "model").rename(tmp_path / "gone")
     (tmp_path / "other").rename(tmp_path / "model")  # the same names, shapes and header
-    with pytest.raises(CuveeError, match="CV-E008: .* holds an interrupted run of another plan"):
+    with pytest.raises(CuveeError, match=r"CV-E008: .* holds an interrupted run of another plan"):
         written(tmp_path / "model", tmp_path / "out.gguf", "q8_0")
     assert not (tmp_path / "out.gguf").exists()
 

@@ -18,9 +18,9 @@ from record_vectors import recorded
 from safetensors.torch import save_file
 
 import cuvee
+from cuvee.core import native
 from cuvee.engine.events import Event, Finding, Progress
 from cuvee.engine.fused import fuse, probes, selection
-from cuvee.core import native
 from cuvee.engine.kernels import build, library, selftest
 from cuvee.engine.options import RunOptions
 from cuvee.errors import NonFinite

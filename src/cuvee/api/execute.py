@@ -70,7 +70,13 @@ def save(
         return Saved(made.path, made.finished, made.notes)
     if plan.recipe.output.package is not None:
         stored = save_package(
-            plan, out, plan.recipe.output.package, chosen, overwrite=overwrite, resume=resume, listener=listener
+            plan,
+            out,
+            plan.recipe.output.package,
+            chosen,
+            overwrite=overwrite,
+            resume=resume,
+            listener=listener,
         )
         return Saved(stored.path, stored.finished, stored.notes)
     refuse_inputs(plan, out)

@@ -122,7 +122,9 @@ def example(method: Method) -> str:
     lines = ["version: 1"]
     if method.base == "required":
         lines.append("base: ./base")
-    chosen = [p.name for p in parameters_for(method).values() if p.per_expert and p.type == "bool"]  # one is meant
+    chosen = [
+        p.name for p in parameters_for(method).values() if p.per_expert and p.type == "bool"
+    ]  # one is meant
     first = "".join(f", {name}: true" for name in chosen)
     lines += ["experts:", f"  math: {{source: ./math{first}}}" if first else "  math: ./math"]
     if method.inputs[1] != 1:

@@ -21,7 +21,9 @@ VARIABLES = (
     Variable("CUVEE_CACHE", None, "folder of cuvee's own cache (default: XDG cache home)"),
     Variable("CUVEE_MEMORY", "128MiB", "budget of block buffers"),
     Variable("CUVEE_THREADS", None, "worker threads (default: cores)"),
-    Variable("CUVEE_DECOMPOSITIONS", "8GB", "room in the cache for decompositions of matrices; off keeps none"),
+    Variable(
+        "CUVEE_DECOMPOSITIONS", "8GB", "room in the cache for decompositions of matrices; off keeps none"
+    ),
     Variable("CUVEE_KERNELS", "on", "off computes everything with torch"),
     Variable("CUVEE_OFFLINE", None, "1 forbids every network connection"),
     Variable("CUVEE_LOCK_KEY", None, "secret of `mergelock` and `mergeunlock`; never printed", secret=True),

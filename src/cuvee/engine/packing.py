@@ -159,7 +159,7 @@ class Packing:
         if known is not None and 0 < known.right.shape[0] * sum(matrix(piece.shape)) < math.prod(piece.shape):
             return [self._product(piece, number, known.right.shape[0])]
         many = sum(int(torch.count_nonzero(part)) for _, part in self._blocks(node))
-        sparse = replace(piece, codecs=("sparse",) * len(piece.codecs))
+        sparse = replace(piece, codecs=_each("sparse", piece))
         if not many:
             del self.codecs[task][piece.name]
             return []
@@ -178,7 +178,7 @@ class Packing:
     def _product(self, piece: Piece, number: int, rank: int) -> Stored:
         """An adapter's own factors."""
         self.codecs[piece.owners[number]][piece.name] = "low_rank"
-        metas = self._own(replace(piece, codecs=("low_rank",) * len(piece.codecs), count=rank), number)
+        metas = self._own(replace(piece, codecs=_each("low_rank", piece), count=rank), number)
 
         def fill(write: Write) -> None:
             found = self._factors(piece.apply.inputs[number])
@@ -217,7 +217,7 @@ class Packing:
     def _basis(self, piece: Piece) -> Stored:
         inner = self._product_rank(piece)
         if inner is not None:
-            piece = replace(piece, codecs=("basis_product",) * len(piece.codecs), inner=inner)
+            piece = replace(piece, codecs=_each("basis_product", piece), inner=inner)
             for task in piece.owners:
                 self.codecs[task][piece.name] = "basis_product"
         shared = self._named(SHARED, piece.shared())
@@ -242,7 +242,7 @@ class Packing:
     def _product_rank(self, piece: Piece) -> int | None:
         """The rank of a basis of factors, where every expert is known as a product that takes less room."""
         known = [self._factors(node) for node in piece.apply.inputs]
-        ranks = [f.right.shape[0] for f in known if f is not None]
+        ranks: list[int] = [f.right.shape[0] for f in known if f is not None]
         rows, columns = rows_of(piece.shape)
         if len(ranks) < len(known) or not max(ranks) or max(ranks) >= min(rows, columns):
             return None
@@ -319,3 +319,8 @@ def _equal(one: Source, other: Source, name: str) -> bool:
     return all(
         torch.equal(one.read(name, a, b), other.read(name, a, b)) for a, b in zip(starts, ends, strict=True)
     )
+
+
+def _each(codec: Codec, piece: Piece) -> tuple[Codec, ...]:
+    """The same codec for every task of a piece."""
+    return (codec,) * len(piece.codecs)

@@ -70,7 +70,7 @@ def open_safetensors(path: Path, limits: Limits = DEFAULT) -> SafetensorsFile:
 def read_header(
     read: Callable[[int, int], bytes], size: int, path: Path, limits: Limits = DEFAULT
 ) -> tuple[Header, int]:
-    """The checked header of a file of `size` bytes, and where its data begins; `read(offset, count)` gives its bytes."""
+    """The checked header of a file of `size` bytes, and where its data begins; `read(offset, count)` gives bytes."""
     if size < 8:
         raise corrupt("CV-S052", path, f"the file has {size} bytes, a header needs at least 10")
     length = int.from_bytes(read(0, 8), "little")

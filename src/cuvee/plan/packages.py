@@ -157,14 +157,18 @@ def _codecs(tensor: OutputTensor, apply: Apply) -> tuple[tuple[Codec, ...], int]
     values: dict[str, Any] = dict(apply.values)
     many = len(apply.inputs)
     if apply.stage in MASKED:
-        return ("mask",) * many, 0
+        return _each("mask", many), 0
     if apply.stage == "tsv_c":
         rank = kept_rank(tensor.meta.shape, many, values["share"])
-        return (("dense",) * many, 0) if rank is None else (("low_rank",) * many, rank)
+        return (_each("dense", many), 0) if rank is None else (_each("low_rank", many), rank)
     if apply.stage == "reversible_merging":
         basis = int(values["basis"])
-        return (("dense",) * many, 0) if basis >= many else (("basis",) * many, basis)
+        return (_each("dense", many), 0) if basis >= many else (_each("basis", many), basis)
     return tuple("sign" if is_signs(node) else "dense" for node in apply.inputs), 0
+
+
+def _each(codec: Codec, count: int) -> tuple[Codec, ...]:
+    return (codec,) * count
 
 
 def is_signs(node: Node) -> bool:

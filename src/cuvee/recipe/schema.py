@@ -158,7 +158,9 @@ def _one_bound(output: OutputSpec) -> None:
 class NativeRecipe:
     """A recipe of Cuvée's own."""
 
-    foreign: ClassVar[dict[str, str]] = {"random_seed": "the key is `seed`"}  # keys of elsewhere, with the hint
+    foreign: ClassVar[dict[str, str]] = {
+        "random_seed": "the key is `seed`"
+    }  # keys of elsewhere, with the hint
 
     version: int = part(one_of(1))
     merge: Any = part(Checked(_merge))

@@ -217,7 +217,9 @@ class _Deltas:
         name = parts.get("lora_magnitude_vector")
         if (name is not None) != self.config.dora:
             what = "holds magnitudes but does not set" if name else "has a module without magnitudes but sets"
-            raise refused(self.stored.label, f"{what} `use_dora`", "it is not clear whether it is LoRA or DoRA")
+            raise refused(
+                self.stored.label, f"{what} `use_dora`", "it is not clear whether it is LoRA or DoRA"
+            )
         if name is None:
             return made
         embedding = "lora_embedding_A" in parts

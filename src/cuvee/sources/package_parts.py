@@ -244,7 +244,7 @@ class TaskReader:
             key = part_name(name, f"{which}_basis")
             every = stored.read(key).reshape(stored.tensors[key].shape)
             first, *rest = zip(self._coefficients(name, f"{which}_coefficients"), every, strict=True)
-            total = first[1] * first[0]
+            total: Tensor = first[1] * first[0]
             for value, tensor in rest:
                 total = total + tensor * value
             return total

@@ -85,7 +85,9 @@ MODULES: dict[str, Any] = {
     "curves": "slices",
     "modules": {
         "encoder": {"from": {"a": {"weight": 0.5}, "b": {}}, "base": "base", "parameters": {"density": 0.3}},
-        "decoder": {"layers": [{"from": {"a": {"layers": [0, 2], "weight": 1}}, "parameters": {"weight": 2}}]},
+        "decoder": {
+            "layers": [{"from": {"a": {"layers": [0, 2], "weight": 1}}, "parameters": {"weight": 2}}]
+        },
     },
 }
 ADAPTERS: list[dict[str, Any]] = [

@@ -82,7 +82,9 @@ ORACLES = [
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize(("name", "params", "expected"), ORACLES, ids=lambda v: None if callable(v) else str(v)[:40])
+@pytest.mark.parametrize(
+    ("name", "params", "expected"), ORACLES, ids=lambda v: None if callable(v) else str(v)[:40]
+)
 def test_it_is_the_dense_calculation(name, params, expected, shape, count):
     taus = draw(shape, count, seed=count)
     agrees(merged(name, taus, params), expected(taus), 1e-7 if name == "swudi" else 1e-9)
