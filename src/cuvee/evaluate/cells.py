@@ -102,9 +102,16 @@ class Store:
         disk.write_file(self._path(cell), json.dumps(data, sort_keys=True).encode())
 
     def results(self) -> list[tuple[Cell, Scorecard]]:
-        """Every finished cell, in the order of their addresses; EvaluationError for a damaged file."""
+        """Every finished cell, in the order of their addresses; EvaluationError for a damaged file or none at all."""
         out = []
-        for path in sorted((self.folder / "cells").glob("*.json")):
+        files = sorted((self.folder / "cells").glob("*.json"))
+        if not files:
+            raise EvaluationError(
+                "CV-B024",
+                f"there are no results in `{self.folder}`",
+                hint="`cuvee bench run TRACK -m METHOD -o FOLDER` makes some",
+            )
+        for path in files:
             try:
                 data = json.loads(path.read_text())
                 known = {**data["cell"], "tasks": tuple(data["cell"]["tasks"])}

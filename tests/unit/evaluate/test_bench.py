@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from linear_track import Track
@@ -95,3 +96,21 @@ def test_a_damaged_cell_is_named(tmp_path: Path) -> None:
     (tmp_path / "cells" / "x.json").write_text("{}")
     with pytest.raises(EvaluationError, match=r"x\.json"):
         Store(tmp_path).results()
+
+
+def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="no results in"):
+        Store(tmp_path / "nosuch").results()
+
+
+def test_the_command_reports_and_compares_as_text_and_json(tmp_path: Path, cli: Any) -> None:
+    run(GRID, opened, Store(tmp_path))
+    reported = cli("bench", "report", str(tmp_path))
+    assert reported.code == 0
+    assert "| task_arithmetic |" in reported.out
+    assert (tmp_path / "leaderboard.md").exists()
+    compared = cli("bench", "compare", str(tmp_path), "experts", "base", "--json")
+    assert compared.json["schema"] == "cuvee.bench.compare/1"
+    assert compared.json["p_value"] < 0.01
+    missing = cli("bench", "report", str(tmp_path / "nosuch"))
+    assert (missing.code, "CV-B024" in missing.err) == (1, True)

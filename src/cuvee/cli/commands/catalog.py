@@ -24,6 +24,7 @@ def command(experts: tuple[str, ...], base: str, offline: bool, **given: Any) ->
     \b
     Examples:
       cuvee catalog ./math ./code --base ./base
+      cuvee merge recipe.yaml -o ./blend --read-budget 50%
     """
     from cuvee.api.budget import make_catalogue
     from cuvee.cli.render import print_json, stdout
