@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from cuvee.core.names import printable
 from cuvee.errors import Diagnostic, RecipeError
 from cuvee.methods.contract import Dialect
 from cuvee.methods.registry import get, parameters_for, stage
@@ -62,6 +63,30 @@ class _Exporter:
             recipe.dialect == "mergekit" and bool(files) and all(f.endswith(WEIGHT_SUFFIXES) for f in files)
         )
         self.moved = any(_moves(module) for module in recipe.modules.values())
+        self._complete()
+
+    def _complete(self) -> None:
+        """RecipeError where a model lacks a value the dialect demands: here it would silently get the default."""
+        if self.dialect is None:
+            return
+        wanted = [s.name for s in self.dialect.parameters if s.required]
+        for module in self.recipe.modules.values():
+            for part in module.slices:
+                given = {*self.recipe.settings, *module.settings, *part.settings}
+                for one in part.inputs:
+                    lacking = [n for n in wanted if n not in given and n not in one.settings]
+                    apart = one.source == (part.base or self.recipe.base) and self.dialect.base == "required"
+                    if lacking and not apart:
+                        raise RecipeError(
+                            "CV-R113",
+                            f"`{self.method.name}` needs `{lacking[0]}` of `{printable(self._text(one.source))}`",
+                            where=one.where or part.where,
+                            hint="add it to the model, or leave the model out; `cuvee check` says the same",
+                        )
+
+    def _text(self, alias: str) -> str:
+        spec = self.recipe.sources[alias]
+        return spec.text if isinstance(spec, Reference) else alias
 
     def _aliases(self) -> dict[str, str]:
         """A name for each source: the last part of its path where that is unique, `base` for a base set apart.
