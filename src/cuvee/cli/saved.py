@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,25 @@ from cuvee.recipe.load import load_recipe, parse_recipe
 from cuvee.recipe.override import adjusted
 
 SCHEMA = "cuvee.plan/1"
+_BEGINNING = re.compile(rb'\s*\{\s*"schema"\s*:\s*"cuvee\.plan/')
 
 
 def blend_of(path: Path, offline: bool, options: PlanOptions) -> Blend:
     """The merge in a recipe file or saved plan; a saved plan is planned again and must come out the same."""
-    if path.suffix == ".json":
+    if path.suffix == ".json" or _begins_as_plan(path):
         return _from_plan(path, offline)
     return Blend(load_recipe(path), path.parent, offline, options)
+
+
+def _begins_as_plan(path: Path) -> bool:
+    """Whether a file of any name begins as saved plans of any version do; what cannot be read does not."""
+    try:
+        if not path.is_file():  # a pipe can be read only once
+            return False
+        with path.open("rb") as file:
+            return _BEGINNING.match(file.read(256)) is not None
+    except OSError:
+        return False
 
 
 def save_plan(plan: Plan, blend: Blend, path: Path, changes: dict[str, Any]) -> None:
