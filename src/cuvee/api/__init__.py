@@ -79,10 +79,19 @@ def inspect(reference: Any) -> dict[str, Any]:
 
 
 def verify(folder: str | Path, *, sample: float | None = None) -> list[Diagnostic]:
-    """What in an output folder is not as its manifest says; empty when all is well."""
-    from cuvee.bundle.manifest import verify_folder
+    """What in an output is not as its manifest says; empty when all is well.
 
-    return verify_folder(Path(folder), sample=sample)
+    Args:
+        folder: of an output, or one weight file with its manifest beside it.
+        sample: hash only this share of the tensors, drawn at random (0 < sample <= 1).
+
+    Raises:
+        UsageError: CV-U100, there is nothing at this path.
+        RunError: CV-E005, the system refused to read it.
+    """
+    from cuvee.api.outputs import verified
+
+    return verified(Path(folder), sample)
 
 
 def diff(a: Any, b: Any, *, values: bool = True) -> Diff:

@@ -179,12 +179,9 @@ def device_of(name: str) -> str:
 
 def existing_output(path: Path) -> Path:
     """The path; UsageError when there is neither an output nor, for a single file, a manifest beside it."""
-    from cuvee.core.near import nearest
-    from cuvee.sinks.target import beside
+    from cuvee.api import outputs
 
-    if path.exists() or beside(path).exists():
-        return path
-    raise UsageError("CV-U100", f"there is nothing at `{printable(str(path))}`", hint=nearest(path))
+    return outputs.existing_output(path)
 
 
 def shard_bytes(text: str) -> int:

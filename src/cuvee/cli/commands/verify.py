@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cuvee.cli.options import EXISTING, existing_output, output_options
+from cuvee.cli.options import EXISTING, output_options
 
 
 def _share(ctx: click.Context, parameter: Any, value: str | None) -> float | None:
@@ -45,14 +45,12 @@ def command(
       cuvee verify ./blend
       cuvee verify ./blend --sample 5%
     """
+    from cuvee.api.outputs import verified
     from cuvee.bundle.json_files import load_object
-    from cuvee.bundle.manifest import verify_file, verify_folder
     from cuvee.cli.render import grouped_texts, print_json, stderr, stdout
     from cuvee.errors import Diagnostic
 
-    existing_output(output)
-    check = verify_folder if output.is_dir() else verify_file
-    found = check(output, sample=sample)
+    found = verified(output, sample)
     if against is not None:
         beside = output / "cuvee.lock"
         ours = load_object(beside.read_bytes(), str(beside)) if beside.exists() else {}
