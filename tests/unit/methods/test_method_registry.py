@@ -208,3 +208,16 @@ def test_small_rules():
     assert each(2.0, 3) == [2.0] * 3 and each([1, 2], 2) == [1, 2]
     assert rows_of(()) == (1, 1) and rows_of((5,)) == (1, 5) and rows_of((4, 3, 2, 2)) == (4, 12)
     assert isinstance(registry.get("ties"), Method)
+
+
+def test_one_bibtex_key_is_one_paper() -> None:
+    import re
+
+    papers: dict[str, set[str]] = {}
+    for name in registry.names():
+        entry = registry.get(name).bibtex
+        if entry:
+            key = re.match(r"@\w+\{([^,]+),", entry)
+            assert key is not None, name
+            papers.setdefault(key[1], set()).add(entry)
+    assert {key for key, entries in papers.items() if len(entries) > 1} == set()

@@ -23,7 +23,7 @@ Where no expert changed a tensor the weights are equal. Paper: arXiv:2402.16107,
     paper="arXiv:2402.16107",
     status="exact-math",
     bibtex=arxiv(
-        "wan2024fusechat",
+        "wan2024fusechat1",
         title="FuseChat: Knowledge Fusion of Chat Models",
         authors="Wan, Fanqi and Yang, Ziyi and Zhong, Longguang and Quan, Xiaojun and Huang, Xinting and Bi, Wei",
         year=2024,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cuvee.methods import papers
 from cuvee.methods.citation import arxiv
 from cuvee.methods.contract import Method, Step
 
@@ -76,13 +77,7 @@ picks an expert's vector for each input, is not part of a checkpoint. Paper: arX
 """,
     paper="arXiv:2502.10743",
     status="reconstructed",
-    bibtex=arxiv(
-        "liu2025onebit",
-        title="1bit-Merging: Dynamic Quantized Merging for Large Language Models",
-        authors="Liu, Shuqi and others",
-        year=2025,
-        number="2502.10743",
-    ),
+    bibtex=papers.ONE_BIT,
 )
 
 MODULE_DONOR = Method(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cuvee.methods import papers
 from cuvee.methods.citation import arxiv
 from cuvee.methods.contract import Method, Step
 
@@ -23,14 +24,7 @@ instead (the paper's Consensus TIES; its code gives a tied vote the majority's s
 each task's strength on validation data. The same masks stored one by one are TALL masks. Paper: arXiv:2405.07813.
 """,
     paper="arXiv:2405.07813",
-    bibtex=arxiv(
-        "wang2024tall",
-        title="Localizing Task Information for Improved Model Merging and Compression",
-        authors="Wang, Ke and Dimitriadis, Nikolaos and Ortiz-Jimenez, Guillermo and Fleuret, Fran\\c{c}ois and "
-        "Frossard, Pascal",
-        year=2024,
-        number="2405.07813",
-    ),
+    bibtex=papers.TALL_MASKS,
 )
 
 _EMR = arxiv(

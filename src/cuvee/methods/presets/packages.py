@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cuvee.methods import papers
 from cuvee.methods.citation import arxiv
 from cuvee.methods.contract import Method, Step
 
@@ -26,14 +27,7 @@ Paper: ≥; code: >, as here (they differ where both sides are 0, with the same 
 strength on validation data, never on test data. Masks need the task's name at use. Paper: arXiv:2405.07813.
 """,
     paper="arXiv:2405.07813",
-    bibtex=arxiv(
-        "wang2024tall",
-        title="Localizing Task Information for Improved Model Merging and Compression",
-        authors="Wang, Ke and Dimitriadis, Nikolaos and Ortiz-Jimenez, Guillermo and Fleuret, Fran\\c{c}ois and "
-        "Frossard, Pascal",
-        year=2024,
-        number="2405.07813",
-    ),
+    bibtex=papers.TALL_MASKS,
 )
 
 TSV_C = Method(
@@ -51,14 +45,7 @@ so one expert comes back exactly. The nearest matrix of that rank: the squared e
 Code: leaves out names with `text_projection`; here they are cut like others. Paper: arXiv:2412.00081.
 """,
     paper="arXiv:2412.00081",
-    bibtex=arxiv(
-        "gargiulo2024task",
-        title="Task Singular Vectors: Reducing Task Interference in Model Merging",
-        authors="Gargiulo, Antonio Andrea and Crisostomi, Donato and Bucarelli, Maria Sofia and "
-        "Scardapane, Simone and Silvestri, Fabrizio and Rodol{\\`a}, Emanuele",
-        year=2024,
-        number="2412.00081",
-    ),
+    bibtex=papers.TASK_SINGULAR_VECTORS,
 )
 
 REVERSIBLE_MERGING = Method(
@@ -104,11 +91,5 @@ RECONSTRUCTED: the quantiser is exact; which modules the paper leaves whole was 
 """,
     paper="arXiv:2502.10743",
     status="reconstructed",
-    bibtex=arxiv(
-        "liu2025onebit",
-        title="1bit-Merging: Dynamic Quantized Merging for Large Language Models",
-        authors="Liu, Shuqi and others",
-        year=2025,
-        number="2502.10743",
-    ),
+    bibtex=papers.ONE_BIT,
 )

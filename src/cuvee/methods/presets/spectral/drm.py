@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cuvee.methods.citation import arxiv
+from cuvee.methods import papers
 from cuvee.methods.contract import Method, Step
 
 DRM_H = Method(
@@ -27,13 +27,7 @@ The released command line does not run as shipped; its function `drm_merging` is
 Fused query-key-value matrices: `parts: 3` under a filter. Paper: arXiv:2505.23117.
 """,
     paper="arXiv:2505.23117",
-    bibtex=arxiv(
-        "chaichana2025decom",
-        title="Decom-Renorm-Merge: Model Merging on the Right Space Improves Multitasking",
-        authors="Chaichana, Yuatyong and others",
-        year=2025,
-        number="2505.23117",
-    ),
+    bibtex=papers.DRM,
 )
 
 DRM_V = Method(
@@ -50,11 +44,5 @@ DRM-H of the transposed matrices, transposed back: the matrices are stacked as r
 columns for rows. Paper: arXiv:2505.23117.
 """,
     paper="arXiv:2505.23117",
-    bibtex=arxiv(
-        "chaichana2025decom",
-        title="Decom-Renorm-Merge: Model Merging on the Right Space Improves Multitasking",
-        authors="Chaichana, Yuatyong and others",
-        year=2025,
-        number="2505.23117",
-    ),
+    bibtex=papers.DRM,
 )

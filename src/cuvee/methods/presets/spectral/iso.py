@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cuvee.methods.citation import arxiv
+from cuvee.methods import papers
 from cuvee.methods.contract import Method, Step
 
 ISO_C = Method(
@@ -23,14 +23,7 @@ lifted to the mean otherwise. Cost: one decomposition of each matrix, whatever t
 Paper: arXiv:2502.04959.
 """,
     paper="arXiv:2502.04959",
-    bibtex=arxiv(
-        "marczak2025no",
-        title="No Task Left Behind: Isotropic Model Merging with Common and Task-Specific Subspaces",
-        authors="Marczak, Daniel and Magistri, Simone and Cygert, Sebastian and Twardowski, "
-        "Bart{\\l}omiej and Bagdanov, Andrew D. and van de Weijer, Joost",
-        year=2025,
-        number="2502.04959",
-    ),
+    bibtex=papers.ISO,
 )
 
 ISO_CTS = Method(
@@ -51,12 +44,5 @@ Choose it over Iso-C for many tasks, where the sum alone drowns some. λ is mean
 Paper: arXiv:2502.04959.
 """,
     paper="arXiv:2502.04959",
-    bibtex=arxiv(
-        "marczak2025no",
-        title="No Task Left Behind: Isotropic Model Merging with Common and Task-Specific Subspaces",
-        authors="Marczak, Daniel and Magistri, Simone and Cygert, Sebastian and Twardowski, "
-        "Bart{\\l}omiej and Bagdanov, Andrew D. and van de Weijer, Joost",
-        year=2025,
-        number="2502.04959",
-    ),
+    bibtex=papers.ISO,
 )

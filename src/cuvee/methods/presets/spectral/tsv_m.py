@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cuvee.methods.citation import arxiv
+from cuvee.methods import papers
 from cuvee.methods.contract import Method, Step
 
 TSV_M = Method(
@@ -28,12 +28,5 @@ filter averages them block by block. A list for `weight` scales the task vectors
 Paper: arXiv:2412.00081.
 """,
     paper="arXiv:2412.00081",
-    bibtex=arxiv(
-        "gargiulo2024task",
-        title="Task Singular Vectors: Reducing Task Interference in Model Merging",
-        authors="Gargiulo, Antonio Andrea and Crisostomi, Donato and Bucarelli, Maria Sofia and "
-        "Scardapane, Simone and Silvestri, Fabrizio and Rodol{\\`a}, Emanuele",
-        year=2024,
-        number="2412.00081",
-    ),
+    bibtex=papers.TASK_SINGULAR_VECTORS,
 )
