@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.lazy import numpy
@@ -93,7 +93,7 @@ def _board(track: str, count: int, results: Results) -> Board:
     experts = _by_place(results, "experts", count)
     base = _by_place(results, "base", count)
     labels = list(dict.fromkeys(cell.label for cell, _ in results))
-    rows = {label: _row(label, _by_place(results, label, count), experts, base, results) for label in labels}
+    rows = {label: _row(label, _by_place(results, label, count), experts, base) for label in labels}
     merges = [rows[label] for label in labels if label not in REFERENCES]
     order = sorted(merges, key=lambda r: -r.normalised)
     found = _grouped([row.label for row in order], results, count)
@@ -102,7 +102,7 @@ def _board(track: str, count: int, results: Results) -> Board:
         track=track,
         count=count,
         seeds=tuple(sorted({cell.seed for cell, _ in results})),
-        rows=tuple(_with_group(row, numbered[row.label]) for row in order),
+        rows=tuple(replace(row, group=numbered[row.label]) for row in order),
         references=tuple(rows[label] for label in REFERENCES if label in rows),
         groups=tuple(tuple(group) for group in found),
     )
@@ -123,7 +123,6 @@ def _row(
     cards: Mapping[tuple[Any, ...], Scorecard],
     experts: Mapping[tuple[Any, ...], Scorecard],
     base: Mapping[tuple[Any, ...], Scorecard],
-    results: Results,
 ) -> Row:
     strata: list[tuple[Scores, Scores]] = []
     tasks: dict[str, list[float]] = defaultdict(list)
@@ -160,9 +159,3 @@ def _row(
 
 def _mean(values: Sequence[float]) -> float:
     return float(numpy.mean(values)) if values else float("nan")
-
-
-def _with_group(row: Row, group: int) -> Row:
-    from dataclasses import replace
-
-    return replace(row, group=group)

@@ -55,10 +55,6 @@ class VocabularyPlan:
         names = list(self.vocabularies) if models is None else list(models)
         return Alignment(self, names, base or self.base).tables()
 
-    def id_of(self, token: str) -> int | None:
-        """The output's id of a token."""
-        return self.output.ids.get(token)
-
 
 def plan_vocabulary(
     models: Mapping[str, Vocabulary | None],

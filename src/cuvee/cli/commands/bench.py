@@ -49,7 +49,7 @@ def command() -> None:
     type=click.Choice(["sobol", "grid", "random", "optuna"]),
     default="sobol",
     show_default=True,
-    help="How.",
+    help="How values to try are found.",
 )
 @click.option(
     "-o", "--out", type=FOLDER, required=True, help="Folder of the results; finished cells are kept."

@@ -24,7 +24,7 @@ from cuvee.cli.options import EXISTING, existing_output, is_offline, output_opti
 @run_options
 @output_options
 def command(output: Path, anchor: Path | None, **given: Any) -> int:
-    """Run the recipe kept in an output again, in memory, and compare with the manifest. Exit code 3 on a difference.
+    """Run the recipe kept in an output again and compare with the manifest. Exit code 3 on a difference.
 
     \b
     Examples:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
@@ -28,7 +28,7 @@ class TextTrack:
     def __init__(self, seed: int = 0, training: Training | None = None) -> None:
         self.seed = seed
         self.training = training or Training()
-        self._experts: dict[str, Mapping[str, Tensor]] = {}
+        self._models: dict[str, Mapping[str, Tensor]] = {}
 
     @cached_property
     def tasks(self) -> Mapping[str, Task]:
@@ -54,19 +54,17 @@ class TextTrack:
 
     def expert(self, task: str) -> Mapping[str, Tensor]:
         """The fine-tuned tensors; trained now if they are not in the cache."""
-        if task not in self._experts:
-            found = self.tasks[task]
-            make = lambda: fine_tune([found], self.heads, self.seed, self.training)  # noqa: E731 (read once)
-            self._experts[task] = store.kept(self._address(task), task, make)
-        return self._experts[task]
+        return self._trained(task, [self.tasks[task]])
 
     def references(self) -> Mapping[str, Mapping[str, Tensor]]:
         """`multitask`: one model trained on all tasks, on as many samples as the experts together."""
-        if "multitask" not in self._experts:
-            seen = [self.tasks[name] for name in making.SEEN]
-            make = lambda: fine_tune(seen, self.heads, self.seed, self.training)  # noqa: E731
-            self._experts["multitask"] = store.kept(self._address("multitask"), "multitask", make)
-        return {"multitask": self._experts["multitask"]}
+        return {"multitask": self._trained("multitask", [self.tasks[name] for name in making.SEEN])}
+
+    def _trained(self, name: str, tasks: Sequence[Task]) -> Mapping[str, Tensor]:
+        if name not in self._models:
+            make = partial(fine_tune, tasks, self.heads, self.seed, self.training)
+            self._models[name] = store.kept(self._address(name), name, make)
+        return self._models[name]
 
     def examinee(self) -> TextExaminee:
         """A live encoder with all heads."""
