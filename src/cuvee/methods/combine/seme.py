@@ -49,34 +49,42 @@ def alignment(heads: Sequence[Tensor], gains: Sequence[Tensor] | None = None) ->
     The least-squares latent whose logits in the pivot equal the model's own; float64, from latent × latent Gram
     matrices. `gains` are the scales of the final norms, if there is one.
     """
-    scales = [gain.double() for gain in gains] if gains else [torch.ones(h.shape[1]).double() for h in heads]
-    inverse = torch.linalg.pinv(_gram(heads[0], heads[0], scales[0], scales[0]), hermitian=True)
-    maps = [_gram(h, heads[0], s, scales[0]) @ inverse for h, s in zip(heads[1:], scales[1:], strict=True)]
-    return [Alignment(there, torch.linalg.pinv(there)) for there in maps]
+    return _aligned([_gram(head, heads[0]) for head in heads], gains)
 
 
-def _gram(one: Tensor, other: Tensor, scale: Tensor, other_scale: Tensor) -> Tensor:
-    total = torch.zeros(one.shape[1], other.shape[1], dtype=torch.float64)
+def _aligned(grams: Sequence[Tensor], gains: Sequence[Tensor] | None) -> list[Alignment]:
+    """See `alignment`; of the heads' products with the first, itself among them."""
+    if gains:
+        scales = [gain.double() for gain in gains]
+        grams = [s[:, None] * gram * scales[0] for s, gram in zip(scales, grams, strict=True)]
+    inverse = torch.linalg.pinv(grams[0], hermitian=True)
+    return [Alignment(there, torch.linalg.pinv(there)) for there in (gram @ inverse for gram in grams[1:])]
+
+
+def _gram(one: Tensor, other: Tensor) -> Tensor:
+    total = torch.zeros(one.shape[1], other.shape[1], dtype=torch.float64, device=one.device)
     for start in range(0, len(one), _ROWS):
         rows = slice(start, start + _ROWS)
         total = total + one[rows].double().T @ other[rows].double()
-    return scale[:, None] * total * other_scale
+    return total
 
 
 def _summarise(stream: Stream, **_: Any) -> Summary:
-    heads: dict[str, list[Tensor]] = {}
+    products: dict[str, list[Tensor]] = {}  # of heads, and of embeddings, which may serve as heads
     norms: list[list[Tensor]] = []
     with torch.no_grad():
         for block in stream.blocks():
-            if block.place.role in ("head", "embeddings") and len(block.shape) == 2:
-                heads.setdefault(block.place.role, list(block.tensors))
-            elif block.place.role == "norm" and block.place.layer is None and len(block.shape) == 1:
+            role = block.place.role
+            if role in ("head", "embeddings") and role not in products and len(block.shape) == 2:
+                pivot = block.tensors[0]
+                products[role] = [_gram(head, pivot) for head in block.tensors]
+            elif role == "norm" and block.place.layer is None and len(block.shape) == 1:
                 norms.append(list(block.tensors))
-        found = heads.get("head") or heads.get("embeddings")
+        found = products.get("head") or products.get("embeddings")
         if not found:
             return {}
-        gains = norms[0] if len(norms) == 1 and norms[0][0].shape[0] == found[0].shape[1] else None
-        return {"alignments": alignment(found, gains)}
+        gains = norms[0] if len(norms) == 1 and len(norms[0][0]) == len(found[0]) else None
+        return {"alignments": _aligned(found, gains)}
 
 
 @stage(
@@ -87,10 +95,11 @@ def _summarise(stream: Stream, **_: Any) -> Summary:
     summarise=_summarise,
     scope=lambda values: "model",
     upcast=True,
+    lazy=True,
     inputs=(2, None),
     paper="arXiv:2505.20144",
 )
-def seme(tensors: list[Tensor], *, select_topk: Fraction = 0.1, summary: Summary, block: Block) -> Tensor:
+def seme(tensors: Sequence[Tensor], *, select_topk: Fraction = 0.1, summary: Summary, block: Block) -> Tensor:
     """Merge language models in the pivot's latent space, found from the output heads (after SeMe, arXiv:2505.20144).
 
     The first input is the pivot. With W = gain ⊙ headᵀ of a model (final norm folded in where there is exactly one),
@@ -102,10 +111,9 @@ def seme(tensors: list[Tensor], *, select_topk: Fraction = 0.1, summary: Summary
     Args:
         select_topk: share of the coordinates that `sce` selects
     """
-    pivot, *others = tensors
-    maps: list[Alignment | None] = summary.get("alignments") or [None] * len(others)
-    aligned = (a.applied(x, block.place) if a else x for a, x in zip(maps, others, strict=True))
-    deltas = [(tensor - pivot).reshape(-1) for tensor in aligned]
+    pivot = tensors[0]
+    maps: list[Alignment | None] = summary.get("alignments") or [None] * (len(tensors) - 1)
+    deltas = [_delta(tensors[1 + i], pivot, found, block.place) for i, found in enumerate(maps)]
     stream = _Runs(Block(deltas, 0, block.shape, place=block.place))
     values = {"select_topk": select_topk, "mask_scope": "all", "guard": "relative"}
     assert sce.summarise is not None
@@ -114,7 +122,12 @@ def seme(tensors: list[Tensor], *, select_topk: Fraction = 0.1, summary: Summary
     for run in stream.blocks():
         end = run.start + run.tensors[0].numel()
         merged[run.start : end] = sce.function(list(run.tensors), **values, summary=found, block=run)
-    return pivot + merged.reshape(pivot.shape)
+    return merged.reshape(pivot.shape).add_(pivot)
+
+
+def _delta(tensor: Tensor, pivot: Tensor, found: Alignment | None, place: Place) -> Tensor:
+    aligned = found.applied(tensor, place) if found else tensor
+    return (aligned - pivot).reshape(-1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from cuvee.core.lazy import torch
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Axis = Literal["role", "column", "row"]
+_RUN = 1 << 17  # elements whose products are taken at a time
 _BY_ROW = "embeddings"  # the role whose rows, one for each token, are what columns are elsewhere
 
 
@@ -100,8 +102,8 @@ def _products(stream: Stream, *, by_row: bool) -> Tensor:
     rows: list[Tensor] = []
     total: Tensor | None = None
     with torch.no_grad():
-        for block in stream.blocks():
-            base, *others = (tensor.double() for tensor in block.tensors)
+        for tensors in _pieces(stream):
+            base, *others = (tensor.double() for tensor in tensors)
             taus = [other - base for other in others]
             pairs = [(base, base), *((tau, tau) for tau in taus), *((tau, base) for tau in taus)]
             if by_row:
@@ -112,6 +114,14 @@ def _products(stream: Stream, *, by_row: bool) -> Tensor:
             for figure in figures:
                 total = total + figure
     return torch.cat(rows, dim=1) if total is None else total
+
+
+def _pieces(stream: Stream) -> Iterator[list[Tensor]]:
+    """The inputs a few rows at a time: all products of a run are held at once, in float64."""
+    for block in stream.blocks():
+        step = max(1, _RUN // max(block.tensors[0].shape[1], 1))
+        for first in range(0, len(block.tensors[0]), step):
+            yield [tensor[first : first + step] for tensor in block.tensors]
 
 
 def _moves(products: Tensor) -> tuple[Tensor, Tensor]:
