@@ -12,7 +12,7 @@ _WHERE = {
     "ACCURACY": "task",
     "BITS_PER_BYTE": "task",
     "EXACT_MATCH": "task",
-    "Choice": "referee",
+    "Choice": "choice",
     "Contender": "contender",
     "Examinee": "track",
     "Grid": "cells",

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from cuvee.errors import CuveeError, EvaluationError
 from cuvee.evaluate.cells import Cell, Grid, Store, label_of, space_of
+from cuvee.evaluate.choice import Choice
 from cuvee.evaluate.manifest import described
-from cuvee.evaluate.referee import Choice, Method, Referee
+from cuvee.evaluate.referee import Method, Referee
 from cuvee.evaluate.scorecard import Scorecard, TaskScore
 from cuvee.evaluate.track import Examinee, Track
 from cuvee.methods import registry

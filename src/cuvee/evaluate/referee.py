@@ -6,13 +6,16 @@ Owns the order of things and nothing else. `choose` runs with test data locked a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.lazy import torch
 from cuvee.core.names import printable
 from cuvee.errors import EvaluationError
 from cuvee.evaluate import phases
+from cuvee.evaluate.apart import apart, ours, possible
+from cuvee.evaluate.choice import Choice
+from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.scorecard import Scorecard
 from cuvee.evaluate.selection import BudgetSpent, Selection, scorecard
@@ -24,16 +27,6 @@ if TYPE_CHECKING:
     from cuvee.evaluate.track import Weights
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What a method decided on: the weights, its settings, and what it spent to decide."""
-
-    weights: Weights
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    spent: Ledger = field(default_factory=Ledger)
-    log: Sequence[tuple[Mapping[str, Any], float]] = ()
-
-
 Method = Callable[[Selection], "tuple[Weights, Mapping[str, Any]]"]
 
 
@@ -42,7 +35,8 @@ class Referee:
 
     `names` are tasks with experts, scored with their shifts; unless `unseen` is False, tasks without an expert are
     scored as well. All methods get the same `budget` of evaluations on selection data. `examinee`: a live model of the
-    track to use instead of building one.
+    track to use instead of building one. `isolated`: whether methods choose in a process of their own, without any test
+    item in it (None: those that are not cuvee's own, where the system can fork).
     """
 
     def __init__(
@@ -53,6 +47,7 @@ class Referee:
         budget: int = 16,
         examinee: Examinee | None = None,
         unseen: bool = True,
+        isolated: bool | None = None,
     ) -> None:
         seen = [n for n, task in track.tasks.items() if not task.unseen]
         strangers = sorted(set(names or ()) - set(seen))
@@ -68,6 +63,7 @@ class Referee:
         self.unseen = [n for n, task in others.items() if unseen and not task.shift_of]
         self.shifted = [n for n, task in others.items() if task.shift_of in self.names]
         self.budget = budget
+        self.isolated = isolated
         self._examinee = examinee
 
     @property
@@ -85,6 +81,22 @@ class Referee:
         nothing of the method runs, or changes them, once test items are open.
         """
         granted = self.budget if budget is None else budget
+        self._prepare()
+        if self._apart(method):
+            return apart(lambda: self._chosen(method, granted), self.track.tasks.values())
+        return self._chosen(method, granted)
+
+    def _prepare(self) -> None:
+        """Everything of the track that a method may use is made now: its making is not the method's cost."""
+        _ = self.examinee, self.track.base, [self.track.expert(name) for name in self.names]
+
+    def _apart(self, method: Method) -> bool:
+        if self.isolated is not None:
+            return self.isolated
+        return not (isinstance(method, Contender) and ours(method.method)) and possible()
+
+    def _chosen(self, method: Method, granted: int) -> Choice:
+        """The method's choice within `granted` evaluations, in this process."""
         room = Selection(self.track, self.names, self.examinee, granted)
         with phases.selecting(), room.ledger.spending():
             try:
@@ -94,10 +106,11 @@ class Referee:
                     raise
                 weights, settings = room.best
             settled = _copied(weights)
-        if max(room.ledger.evaluations, len(room.log)) > granted:
+        taken = max(room.ledger.evaluations, len(room.log))
+        if taken > granted:
             raise EvaluationError(
                 "CV-B007",
-                f"the method took {max(room.ledger.evaluations, len(room.log))} evaluations, its budget is {granted}",
+                f"the method took {taken} evaluations, its budget is {granted}",
                 hint="leave `budget`, `ledger` and `log` of the selection to the referee",
             )
         return Choice(settled, dict(settings), room.ledger, tuple(room.log))

@@ -6,13 +6,14 @@ Owns the checks that no item, and no group of items, stands on both sides. Must 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from blake3 import blake3
 
 from cuvee.core.names import printable
-from cuvee.errors import EvaluationError
+from cuvee.errors import EvaluationError, LeakError
 from cuvee.evaluate import phases
 
 Head = Literal["frozen", "own", "none"]
@@ -53,23 +54,54 @@ def _bytes_of(value: Any) -> bytes:
     return b"r" + repr(value).encode()
 
 
+class _Removed:
+    """Stands where test items were; LeakError for whoever looks."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self, task: str) -> None:
+        self._task = task
+
+    def __iter__(self) -> Iterator[Item]:
+        raise LeakError(
+            "CV-B001", f"test items of the task `{self._task}` were looked for in the process of a method"
+        )
+
+    def __len__(self) -> int:
+        return len(tuple(self))
+
+    def __getitem__(self, index: Any) -> Any:
+        return tuple(self)[index]
+
+
 class Sealed(Sequence[Item]):
     """Test items that only a scoring referee can read; their number and digest are public.
 
     The items are no attribute: whatever is called or looked up, public or not, asks for the phase first.
     """
 
-    __slots__ = ("_count", "_opened", "_task", "digest")
+    __slots__ = ("_count", "_opened", "_task", "digest", "remove")
 
     def __init__(self, task: str, items: Sequence[Item]) -> None:
-        held = tuple(items)
+        held: list[Any] = [tuple(items)]
 
         def opened() -> tuple[Item, ...]:
             phases.demand_scoring(task)
-            return held
+            return tuple(held[0])
 
-        self._task, self._count, self._opened = task, len(held), opened
-        self.digest = digest_of(held)
+        def remove(spared: AbstractSet[int] = frozenset()) -> None:
+            """Forget the items in this process for good, wherever else they are referred to.
+
+            `spared`: the `id` of items that other tasks choose on.
+            """
+            for item in held[0]:
+                if id(item) not in spared:
+                    object.__setattr__(item, "input", None)
+                    object.__setattr__(item, "target", None)
+            held[0] = _Removed(task)
+
+        self._task, self._count, self._opened, self.remove = task, len(held[0]), opened, remove
+        self.digest = digest_of(held[0])
 
     def __len__(self) -> int:
         return self._count
@@ -79,6 +111,13 @@ class Sealed(Sequence[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self._opened())
+
+    def __reduce__(self) -> Any:
+        raise LeakError(
+            "CV-B001",
+            f"test items of the task `{self._task}` cannot be copied or pickled",
+            hint="make the task anew where it is needed; `digest` says whether it is the same",
+        )
 
     def __repr__(self) -> str:
         return f"Sealed({self._task!r}, {len(self)} items)"

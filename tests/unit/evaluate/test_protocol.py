@@ -79,7 +79,7 @@ def test_a_thread_of_a_method_is_stopped_too() -> None:
         thread.join()
         return room.base, {}
 
-    Referee(Track()).choose(cheat)
+    Referee(Track(), isolated=False).choose(cheat)
     assert len(caught) == 1
 
 
@@ -102,7 +102,8 @@ def test_the_live_model_is_not_handed_out() -> None:
         found.extend(n for n in dir(room) if not n.startswith("_") and isinstance(getattr(room, n), Linear))
         return room.base, {}
 
-    Referee(Track()).choose(curious)
+    Referee(Track(), isolated=False).choose(curious)
+    assert phases.current() == "closed"
     assert found == []
 
 
@@ -146,7 +147,7 @@ def test_weights_that_look_when_they_are_scored_are_read_before() -> None:
     def lazy(room: Selection) -> tuple[Any, dict[str, Any]]:
         return Lazy({WEIGHT: kept}), {}
 
-    referee = Referee(Track())
+    referee = Referee(Track(), isolated=False)
     choice = referee.choose(lazy)
     kept.zero_()
     card = referee.score(choice, "lazy")
@@ -160,7 +161,7 @@ def test_tensors_that_are_left_out_are_the_bases_not_the_last_models() -> None:
             self.weight = weights.get(WEIGHT, self.weight)
 
     track = Track()
-    referee = Referee(track, examinee=Patient())
+    referee = Referee(track, examinee=Patient(), isolated=False)
     base = referee.score(track.base, "base").mean()
     assert referee.score(track.expert("a"), "expert").mean() > base
     assert referee.judge(lambda room: ({}, {}), "nothing").mean() == base

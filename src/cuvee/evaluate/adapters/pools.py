@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from cuvee.evaluate.adapters.outcome import Outcome, checked
-from cuvee.evaluate.referee import Choice, Referee
+from cuvee.evaluate.choice import Choice
+from cuvee.evaluate.referee import Referee
 from cuvee.evaluate.track import Track
 
 _OVERALL = "average"

@@ -13,12 +13,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cuvee.core.lazy import numpy
 from cuvee.evaluate.tracks.packages import package
 from cuvee.evaluate.tracks.parts import in_test
 from cuvee.evaluate.tracks.vision.glyphs import SIDE, characters, fitted, jittered, strokes, typeface
+from cuvee.evaluate.tracks.vision.typefaces import family
 
 if TYPE_CHECKING:
     from cuvee.evaluate.tracks.vision.glyphs import Pixels
@@ -81,6 +82,9 @@ SCRIPTS = {
     "Telugu": (0xC05, 0xC39),
     "Thai": (0xE01, 0xE30),
 }
+_PERSONS = frozenset(
+    ("1F468", "1F469", "1F9D1", "200D", "2640", "2642", "FE0F", "1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF")
+)
 _RADICALS = 20
 _KANJI = re.compile(r"kanji/0[4-9][0-9a-f]{3}\.svg")
 _FONT = re.compile(r"\.(ttf|otf|ttc)$", re.IGNORECASE)
@@ -133,13 +137,13 @@ def scanned() -> Iterator[Picture]:
 def lettered(wanted: Sequence[str], fonts: Sequence[str], copies: int = 0) -> Iterator[Picture]:
     """Characters of typefaces, split by family; `copies` > 0: that many turned and moved copies instead."""
     chance = random.Random(0)
-    for file, face in _faces(fonts):
-        family = re.split(r"[^a-z]", file.lower().removeprefix("free"))[0][:6]
-        test = in_test(family, 0.3)
+    for _, face in _faces(fonts):
+        kin = family(face.getname()[0])
+        test = in_test(kin, 0.3)
         for number, picture in characters(face, wanted):
             for _ in range(max(1, copies)):
                 pixels = jittered(picture, chance) if copies else picture
-                yield Picture(pixels, wanted[number], family, test)
+                yield Picture(pixels, wanted[number], kin, test)
 
 
 def scripts() -> Iterator[Picture]:
@@ -172,7 +176,7 @@ def radicals() -> Iterator[Picture]:
 
 
 def emoji(vendor: str = "google") -> Iterator[Picture]:
-    """The group of an emoji in one vendor's drawing, in colour on black, split by emoji."""
+    """The group of an emoji in one vendor's drawing, in colour on black, split by emoji whoever is shown."""
     from PIL import Image
 
     archive = package(f"emoji-datasource-{vendor}")
@@ -186,8 +190,14 @@ def emoji(vendor: str = "google") -> Iterator[Picture]:
                 drawn = Image.open(io.BytesIO(data)).convert("RGBA")
                 ground = Image.new("RGBA", drawn.size, (0, 0, 0, 255))
                 ground.alpha_composite(drawn)
-                test = in_test(entry["unified"])
-                yield Picture(fitted(ground.convert("RGB")), entry["category"], entry["unified"], test)
+                shown = whoever(entry["unified"])
+                yield Picture(fitted(ground.convert("RGB")), entry["category"], shown, in_test(shown))
+
+
+def whoever(unified: str) -> str:
+    """The code points of an emoji without those of sex and skin, which change little in the drawing."""
+    points = [point for point in unified.split("-") if point not in _PERSONS]
+    return "-".join(points) or unified
 
 
 PICTURES: dict[str, tuple[Callable[[], Iterator[Picture]], tuple[str, ...], str]] = {
@@ -198,14 +208,14 @@ PICTURES: dict[str, tuple[Callable[[], Iterator[Picture]], tuple[str, ...], str]
     "hiragana": (lambda: lettered(HIRAGANA, JAPANESE, copies=4), JAPANESE, "by type family"),
     "scripts": (scripts, ("fonts-noto-core",), "by character"),
     "radicals": (radicals, ("kanjivg",), "by character"),
-    "emoji": (emoji, ("emoji-datasource-google",), "by emoji"),
+    "emoji": (emoji, ("emoji-datasource-google",), "by emoji, whoever is shown"),
     "numerals": (lambda: lettered("0123456789", LATIN), LATIN, "by type family"),
     "katakana": (lambda: lettered(KATAKANA, JAPANESE, copies=2), JAPANESE, "by type family"),
-    "emoji_twitter": (lambda: emoji("twitter"), ("emoji-datasource-twitter",), "by emoji"),
+    "emoji_twitter": (lambda: emoji("twitter"), ("emoji-datasource-twitter",), "by emoji, whoever is shown"),
 }
 
 
-def _faces(fonts: Sequence[str]) -> Iterator[tuple[str, object]]:
+def _faces(fonts: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """File name and face of every readable font file of Debian packages."""
     for name in fonts:
         for path, data in package(name).walk(lambda path: _FONT.search(path) is not None):

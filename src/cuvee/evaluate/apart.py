@@ -1,0 +1,147 @@
+"""Somebody else's code chooses in a process of its own, in which no test item is to be found.
+
+Owns the fork, what is taken out of the child, and how a choice comes back: as tensors and JSON, never as objects. What
+the child changes (the referee, the phases, counters of this process) ends with it. Knows nothing of scoring.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cuvee import errors
+from cuvee.core import disk
+from cuvee.core.cache import folder as cache_folder
+from cuvee.core.lazy import torch
+from cuvee.core.names import printable
+from cuvee.errors import CuveeError, EvaluationError, LeakError
+from cuvee.evaluate.choice import Choice
+from cuvee.evaluate.ledger import Ledger
+from cuvee.evaluate.task import Task
+from cuvee.methods import registry
+
+_KEPT_DATA = ("packages", "data")  # folders of the cache that hold test items
+_WEIGHTS, _REST, _PROBLEM = "weights.safetensors", "choice.json", "problem.json"
+
+
+def possible() -> bool:
+    """Whether this process can be forked: the system can, and no accelerator is in use, which a fork would break."""
+    busy: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return "fork" in multiprocessing.get_all_start_methods() and not busy
+
+
+def ours(method: str) -> bool:
+    """Whether a registered method and all its stages are part of cuvee, and no plug-in's."""
+    made = [registry.stage(step.stage).function for step in registry.get(method).steps]
+    return all(function.__module__.partition(".")[0] == "cuvee" for function in made)
+
+
+def apart(choose: Callable[[], Choice], tasks: Iterable[Task]) -> Choice:
+    """What `choose` gives, run in a child process from which the test items of the tasks were removed.
+
+    The child computes with one thread. Raises what `choose` raised where that is an error of cuvee, else
+    EvaluationError CV-B370 with its words; CV-B371 where the child ended without an answer.
+    """
+    every = list(tasks)
+    context = multiprocessing.get_context("fork")
+    with disk.scratch() as folder:
+        child = context.Process(target=_child, args=(choose, every, folder), daemon=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # forking beside threads: the child starts none
+            child.start()
+        child.join()
+        return _brought(folder, child.exitcode)
+
+
+def _child(choose: Callable[[], Choice], tasks: Sequence[Task], folder: Path) -> None:
+    from safetensors.torch import save
+
+    torch.set_num_threads(1)  # pools of threads do not survive a fork
+    spared = {id(item) for task in tasks for item in (*task.train, *task.selection)}
+    for task in tasks:
+        task.test.remove(spared)
+    guard()
+    try:
+        made = choose()
+        rest = {"settings": made.settings, "spent": made.spent.as_json(), "log": [list(x) for x in made.log]}
+        disk.write_file(folder / _WEIGHTS, save(dict(made.weights)))
+        disk.write_file(folder / _REST, json.dumps(rest, default=str).encode())
+    except BaseException as error:  # noqa: BLE001  # whatever it is, it is told to the referee
+        disk.write_file(folder / _PROBLEM, json.dumps(_told(error)).encode())
+
+
+def _told(error: BaseException) -> dict[str, str | None]:
+    if isinstance(error, CuveeError):
+        first = error.diagnostics[0]
+        return {
+            "kind": type(error).__name__,
+            "code": first.code,
+            "message": first.message,
+            "hint": first.hint,
+        }
+    said = printable((str(error).splitlines() or [""])[0])
+    return {
+        "kind": "EvaluationError",
+        "code": "CV-B370",
+        "message": f"the method failed: {printable(type(error).__name__)}: {said}",
+        "hint": None,
+    }
+
+
+def _brought(folder: Path, ended: int | None) -> Choice:
+    """The choice that a child left in a folder."""
+    from safetensors.torch import load
+
+    if (folder / _PROBLEM).exists():
+        raise _raised(json.loads((folder / _PROBLEM).read_text()))
+    if ended != 0 or not (folder / _REST).exists():
+        raise EvaluationError(
+            "CV-B371",
+            f"the method's process ended with {ended} before it had chosen",
+            hint="-9 is usually too little memory; `isolated=False` runs the method in this process",
+        )
+    rest = json.loads((folder / _REST).read_text())
+    weights = load((folder / _WEIGHTS).read_bytes())
+    log = tuple((point, float(value)) for point, value in rest["log"])
+    return Choice(weights, rest["settings"], Ledger(**rest["spent"]), log)
+
+
+def _raised(told: dict[str, Any]) -> CuveeError:
+    """The child's error as one of this process; its class is one of cuvee's by name."""
+    kind = getattr(errors, str(told["kind"]), EvaluationError)
+    if not (isinstance(kind, type) and issubclass(kind, CuveeError)):
+        kind = EvaluationError
+    return kind(str(told["code"]), str(told["message"]), hint=told["hint"])
+
+
+def guard() -> None:
+    """From now on nothing in this process opens the tracks' data in the cache, or looks through all its objects."""
+    kept = tuple(f"{cache_folder() / 'evaluate' / name}/" for name in _KEPT_DATA)
+    own = threading.local()
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if (
+            event == "open"
+            and isinstance(arguments[0], (str, bytes, Path))
+            and not getattr(own, "busy", False)
+        ):
+            own.busy = True
+            try:
+                name = arguments[0].decode() if isinstance(arguments[0], bytes) else str(arguments[0])
+                found = str(Path(name).resolve())
+            finally:
+                own.busy = False
+            if found.startswith(kept):
+                raise LeakError("CV-B372", f"a method opened `{Path(found).name}`, which holds test items")
+        elif event in ("gc.get_objects", "gc.get_referrers", "gc.get_referents"):
+            raise LeakError("CV-B372", f"a method searched the process's memory with `{event}`")
+
+    sys.addaudithook(hook)

@@ -1,0 +1,267 @@
+"""Methods that cheat: each reaches for test items in its own way, and none ends with a better score for it."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import inspect
+import os
+import pickle
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from linear_track import WEIGHT, Linear, Track
+
+from cuvee.core.cache import folder as cache_folder
+from cuvee.errors import EvaluationError, LeakError
+from cuvee.evaluate import phases, referee
+from cuvee.evaluate.bench import run
+from cuvee.evaluate.cells import Grid, Store
+from cuvee.evaluate.contender import Contender
+from cuvee.evaluate.referee import Referee
+from cuvee.evaluate.selection import Selection
+from cuvee.evaluate.task import Item, Sealed
+from cuvee.methods import registry
+
+Peek = Callable[[Selection], Any]
+
+
+def fitted(items: Any) -> Mapping[str, torch.Tensor]:
+    """The weights that are best on these items: what a method that reads test items would return."""
+    inputs = torch.stack([torch.from_numpy(item.input) for item in items]).double()
+    wanted = torch.tensor([2.0 * item.target - 1 for item in items], dtype=torch.float64)
+    return {WEIGHT: torch.linalg.lstsq(inputs, wanted[:, None]).solution[:, 0].float()}
+
+
+def by_the_closure(room: Selection) -> Any:
+    opened = room.tasks[0].test._opened
+    return next(cell.cell_contents for cell in opened.__closure__ if not isinstance(cell.cell_contents, str))[
+        0
+    ]
+
+
+def by_inspecting(room: Selection) -> Any:
+    return inspect.getclosurevars(room.tasks[0].test._opened).nonlocals["held"][0]
+
+
+def by_patching_the_phase(room: Selection) -> Any:
+    phases._phase, phases._scorer = "scoring", threading.get_ident()
+    return list(room.tasks[0].test)
+
+
+def by_patching_the_lock(room: Selection) -> Any:
+    phases.demand_scoring = lambda task: None  # type: ignore[assignment]
+    return list(room.tasks[0].test)
+
+
+def by_patching_the_referee(room: Selection) -> Any:
+    def sold(self: Any, choice: Any, name: str, tasks: Any = None) -> Any:
+        seen.extend(self.track.tasks["a"].test)
+
+    seen: list[Item] = []
+    referee.Referee.score = sold  # type: ignore[method-assign]
+    referee.phases.demand_scoring = lambda task: None  # type: ignore[assignment]
+    Referee(room.track).score(room.base, "x")
+    return seen
+
+
+def by_a_thread(room: Selection) -> Any:
+    found: list[Any] = []
+
+    def look() -> None:
+        found.append(by_patching_the_phase(room))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def by_all_objects(room: Selection) -> Any:
+    return [o for o in gc.get_objects() if isinstance(o, Item)]
+
+
+def by_what_refers(room: Selection) -> Any:
+    return gc.get_referents(room.tasks[0].test._opened)
+
+
+def by_pickling(room: Selection) -> Any:
+    return list(pickle.loads(pickle.dumps(room.tasks[0])).test)
+
+
+def by_copying(room: Selection) -> Any:
+    return by_the_closure(Selection(copy.deepcopy(room.track), room.names, room._examinee, 0))
+
+
+def by_the_frames_above(room: Selection) -> Any:
+    frame = inspect.currentframe()
+    while frame is not None:
+        for value in frame.f_locals.values():
+            if isinstance(value, (list, tuple)) and len(value) == 200 and isinstance(value[0], Item):
+                return value
+            if isinstance(value, Sealed):
+                return list(value)
+        frame = frame.f_back
+    raise LookupError("no frame holds test items")
+
+
+def by_the_cached_data(room: Selection) -> Any:
+    return (cache_folder() / "evaluate" / "packages" / "data.whl").read_bytes()
+
+
+def by_a_descriptor(room: Selection) -> Any:
+    place = cache_folder() / "evaluate" / "elsewhere" / ".." / "packages" / "data.whl"
+    return os.fdopen(os.open(place, os.O_RDONLY)).read()
+
+
+WAYS: list[Peek] = [
+    lambda room: list(room.tasks[0].test),
+    by_the_closure,
+    by_inspecting,
+    by_patching_the_phase,
+    by_patching_the_lock,
+    by_patching_the_referee,
+    by_a_thread,
+    by_all_objects,
+    by_what_refers,
+    by_pickling,
+    by_copying,
+    by_the_frames_above,
+    by_the_cached_data,
+    by_a_descriptor,
+]
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that holds an archive of test data."""
+    monkeypatch.setenv("CUVEE_CACHE", str(tmp_path / "cache"))
+    place = cache_folder() / "evaluate" / "packages" / "data.whl"
+    place.parent.mkdir(parents=True)
+    (place.parent.parent / "elsewhere").mkdir()
+    place.write_bytes(b"test items")
+    return place
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__.strip("<>"))
+def test_no_way_to_the_test_items_leads_anywhere(way: Peek, cached: Path) -> None:
+    def cheat(room: Selection) -> tuple[Any, dict[str, Any]]:
+        return fitted(way(room)), {"cheated": True}
+
+    track = Track()
+    score, demand = Referee.score, phases.demand_scoring
+    with pytest.raises(EvaluationError) as caught:
+        Referee(track).choose(cheat)
+    assert caught.value.diagnostics[0].code in ("CV-B001", "CV-B002", "CV-B370", "CV-B372")
+    assert (Referee.score, phases.demand_scoring, phases.current()) == (score, demand, "closed")
+    honest = Referee(track).score(fitted(track.tasks["a"].selection), "honest")
+    assert honest.tasks["a"].mean > 0.8, "the referee's own test items are as they were"
+
+
+def test_a_cheat_that_swallows_what_stops_it_gains_nothing(cached: Path) -> None:
+    def cheat(room: Selection) -> tuple[Any, dict[str, Any]]:
+        for way in WAYS:
+            try:
+                return fitted(way(room)), {"by": way.__name__}
+            except BaseException:  # noqa: BLE001
+                continue
+        return room.base, {"by": "nothing"}
+
+    card = Referee(Track()).judge(cheat, "cheat")
+    assert card.settings == {"by": "nothing"}
+    assert card.mean() == Referee(Track()).score(Track().base, "base").mean()
+
+
+def test_what_a_method_changes_ends_with_its_process() -> None:
+    def vandal(room: Selection) -> tuple[Any, dict[str, Any]]:
+        phases.demand_scoring = lambda task: None  # type: ignore[assignment]
+        Linear.answer = lambda *a: torch.ones(200).numpy()  # type: ignore[method-assign]
+        room.track.tasks["a"].test.digest = "0"
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        return room.base, {}
+
+    track = Track()
+    digest, threads = track.tasks["a"].test.digest, threading.active_count()
+    base = Referee(track).score(track.base, "base").mean()
+    assert Referee(track).judge(vandal, "vandal").mean() == base < 1.0
+    assert track.tasks["a"].test.digest == digest and threading.active_count() == threads
+
+
+def test_a_choice_comes_back_whole_and_is_that_of_this_process() -> None:
+    def tuned(room: Selection) -> tuple[Any, dict[str, Any]]:
+        for scale in (0.5, -1.0):
+            room.evaluate({WEIGHT: room.experts[0][WEIGHT] * scale}, {"scale": scale, "of": ("a", 1)})
+        return {WEIGHT: (room.experts[1][WEIGHT] / 3).bfloat16()}, {"scale": 1 / 3}
+
+    here, there = (Referee(Track(), budget=3, isolated=i).choose(tuned) for i in (False, True))
+    assert there.weights[WEIGHT].dtype == torch.bfloat16
+    assert torch.equal(here.weights[WEIGHT], there.weights[WEIGHT])
+    assert (there.settings, [value for _, value in there.log]) == (
+        here.settings,
+        [value for _, value in here.log],
+    )
+    assert (there.spent.evaluations, there.spent.examples) == (2, 160) and there.spent.peak_bytes > 0
+
+
+def test_gradients_can_be_taken_in_a_process_of_its_own() -> None:
+    def learned(room: Selection) -> tuple[Any, dict[str, Any]]:
+        weight = torch.zeros(8, requires_grad=True)
+        (weight - room.experts[0][WEIGHT]).square().sum().backward()
+        assert weight.grad is not None
+        return {WEIGHT: -weight.grad}, {}
+
+    assert Referee(Track()).choose(learned).weights[WEIGHT].norm() > 0
+
+
+def test_failures_are_told_with_their_words() -> None:
+    def broken(room: Selection) -> Any:
+        return {}["weight"]
+
+    def gone(room: Selection) -> Any:
+        os._exit(7)
+
+    with pytest.raises(EvaluationError, match="the method failed: KeyError: 'weight'"):
+        Referee(Track()).choose(broken)
+    with pytest.raises(EvaluationError, match="process ended with 7") as caught:
+        Referee(Track()).choose(gone)
+    assert caught.value.diagnostics[0].code == "CV-B371"
+
+
+def test_the_methods_of_cuvee_choose_in_this_process_and_plug_ins_do_not(tmp_path: Path) -> None:
+    from cuvee.evaluate.apart import ours
+    from cuvee.methods.contract import Method, Step, stage
+
+    assert all(ours(name) for name in registry.names())
+
+    @stage("half", role="combine")
+    def half(deltas: list[torch.Tensor]) -> torch.Tensor:
+        """Half of the first.
+
+        Result: as the inputs.
+        """
+        found = [o for o in gc.get_objects() if isinstance(o, Item)]
+        return deltas[0] / (2 + len(found))
+
+    plug_in = Method(
+        "halved", (Step("half"),), base="required", inputs=(1, None), summary="half", doc="Half.\n"
+    )
+    undo = [registry.register(half), registry.register(plug_in)]
+    try:
+        assert not ours("halved")
+        told: list[Any] = []
+        grid = Grid("linear", (Contender("halved"), Contender("average")), budget=1)
+        assert run(grid, lambda name, seed: Track(), Store(tmp_path), told.append) == 1
+        failed = [done.problem for done in told if done.state == "failed"]
+        assert "gc.get_objects" in failed[0] and "CV-B372" in failed[0]
+    finally:
+        for one in undo:
+            one()
+
+
+def test_an_error_of_the_kind_of_leaks_stays_one() -> None:
+    with pytest.raises(LeakError):
+        Referee(Track()).choose(lambda room: (fitted(room.tasks[0].test), {}))
