@@ -8,20 +8,17 @@ files are right now (size, times, inode), so that a file that was written to has
 
 from __future__ import annotations
 
-import io
 import os
-import zipfile
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core import cache
 from cuvee.core.digests import bytes_digest, canonical_json
-from cuvee.core.disk import make_folders, write_file
 from cuvee.core.lazy import numpy
 from cuvee.core.limits import MIB
+from cuvee.sources import catalogue_store as store
+from cuvee.sources.catalogue_store import Broken, Row
 from cuvee.sources.source import Source, weight_files
 
 if TYPE_CHECKING:
@@ -31,7 +28,7 @@ if TYPE_CHECKING:
 
 BLOCK = MIB  # bytes of a tensor
 DIGEST = 16  # bytes of a block's digest
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +67,20 @@ class Catalogue:
     tensors: Mapping[str, Sketch]
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a pass found: sketches by tensor, digests of blocks for each source (the base first), and how magnitudes of
+    an expert (by its place among the experts) are distributed in a tensor. Where there is no base, no sketches.
+
+    `complete`: of every tensor that the sources have.
+    """
+
+    sketches: Mapping[str, Sketch]
+    digests: Sequence[Mapping[str, Array]]
+    magnitudes: Callable[[int, str], tuple[Array, Array] | None]
+    complete: bool = True
+
+
 def step_of(size: int) -> int:
     """Elements of a block whose elements have so many bytes."""
     return BLOCK // size
@@ -96,23 +107,40 @@ def kept() -> bool:
 
 def digests_of(source: Source) -> Mapping[str, Array] | None:
     """The digests of a source's blocks by tensor, (blocks, 16) bytes; None where it is in no catalogue."""
-    held = _held("digests", fingerprint(source))
+    held = store.held("digests", fingerprint(source))
     if held is None:
         return None
-    return dict(zip(held["names"].tolist(), _cut(held["digests"], held["blocks"]), strict=True))
+    try:
+        found = dict(store.by_name(held, "digests", "blocks"))
+    except (Broken, KeyError):
+        return None
+    fits = all(
+        name in source.tensors and digests.shape == (_blocks(source, name), DIGEST)
+        for name, digests in found.items()
+    )
+    return found if fits else None
+
+
+def _blocks(source: Source, name: str) -> int:
+    meta = source.tensors[name]
+    return -(-meta.numel // step_of(meta.dtype.size))
 
 
 def changes_of(base: Source, expert: Source) -> Mapping[str, Change] | None:
     """What an expert changes, by tensor; None where the two are in no catalogue together."""
-    held = _held("change", fingerprint(base), fingerprint(expert))
+    held = store.held("change", fingerprint(base), fingerprint(expert))
     if held is None:
         return None
-    parts = [_cut(held[key], held["blocks"]) for key in ("energy", "largest", "moved")]
-    tables = [_cut(held[key], held["told"]) for key in ("keys", "counts")]
-    found = {}
-    for number, name in enumerate(held["names"].tolist()):
-        told = [None, None] if held["lost"][number] else [table[number] for table in tables]
-        found[name] = Change(*(part[number] for part in parts), *told)
+    try:
+        parts = [dict(store.by_name(held, key, "blocks")) for key in ("energy", "largest", "moved")]
+        found = {}
+        for number, (name, energy) in enumerate(parts[0].items()):
+            told = () if held["lost"][number] else (held[f"keys{number}"], held[f"counts{number}"])
+            found[name] = Change(energy, parts[1][name], parts[2][name], *told)
+            if len(energy) != _blocks(base, name) or (told and len(told[0]) != len(told[1])):
+                return None
+    except (Broken, KeyError, IndexError):
+        return None
     return found
 
 
@@ -120,7 +148,7 @@ def catalogued(base: Source, experts: Sequence[Source]) -> Catalogue | None:
     """The catalogue of exactly these files, from the cache; None when there is none that can be read."""
     prints = [fingerprint(expert) for expert in experts]
     order = sorted(range(len(prints)), key=lambda place: prints[place] or "")
-    held = _held("together", fingerprint(base), *(prints[place] for place in order))
+    held = store.held("together", fingerprint(base), *(prints[place] for place in order))
     if held is None:
         return None
     changes = [changes_of(base, expert) for expert in experts]
@@ -128,10 +156,15 @@ def catalogued(base: Source, experts: Sequence[Source]) -> Catalogue | None:
         return None
     places = [order.index(place) for place in range(len(order))]
     found = {}
-    for number, name in enumerate(held["names"].tolist()):
-        same, gram = held[f"same{number}"][places], held[f"gram{number}"][:, places][:, :, places]
-        own = [part.get(name) for part in changes if part is not None]
-        found[name] = Sketch(same, gram, held[f"ground{number}"], held[f"peak{number}"], own)
+    try:
+        for number, name in enumerate(held["names"].tolist()):
+            same, gram = held[f"same{number}"][places], held[f"gram{number}"][:, places][:, :, places]
+            own = [part.get(name) for part in changes if part is not None]
+            if len(gram) != _blocks(base, name):
+                return None
+            found[name] = Sketch(same, gram, held[f"ground{number}"], held[f"peak{number}"], own)
+    except (KeyError, IndexError):
+        return None
     return Catalogue(found)
 
 
@@ -143,86 +176,70 @@ def catalogue(base: Source, experts: Sequence[Source], threads: int | None = Non
     """
     from cuvee.sources.catalogue_scan import scan
 
-    before = [fingerprint(source) for source in (base, *experts)]
+    before = fingerprints((base, *experts))
     found = scan(base, experts, threads or os.cpu_count() or 1)
-    after = [fingerprint(source) for source in (base, *experts)]
-    if before == after and None not in before:
-        ground, *prints = map(str, before)
-        for told, digests in zip(before, found.digests, strict=True):
-            _keep("digests", _digest_rows(digests), told)
-        for place, told in enumerate(prints):
-            _keep("change", _change_rows(found.sketches, place), ground, told)
-        order = sorted(range(len(prints)), key=prints.__getitem__)
-        _keep("together", _together_rows(found.sketches, order), ground, *(prints[place] for place in order))
+    keep((base, *experts), found, before)
     return Catalogue(found.sketches)
 
 
-def _digest_rows(digests: Mapping[str, Array]) -> dict[str, Array]:
+def fingerprints(sources: Sequence[Source]) -> tuple[str | None, ...]:
+    """Of each source."""
+    return tuple(fingerprint(source) for source in sources)
+
+
+def keep(sources: Sequence[Source], found: Found, before: Sequence[str | None]) -> bool:
+    """Keep what was found of sources (the base first) that had the fingerprints `before`, and still have them.
+
+    What was known of other tensors of the same files stays.
+    """
+    if None in before or fingerprints(sources) != tuple(before):
+        return False
+    ground, *prints = map(str, before)
+    for source, told, digests in zip(sources, before, found.digests, strict=True):
+        known = {} if found.complete else digests_of(source) or {}
+        store.keep("digests", _digest_rows({**known, **digests}), told)
+    if not found.sketches:
+        return True
+    for place, told in enumerate(prints):
+        known_changes = {} if found.complete else changes_of(sources[0], sources[place + 1]) or {}
+        store.keep("change", _change_rows(found, place, known_changes), ground, told)
+    if found.complete:
+        order = sorted(range(len(prints)), key=prints.__getitem__)
+        rows = _together_rows(found.sketches, order)
+        store.keep("together", rows, ground, *(prints[place] for place in order))
+    return True
+
+
+def _digest_rows(digests: Mapping[str, Array]) -> Iterator[Row]:
     parts = list(digests.values())
-    joined = numpy.concatenate(parts) if parts else numpy.zeros((0, DIGEST), numpy.uint8)
-    return {"names": _names(digests), "blocks": _counts(map(len, parts)), "digests": joined}
+    yield store.names_row(digests)
+    yield "blocks", store.counts_of(map(len, parts))
+    yield "digests", numpy.concatenate([numpy.zeros((0, DIGEST), numpy.uint8), *parts])
 
 
-def _change_rows(sketches: Mapping[str, Sketch], place: int) -> dict[str, Array]:
-    found = {name: change for name, s in sketches.items() if (change := s.changes[place]) is not None}
-    none = numpy.zeros(0, numpy.uint32)
-    keys = [none if c.keys is None else c.keys for c in found.values()]
-    counts = [none if c.counts is None else c.counts for c in found.values()]
-    rows = {
-        "names": _names(found),
-        "blocks": _counts(len(c.energy) for c in found.values()),
-        "told": _counts(map(len, keys)),
-        "lost": numpy.array([c.keys is None for c in found.values()], bool),
-        "keys": numpy.concatenate([none, *keys]),
-        "counts": numpy.concatenate([none.astype(numpy.int64), *counts]),
-    }
+def _change_rows(found: Found, place: int, known: Mapping[str, Change]) -> Iterator[Row]:
+    own = {name: change for name, s in found.sketches.items() if (change := s.changes[place]) is not None}
+    every = {**known, **own}
+    yield store.names_row(every)
+    yield "blocks", store.counts_of(len(change.energy) for change in every.values())
     for key in ("energy", "largest", "moved"):
-        rows[key] = numpy.concatenate([getattr(c, key) for c in found.values()] or [none])
-    return rows
+        yield key, numpy.concatenate([getattr(change, key) for change in every.values()] or [numpy.zeros(0)])
+    lost = []
+    for number, (name, change) in enumerate(every.items()):
+        keys, counts = change.keys, change.counts
+        if name in own:
+            keys, counts = found.magnitudes(place, name) or (None, None)
+        lost.append(keys is None)
+        if keys is not None:
+            yield f"keys{number}", keys
+            yield f"counts{number}", counts
+    yield "lost", numpy.array(lost, bool)
 
 
-def _together_rows(sketches: Mapping[str, Sketch], order: list[int]) -> dict[str, Array]:
-    rows = {"names": _names(sketches)}
+def _together_rows(sketches: Mapping[str, Sketch], order: list[int]) -> Iterator[Row]:
+    yield store.names_row(sketches)
     for number, sketch in enumerate(sketches.values()):
-        rows[f"same{number}"] = sketch.same[order]
-        rows[f"gram{number}"] = sketch.gram[:, order][:, :, order]
-        rows[f"ground{number}"], rows[f"peak{number}"] = sketch.ground, sketch.peak
-    return rows
-
-
-def _names(found: Mapping[str, Any]) -> Array:
-    return numpy.array(list(found), dtype=numpy.str_)
-
-
-def _counts(found: Any) -> Array:
-    return numpy.array(list(found), dtype=numpy.int64)
-
-
-def _cut(joined: Array, counts: Array) -> list[Array]:
-    return list(numpy.split(joined, numpy.cumsum(counts)[:-1])) if len(counts) else []
-
-
-def _path(kind: str, prints: Sequence[str]) -> Path:
-    return cache.folder() / "catalogue" / f"{kind}-{bytes_digest(canonical_json(list(prints)))}.npz"
-
-
-def _held(kind: str, *prints: str | None) -> dict[str, Array] | None:
-    told = [text for text in prints if text is not None]
-    if len(told) < len(prints):
-        return None
-    path = _path(kind, told)
-    if not path.is_file():
-        return None
-    try:
-        with numpy.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
-            return {name: held[name] for name in held.files}
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
-        return None
-
-
-def _keep(kind: str, rows: dict[str, Array], *prints: str | None) -> None:
-    path = _path(kind, [text for text in prints if text is not None])
-    buffer = io.BytesIO()
-    numpy.savez_compressed(buffer, allow_pickle=False, **rows)
-    make_folders(path.parent)
-    write_file(path, buffer.getvalue())
+        yield f"same{number}", sketch.same[order]
+        yield f"gram{number}", sketch.gram[:, order][:, :, order]
+        yield f"ground{number}", sketch.ground
+        yield f"peak{number}", sketch.peak

@@ -7,7 +7,7 @@ know where catalogues are kept.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +17,9 @@ from blake3 import blake3
 
 from cuvee.core import native
 from cuvee.core.lazy import numpy
+from cuvee.core.tensors import TensorMeta
 from cuvee.sources.bits import bits_of
-from cuvee.sources.catalogue import DIGEST, Change, Sketch, step_of
+from cuvee.sources.catalogue import DIGEST, Change, Found, Sketch, step_of
 from cuvee.sources.source import Source
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 SOURCE = Path(__file__).with_name("catalogue_scan.c")
 KINDS = {"bfloat16": 0, "float16": 1, "float32": 2}
 MOST = 1 << 16  # different magnitudes of a tensor that are told apart (besides those of 16 bits)
-_PIECE = 1 << 16  # elements whose products are taken at once
+_PIECE = 1 << 16  # elements whose differences are held at once
 
 
 class _Table(ctypes.Structure):
@@ -194,37 +195,44 @@ def _told(table: Magnitudes) -> tuple[Array, Array]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """What a pass found: sketches by tensor, and digests of blocks for each source (the base first)."""
-
-    sketches: dict[str, Sketch]
-    digests: tuple[dict[str, Array], ...]
-
-
-def scan(base: Source, experts: Sequence[Source], threads: int) -> Scan:
-    """One pass over base and experts. Memory: a block of each and its float64, for each thread."""
+def scan(base: Source, experts: Sequence[Source], threads: int) -> Found:
+    """One pass over base and experts. Memory: a block of each and a piece of its float64, for each thread."""
     sources = (base, *experts)
-    found = Scan({}, tuple({} for _ in sources))
+    sketches: dict[str, Sketch] = {}
+    digests_of: tuple[dict[str, Array], ...] = tuple({} for _ in sources)
     names = list(dict.fromkeys(name for source in sources for name in source.tensors))
 
     def one(name: str) -> None:
         metas = [source.tensors.get(name) for source in sources]
-        alike = [meta is not None and meta == metas[0] for meta in metas]
+        there = [place for place, meta in enumerate(metas) if place and meta is not None and meta == metas[0]]
         like = metas[0]
-        floats = like is not None and like.dtype.name in KINDS and bool(like.numel) and any(alike[1:])
-        if floats:
-            found.sketches[name] = _measured(sources, alike, name, found.digests)
+        measured = None
+        if like is not None and there and measurable(like):
+            measured = Measuring(like, len(experts), there)
+            for block in range(measured.blocks):
+                start, stop = block * measured.step, min((block + 1) * measured.step, like.numel)
+                measured.take(block, {p: bits_of(sources[p], name, start, stop) for p in (0, *there)})
+            sketches[name] = measured.sketch()
+            for place, digests in measured.digests.items():
+                digests_of[place][name] = digests
         for place, meta in enumerate(metas):
-            if meta is not None and not (floats and alike[place]):
-                found.digests[place][name] = _hashed(sources[place], name)
+            if meta is not None and (measured is None or place not in measured.digests):
+                digests_of[place][name] = _hashed(sources[place], name)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="cuvee-scan") as pool:
         list(pool.map(one, names))
-    return Scan(
-        {name: found.sketches[name] for name in names if name in found.sketches},
-        tuple({name: part[name] for name in names if name in part} for part in found.digests),
-    )
+    ordered = {name: sketches[name] for name in names if name in sketches}
+    digests = tuple({name: part[name] for name in names if name in part} for part in digests_of)
+
+    def magnitudes(place: int, name: str) -> tuple[Array, Array] | None:
+        change = ordered[name].changes[place]
+        return (
+            None
+            if change is None or change.keys is None or change.counts is None
+            else (change.keys, change.counts)
+        )
+
+    return Found(ordered, digests, magnitudes)
 
 
 def _hashed(source: Source, name: str) -> Array:
@@ -240,42 +248,63 @@ def digest(bits: Array) -> bytes:
     return blake3(bits.view(numpy.uint8).data).digest(DIGEST)
 
 
-def _measured(
-    sources: Sequence[Source], alike: Sequence[bool], name: str, digests: Sequence[dict[str, Array]]
-) -> Sketch:
-    """A tensor of float type that the base has and at least one expert shares."""
-    meta, count = sources[0].tensors[name], len(sources) - 1
-    step = step_of(meta.dtype.size)
-    blocks = -(-meta.numel // step)
-    there = [place for place in range(1, count + 1) if alike[place]]
-    sketch = Sketch(
-        numpy.zeros((count, blocks), bool),
-        numpy.full((blocks, count, count), numpy.nan),
-        numpy.zeros(blocks),
-        numpy.zeros(blocks),
-        [None] * count,
-    )
-    for place in (0, *there):
-        digests[place][name] = numpy.zeros((blocks, DIGEST), numpy.uint8)
-    tables = {place: Magnitudes() for place in there}
-    rows = {place: (numpy.zeros(blocks, numpy.uint32), numpy.zeros(blocks, numpy.int64)) for place in there}
-    deltas = numpy.empty((len(there), min(step, meta.numel)))
-    machine = scanner()
-    for block in range(blocks):
-        start, stop = block * step, min((block + 1) * step, meta.numel)
-        bits = {place: bits_of(sources[place], name, start, stop) for place in (0, *there)}
-        sketch.ground[block], sketch.peak[block] = machine.ground(bits[0], meta.dtype.name)
-        for place, values_ in bits.items():
-            digests[place][name][block] = numpy.frombuffer(digest(values_), numpy.uint8)
-        for row, place in enumerate(there):
-            out = deltas[row, : stop - start]
-            moved, most = machine.changes(bits[0], bits[place], meta.dtype.name, tables[place], out)
-            rows[place][0][block], rows[place][1][block] = most, moved
-            sketch.same[place - 1, block] = not moved
-        places = numpy.array(there) - 1
-        sketch.gram[block][numpy.ix_(places, places)] = machine.products(deltas, stop - start)
-    for place in there:
-        energy = sketch.gram[:, place - 1, place - 1].copy()
-        told = tables[place].found()
-        sketch.changes[place - 1] = Change(energy, *rows[place], *(told or (None, None)))
-    return sketch
+class Measuring:
+    """A tensor of float type that the base has and some experts share, on its way block by block.
+
+    `there` are the places of these experts (the base is place 0) among `count` of them. Memory: a piece of the
+    differences, and a table of magnitudes for each expert. Not thread-safe.
+    """
+
+    def __init__(self, meta: TensorMeta, count: int, there: Sequence[int]) -> None:
+        self.step = step_of(meta.dtype.size)
+        self.blocks = -(-meta.numel // self.step)
+        self.there = tuple(there)
+        self._kind = meta.dtype.name
+        self._sketch = Sketch(
+            numpy.zeros((count, self.blocks), bool),
+            numpy.full((self.blocks, count, count), numpy.nan),
+            numpy.zeros(self.blocks),
+            numpy.zeros(self.blocks),
+            [None] * count,
+        )
+        self.digests = {place: numpy.zeros((self.blocks, DIGEST), numpy.uint8) for place in (0, *self.there)}
+        self._tables = {place: Magnitudes() for place in self.there}
+        self._largest = {place: numpy.zeros(self.blocks, numpy.uint32) for place in self.there}
+        self._moved = {place: numpy.zeros(self.blocks, numpy.int64) for place in self.there}
+        self._deltas = numpy.empty((len(self.there), min(_PIECE, meta.numel)))
+        self._machine = scanner()
+
+    def take(self, block: int, bits: Mapping[int, Array]) -> None:
+        """One block, as bits by place; each block once."""
+        sketch, machine = self._sketch, self._machine
+        sketch.ground[block], sketch.peak[block] = machine.ground(bits[0], self._kind)
+        for place, own in bits.items():
+            self.digests[place][block] = numpy.frombuffer(digest(own), numpy.uint8)
+        total = numpy.zeros((len(self.there), len(self.there)))
+        for first in range(0, len(bits[0]), _PIECE):
+            count = min(_PIECE, len(bits[0]) - first)
+            for row, place in enumerate(self.there):
+                pair = bits[0][first : first + count], bits[place][first : first + count]
+                out = self._deltas[row, :count]
+                moved, most = machine.changes(*pair, self._kind, self._tables[place], out)
+                self._moved[place][block] += moved
+                self._largest[place][block] = max(most, self._largest[place][block])
+            total += machine.products(self._deltas, count)
+        places = numpy.array(self.there) - 1
+        sketch.gram[block][numpy.ix_(places, places)] = total
+        for place in self.there:
+            sketch.same[place - 1, block] = not self._moved[place][block]
+
+    def sketch(self) -> Sketch:
+        """What was found, when every block was taken."""
+        for place in self.there:
+            energy = self._sketch.gram[:, place - 1, place - 1].copy()
+            told = self._tables[place].found() or (None, None)
+            change = Change(energy, self._largest[place], self._moved[place], *told)
+            self._sketch.changes[place - 1] = change
+        return self._sketch
+
+
+def measurable(meta: TensorMeta | None) -> bool:
+    """Whether changes of a tensor are measured, besides its being hashed."""
+    return meta is not None and meta.dtype.name in KINDS and bool(meta.numel)
