@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Axis = Literal["role", "column", "row"]
-_RUN = 1 << 17  # elements whose products are taken at a time
+_RUN = 1 << 14  # elements whose products are taken at a time
 _BY_ROW = "embeddings"  # the role whose rows, one for each token, are what columns are elsewhere
 
 
@@ -99,21 +99,24 @@ def _products(stream: Stream, *, by_row: bool) -> Tensor:
 
     Columns are added up row by row, which gives the same bits for any cut.
     """
-    rows: list[Tensor] = []
     total: Tensor | None = None
+    row = 0
     with torch.no_grad():
         for tensors in _pieces(stream):
             base, *others = (tensor.double() for tensor in tensors)
             taus = [other - base for other in others]
             pairs = [(base, base), *((tau, tau) for tau in taus), *((tau, base) for tau in taus)]
+            if total is None:
+                columns = base.shape[1]
+                total = base.new_zeros(len(pairs), sum(stream.sizes) // columns if by_row else columns)
             if by_row:
-                rows.append(torch.stack([dot(a, b)[:, 0] for a, b in pairs]))
+                total[:, row : row + len(base)] = torch.stack([dot(a, b)[:, 0] for a, b in pairs])
+                row += len(base)
                 continue
-            figures = torch.stack([a * b for a, b in pairs], dim=1)
-            total = torch.zeros_like(figures[0]) if total is None else total
-            for figure in figures:
-                total = total + figure
-    return torch.cat(rows, dim=1) if total is None else total
+            for figure in torch.stack([a * b for a, b in pairs], dim=1):
+                total += figure
+    assert total is not None
+    return total
 
 
 def _pieces(stream: Stream) -> Iterator[list[Tensor]]:
