@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import shutil
 import subprocess
@@ -72,6 +73,43 @@ def test_the_guides_method_is_found_as_an_installed_plug_in(tmp_path: Path) -> N
     )
     assert "discard" in done.stdout, done.stdout + done.stderr
     assert "trimmed_mean → scale" in done.stdout
+
+
+def test_the_guides_track_joins_the_benchmark_as_an_installed_plug_in(tmp_path: Path) -> None:
+    package, info = tmp_path / "my_bench", tmp_path / "my_bench-1.0.dist-info"
+    package.mkdir()
+    info.mkdir()
+    (package / "__init__.py").write_text("")
+    for file in ("my_bench/track.py", "my_bench/merging.py"):
+        (tmp_path / file).write_text(shown("add-a-track.md", file), encoding="utf-8")
+    points = shown("add-a-track.md", "pyproject.toml").split('cuvee.tracks"]\n')[1].split("\n")[0]
+    (info / "entry_points.txt").write_text("[cuvee.tracks]\n" + points.replace('"', ""))
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-bench\nVersion: 1.0\n")
+    page = (ROOT / "docs/guides/add-a-track.md").read_text(encoding="utf-8")
+    asked = [line.split()[1:] for line in page.splitlines() if line.startswith("cuvee bench ")]
+    code = (
+        "import sys, json; from cuvee.cli import main; sys.argv = ['cuvee', *json.loads(sys.argv[1])]; main()"
+    )
+    said = ""
+    for arguments in (*asked[:3],):
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}",
+                json.dumps(arguments),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
+        said = done.stdout
+        assert done.returncode == 0, done.stdout + done.stderr
+    rows = {line.split("|")[2].strip(): line for line in said.splitlines() if line.startswith("| ")}
+    assert {"experts", "ties (budget 4)", "half_way (untuned)"} <= set(rows)
+    experts, base = (float(rows[name].split("|")[3].split()[0]) for name in ("experts", "base"))
+    assert f"{experts} to {base}" in page
 
 
 def test_a_tree_gives_the_bytes_of_its_steps(tmp_path: Path) -> None:
