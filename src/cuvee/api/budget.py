@@ -33,7 +33,7 @@ from cuvee.sources.open import open_source
 from cuvee.sources.source import Source
 
 if TYPE_CHECKING:
-    from cuvee.sinks.staging import StagedSession
+    from cuvee.sinks.sink import Staging
 
 
 def parse_budget(text: str | None, deviation: float | None, total: int) -> Budget:
@@ -222,7 +222,7 @@ def running(asked: Budgeted) -> Any:
     """What runs the plan and adds the measured error to the figures of its manifest."""
     inner = runner_of(asked.tables, asked.prints)
 
-    def runner(plan: Plan, session: StagedSession, options: RunOptions, listener: Listener) -> Finished:
+    def runner(plan: Plan, session: Staging, options: RunOptions, listener: Listener) -> Finished:
         finished = inner(plan, session, options, listener)
         choice = asked.choice
         row = {"read": float(choice.read), "of": float(choice.total), **measured(asked)}

@@ -16,6 +16,7 @@ from cuvee.api.inputs import refuse_changed, refuse_inputs, resume_key, stamps
 from cuvee.api.lock import lock_text
 from cuvee.api.package_out import not_a_folder, save_package
 from cuvee.api.record import libraries, manifest_of
+from cuvee.api.recording import recorder_of, told_of, watched
 from cuvee.api.sparing import spared
 from cuvee.api.writing import with_text
 from cuvee.bundle.json_files import dump_json
@@ -30,13 +31,13 @@ from cuvee.sinks.folder import FolderSink
 from cuvee.sinks.layout import plan_layout
 from cuvee.sinks.memory import MemorySink
 from cuvee.sinks.single import SingleFileSink
-from cuvee.sinks.staging import StagedSession
+from cuvee.sinks.sink import Staging
 from cuvee.sources.reference import WEIGHT_SUFFIXES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Runner: TypeAlias = Callable[[Plan, StagedSession, RunOptions, Listener], Finished]
+Runner: TypeAlias = Callable[[Plan, Staging, RunOptions, Listener], Finished]
 RECIPE_NAMES = {"mergekit": "mergekit_config.yml", "cuvee": "cuvee.yaml"}
 
 
@@ -79,9 +80,7 @@ def save(
         )
         return Saved(stored.path, stored.finished, stored.notes)
     refuse_inputs(plan, out)
-    return Saved(
-        out, _written(plan, out, chosen, listener, runner, lineage, resume=resume, overwrite=overwrite)
-    )
+    return _written(plan, out, chosen, listener, runner, lineage, resume=resume, overwrite=overwrite)
 
 
 def _written(
@@ -94,7 +93,7 @@ def _written(
     *,
     resume: bool,
     overwrite: bool,
-) -> Finished:
+) -> Saved:
     """The run into a model's own output."""
     single = is_single(out)
     sink = SingleFileSink(out) if single else FolderSink(out)
@@ -105,12 +104,15 @@ def _written(
     inputs = stamps(plan)
     arithmetic = {"cuvee": cuvee.__version__, "device": chosen.device, **libraries()}
     key = resume_key(plan, inputs, arithmetic)
+    recorder = recorder_of(plan, chosen)
     with sink.begin(plan.layout, key, resume=resume, overwrite=overwrite) as session:
         try:
-            finished = runner(plan, session, chosen, listener)
+            writing: Staging = session if recorder is None else watched(session, recorder, plan)
+            finished = runner(plan, writing, chosen, listener)
         except Interrupted as error:
             raise error.at(file=str(out)) from None
         refuse_changed(plan, inputs)
+        notes = told_of(recorder, chosen)
         files = {} if single else side_files(plan, out.name)
         began = time.monotonic()
         session.commit(
@@ -121,7 +123,7 @@ def _written(
         )
         if chosen.profile:
             listener(Committed(time.monotonic() - began))
-    return finished
+    return Saved(out, finished, notes)
 
 
 def is_single(out: Path) -> bool:

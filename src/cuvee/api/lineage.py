@@ -36,7 +36,7 @@ from cuvee.sources.folder import open_path
 from cuvee.sources.source import Source
 
 if TYPE_CHECKING:
-    from cuvee.sinks.staging import StagedSession
+    from cuvee.sinks.sink import Staging
 
 _KEY = "earlier output"
 _STEP = 1 << 20  # elements hashed at once
@@ -110,7 +110,7 @@ class Remerge:
     reused: tuple[str, ...]
     earlier: Manifest | None
 
-    def run(self, plan: Plan, session: StagedSession, options: RunOptions, listener: Listener) -> Finished:
+    def run(self, plan: Plan, session: Staging, options: RunOptions, listener: Listener) -> Finished:
         """Run it in place of `plan`, whose digest and manifest stay those of a full merge."""
         for name in self.reused:
             self._check(name, _hashed(self.lighter.sources[_KEY].source, name))

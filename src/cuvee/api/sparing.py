@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cuvee.api.inputs import changed
+from cuvee.api.recording import recorder_of
 from cuvee.engine.events import Finished, Listener, ignore
 from cuvee.engine.kernels import kernels
 from cuvee.engine.memo import Memo
@@ -72,6 +73,7 @@ def spared(plan: Plan, options: RunOptions) -> Spared:
     if (
         not options.catalogue
         or not kept()
+        or (options.recording == "on" and recorder_of(plan, options) is not None)
         or any(isinstance(o.source, SparedSource) for o in plan.sources.values())
     ):
         return Spared(plan, None, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,7 @@ def merge_into(
 ) -> int:
     """Plan and run a merge, on a cluster where one is given; the exit code."""
     runner = run if cluster is None else blend.on_cluster(cluster)
+    options = options if cluster is None else replace(options, recording="off")  # this machine reads nothing
     plan = blend.build()
     try:
         return run_plan(plan, out, options, manner, runner)

@@ -24,6 +24,11 @@ VARIABLES = (
     Variable(
         "CUVEE_DECOMPOSITIONS", "8GB", "room in the cache for decompositions of matrices; off keeps none"
     ),
+    Variable(
+        "CUVEE_CATALOG",
+        "cold",
+        "merges catalogue what they read from a slow disk; on: whatever they read, off: nothing",
+    ),
     Variable("CUVEE_KERNELS", "on", "off computes everything with torch"),
     Variable("CUVEE_OFFLINE", None, "1 forbids every network connection"),
     Variable("CUVEE_LOCK_KEY", None, "secret of `mergelock` and `mergeunlock`; never printed", secret=True),

@@ -26,6 +26,7 @@ class RunOptions:
     profile: bool = False  # end with an account of where the time went
     decompositions: int = 0  # bytes of disk for decompositions that are kept from run to run; 0 keeps none
     catalogue: bool = True  # leave out what a catalogue proves needless to read
+    recording: Literal["off", "cold", "on"] = "off"  # make a catalogue on the way; `cold`: where reading is slow
     kernels: bool = True  # compiled kernels where they can be had; CUVEE_KERNELS=off has the last word
 
     @classmethod
@@ -37,6 +38,9 @@ class RunOptions:
         if "decompositions" not in chosen:
             room = settings.get("CUVEE_DECOMPOSITIONS") or "off"
             chosen["decompositions"] = 0 if room.lower() in ("off", "0") else parse_bytes(room)
+        if "recording" not in chosen:
+            word = (settings.get("CUVEE_CATALOG") or "cold").lower()
+            chosen["recording"] = word if word in ("on", "cold") else "off"
         return cls(
             memory=parse_bytes(memory) if isinstance(memory, str) else int(str(memory)),
             threads=max(1, int(str(threads))),

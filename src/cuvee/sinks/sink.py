@@ -12,6 +12,7 @@ from cuvee.core.digests import FileRecord
 from cuvee.sinks.layout import Layout
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     from typing_extensions import Buffer
@@ -67,6 +68,23 @@ class Session(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+class Staging(Session, Protocol):
+    """A session whose weight files others may write into at the layout's places."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the weight files are staged."""
+        ...
+
+    def put(self, name: str, offset: int, data: Buffer) -> None:
+        """Write bytes of a tensor that was made and hashed elsewhere, in any order; `adopt` finishes it."""
+        ...
+
+    def adopt(self, name: str, digest: str) -> None:
+        """A tensor is staged that was made elsewhere, with this digest."""
+        ...
 
 
 class Sink(Protocol):

@@ -72,7 +72,7 @@ class Found:
     """What a pass found: sketches by tensor, digests of blocks for each source (the base first), and how magnitudes of
     an expert (by its place among the experts) are distributed in a tensor. Where there is no base, no sketches.
 
-    `complete`: of every tensor that the sources have.
+    `complete`: of every tensor that can be compared.
     """
 
     sketches: Mapping[str, Sketch]
@@ -196,8 +196,7 @@ def keep(sources: Sequence[Source], found: Found, before: Sequence[str | None]) 
         return False
     ground, *prints = map(str, before)
     for source, told, digests in zip(sources, before, found.digests, strict=True):
-        known = {} if found.complete else digests_of(source) or {}
-        store.keep("digests", _digest_rows({**known, **digests}), told)
+        store.keep("digests", _digest_rows({**(digests_of(source) or {}), **digests}), told)
     if not found.sketches:
         return True
     for place, told in enumerate(prints):

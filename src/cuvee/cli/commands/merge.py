@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,9 @@ from cuvee.cli.options import (
 )
 from cuvee.errors import UsageError
 
+if TYPE_CHECKING:
+    from cuvee.engine.options import RunOptions
+
 
 @click.command("merge")
 @click.argument("recipe", type=EXISTING)
@@ -36,7 +39,11 @@ from cuvee.errors import UsageError
 @click.option(
     "--locked", type=EXISTING, default=None, metavar="LOCK", help="Fail unless the sources are as locked."
 )
-@click.option("--no-catalog", is_flag=True, help="Read everything, whatever a catalogue says.")
+@click.option(
+    "--catalog/--no-catalog",
+    default=None,
+    help="Catalogue what is read, for later merges. / Read everything, whatever a catalogue says.",
+)
 @click.option("--lineage", is_flag=True, help="Record what each tensor is made from, for a later `--from`.")
 @click.option(
     "--from",
@@ -87,9 +94,11 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
     is_within = any(value is not None for value in within.values())
     is_again, cluster = bool(given["lineage"] or given["earlier"]), cluster_choices(given)
     _one_way({"a budget": is_within, "lineage": is_again, "a cluster": cluster is not None})
+    for way in ({"a budget": is_within}, {"a cluster": cluster is not None}):
+        _one_way({**way, "`--catalog`": bool(given["catalog"])})
     if given["dry_run"] and not is_within:
         return show(blend, as_json=given["as_json"], quiet=given["quiet"], target=out)
-    options = replace(run_choices(given), catalogue=not given["no_catalog"])
+    options = recorded(run_choices(given), given["catalog"])
     manner = Manner(
         overwrite=given["overwrite"],
         resume=not given["no_resume"],
@@ -104,6 +113,13 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
     if is_again:
         return merge_again(blend, out, options, manner, given["earlier"])
     return merge_into(blend, out, options, manner, cluster)
+
+
+def recorded(options: RunOptions, catalog: bool | None) -> RunOptions:
+    """The options with what `--catalog` or `--no-catalog` says; as they are where neither was given."""
+    if catalog is None:
+        return options
+    return replace(options, catalogue=catalog, recording="on" if catalog else "off")
 
 
 def _one_way(asked: Mapping[str, bool]) -> None:

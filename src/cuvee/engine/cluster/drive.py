@@ -24,11 +24,11 @@ from cuvee.engine.run import OneThreadEach, bytes_read, evaluator_of, recorded, 
 from cuvee.engine.schedule import scheduled
 from cuvee.errors import RunError
 from cuvee.plan.plan import OutputTensor, Plan
-from cuvee.sinks.staging import StagedSession
+from cuvee.sinks.sink import Staging
 
 _RETURNED = 64 << 20  # bytes of a piece of work that comes back to the driver
 
-Runner = Callable[[Plan, StagedSession, RunOptions, Listener], Finished]
+Runner = Callable[[Plan, Staging, RunOptions, Listener], Finished]
 
 
 def on_ray(origin: Origin, cluster: ClusterOptions | None = None) -> Runner:
@@ -39,7 +39,7 @@ def on_ray(origin: Origin, cluster: ClusterOptions | None = None) -> Runner:
     """
     chosen = cluster or ClusterOptions()
 
-    def run(plan: Plan, session: StagedSession, options: RunOptions, listener: Listener = ignore) -> Finished:
+    def run(plan: Plan, session: Staging, options: RunOptions, listener: Listener = ignore) -> Finished:
         return drive(plan, session, options, listener, origin, chosen)
 
     return run
@@ -47,7 +47,7 @@ def on_ray(origin: Origin, cluster: ClusterOptions | None = None) -> Runner:
 
 def drive(
     plan: Plan,
-    session: StagedSession,
+    session: Staging,
     options: RunOptions,
     listener: Listener,
     origin: Origin,
@@ -77,7 +77,7 @@ def drive(
     return done
 
 
-def _staged(session: StagedSession, cluster: ClusterOptions) -> Staged | None:
+def _staged(session: Staging, cluster: ClusterOptions) -> Staged | None:
     """Where workers write, with a word that proves to them that they see the same storage."""
     if cluster.storage == "driver":
         return None
@@ -90,7 +90,7 @@ def _staged(session: StagedSession, cluster: ClusterOptions) -> Staged | None:
 def _make(
     waiting: list[OutputTensor],
     work: list[Batch],
-    session: StagedSession,
+    session: Staging,
     crew: Crew,
     tell: Callable[[Event], None],
 ) -> None:
