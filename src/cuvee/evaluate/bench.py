@@ -13,7 +13,7 @@ from cuvee.evaluate.choice import Choice
 from cuvee.evaluate.manifest import described
 from cuvee.evaluate.referee import Method, Referee
 from cuvee.evaluate.scorecard import Scorecard, TaskScore
-from cuvee.evaluate.track import Examinee, Track
+from cuvee.evaluate.track import Examinee, Track, count_handed
 from cuvee.methods import registry
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ def _cells(grid: Grid, track: Track, seed: int) -> Iterator[tuple[Cell, Method |
             yield replace(place, method=reference, label=reference), None
         for contender in grid.methods:
             least, most = registry.get(contender.method).inputs
-            if len(tasks) < least or (most is not None and len(tasks) > most):
+            given = count_handed(track, tasks)
+            if given < least or (most is not None and given > most):
                 continue
             for budget in sorted({grid.budget, 0} if grid.untuned else {grid.budget}):
                 cell = replace(

@@ -66,7 +66,6 @@ class Contender:
         ordinary = registry.get(self.method).base == "ordinary"
         experts: Any = [dict(weights) for weights in room.experts]
         base = None if ordinary else dict(room.base)
-        room.ledger.add(bytes_read=sum(t.nbytes for model in (*experts, base or {}) for t in model.values()))
         return hold(experts, base=base, method=self.method, **{**self.settings, **point})
 
 

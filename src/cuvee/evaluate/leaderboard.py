@@ -125,7 +125,7 @@ def _costs(row: Row) -> list[object]:
         *(round(count) for count in counts),
         spent.flops / 1e12,
         size(int(spent.bytes_read)),
-        round(spent.seconds),
+        round(spent.seconds, 0 if spent.seconds >= 10 else 2),
         size(int(spent.peak_bytes)),
     ]
 

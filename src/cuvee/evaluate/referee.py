@@ -19,7 +19,7 @@ from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.scorecard import Scorecard
 from cuvee.evaluate.selection import BudgetSpent, Selection, scorecard
-from cuvee.evaluate.track import Examinee, Track
+from cuvee.evaluate.track import Examinee, Track, handed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,7 +88,7 @@ class Referee:
 
     def _prepare(self) -> None:
         """Everything of the track that a method may use is made now: its making is not the method's cost."""
-        _ = self.examinee, self.track.base, [self.track.expert(name) for name in self.names]
+        _ = self.examinee, self.track.base, handed(self.track, self.names)
 
     def _apart(self, method: Method) -> bool:
         if self.isolated is not None:

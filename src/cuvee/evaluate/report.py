@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cuvee.charts import Chart, Table, lines
-from cuvee.evaluate import leaderboard, published
+from cuvee.evaluate import leaderboard, published, robustness
 from cuvee.evaluate.adapters import outcome
 from cuvee.evaluate.cells import REFERENCES, Store
 from cuvee.evaluate.pages import Part, Report, Section
@@ -31,7 +31,9 @@ def sections(results: Results, found: Sequence[Board] | None = None) -> list[Sec
     largest = {board.track: board for board in reversed(found)}
     out = leaderboard.sections(found)
     out += [part for track in largest if (part := scaling([b for b in found if b.track == track]))]
-    out += [part for board in largest.values() for part in _of_board(board, results) if part]
+    out += [part] if (part := robustness.section(found, results)) else []
+    ordinary = [board for board in largest.values() if robustness.clean(board.track)]
+    out += [part for board in ordinary for part in _of_board(board, results) if part]
     return out
 
 

@@ -12,7 +12,7 @@ from cuvee.errors import EvaluationError
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.scorecard import Scorecard, TaskScore
 from cuvee.evaluate.task import Item, Task
-from cuvee.evaluate.track import Examinee, Track
+from cuvee.evaluate.track import Examinee, Track, handed
 
 if TYPE_CHECKING:
     from cuvee.evaluate.track import Weights
@@ -41,16 +41,25 @@ class Selection:
     best: tuple[Weights, Mapping[str, object]] | None = (
         None  # the candidate that stands if the method stops here
     )
+    _seen: set[str] = field(default_factory=set)
 
     @property
     def base(self) -> Weights:
         """The base's tensors."""
-        return self.track.base
+        return self._handed("base", self.track.base)
 
     @property
     def experts(self) -> list[Weights]:
         """The experts of the tasks, in order."""
-        return [self.track.expert(name) for name in self.names]
+        given = handed(self.track, self.names)
+        return [self._handed(f"expert {number}", weights) for number, weights in enumerate(given)]
+
+    def _handed(self, what: str, weights: Weights) -> Weights:
+        """Weights that a method asked for; their bytes count once."""
+        if what not in self._seen:
+            self._seen.add(what)
+            self.ledger.add(bytes_read=sum(tensor.nbytes for tensor in weights.values()))
+        return weights
 
     @property
     def tasks(self) -> list[Task]:
@@ -66,7 +75,7 @@ class Selection:
         if self.ledger.evaluations >= self.budget:
             self.best = self.best or (weights, dict(settings or {}))
             raise BudgetSpent
-        self._examinee.load({**self.base, **weights})
+        self._examinee.load({**self.track.base, **weights})
         card = answered(self._examinee, self.tasks, "selection", self.ledger)
         self.ledger.add(evaluations=1)
         sign = [1 if s.metric.better == "higher" else -1 for s in card.values()]

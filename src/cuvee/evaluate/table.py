@@ -89,7 +89,12 @@ def pairs(results: Results, first: str, second: str, count: int | None = None) -
             f"`{printable(first)}` and `{printable(second)}` were not both scored on any set of tasks",
             hint="scored are " + ", ".join(sorted({cell.label for cell, _ in named})),
         )
-    ours, theirs, counts = _paired(a, b)
+    return beside(a, b)
+
+
+def beside(first: Cards, second: Cards) -> Comparison:
+    """The paired comparison of cards over the places they share: first − second."""
+    ours, theirs, counts = _paired(first, second)
     return compare(ours, theirs, counts=counts)
 
 

@@ -34,7 +34,9 @@ class Examinee(Protocol):
 class Track(Protocol):
     """One base and its experts on several tasks.
 
-    `experts` are keyed by task; `unseen` tasks have none. `digest` identifies data, base and experts together.
+    `experts` are keyed by task; `unseen` tasks have none. `digest` identifies data, base and experts together. A track
+    may have a method `handed(names)` too, the list of weights that methods get as experts of these tasks where it is
+    not `expert(name)` of each, and `extra`, how many more they are than tasks.
     """
 
     @property
@@ -68,3 +70,14 @@ class Track(Protocol):
     def examinee(self) -> Examinee:
         """A live model of the base's architecture."""
         ...
+
+
+def handed(track: Track, names: Sequence[str]) -> list[Weights]:
+    """What methods get as the experts of these tasks, in order."""
+    own = getattr(track, "handed", None)
+    return list(own(names)) if own is not None else [track.expert(name) for name in names]
+
+
+def count_handed(track: Track, names: Sequence[str]) -> int:
+    """How many experts methods get for these tasks."""
+    return len(names) + int(getattr(track, "extra", 0))

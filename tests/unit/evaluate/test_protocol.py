@@ -37,6 +37,7 @@ def test_a_merge_is_scored_on_all_tasks_with_what_it_spent() -> None:
     assert set(card.tasks) == {"a", "b", "c"}
     assert card.held_in() == ["a", "b"]
     assert card.spent.evaluations == 1
+    assert card.spent.bytes_read == 2 * 8 * 4  # the two experts it asked for
     assert card.spent.examples == 80  # selection items alone; scoring is not the method's cost
     own = {"a": 1.0, "b": 1.0}
     assert card.normalised(own) == pytest.approx(card.mean())

@@ -44,7 +44,8 @@ def told(*, as_json: bool, quiet: bool) -> Callable[[Done], None]:
         elif not quiet:
             end = f"{100 * done.mean:.1f} in {done.seconds:.0f} s" if done.state == "scored" else done.problem
             eta = "" if math.isnan(done.left) or not done.left else f" · about {_duration(done.left)} left"
-            what = f"{done.cell.label} ({len(done.cell.tasks)} experts, seed {done.cell.seed})"
+            tuned = f", budget {done.cell.budget}" if done.cell.budget else ""
+            what = f"{done.cell.label} ({len(done.cell.tasks)} experts, seed {done.cell.seed}{tuned})"
             stderr(f"{done.number}/{done.total} {what}: {done.state} {end}{eta}")
 
     return tell

@@ -12,6 +12,7 @@ from cuvee.evaluate.pages import Section
 from cuvee.evaluate.studies import answers
 from cuvee.evaluate.studies.study import Study
 from cuvee.evaluate.table import Board, Results
+from cuvee.evaluate.tracks.stressed import KINDS
 
 
 def _contenders(*names: str) -> tuple[Contender, ...]:
@@ -32,6 +33,7 @@ _MERGEBENCH = _contenders(
     "fisher",
     "regmean",
 )
+_STRESS = _contenders("average", "task_arithmetic", "ties", "dare_linear", "model_stock", "tsv_m", "iso_c")
 _ADDED = _contenders("average", "task_arithmetic", "ties", "tsv_m", "iso_c")
 
 
@@ -125,6 +127,21 @@ STUDIES: dict[str, Study] = {
         counts=(2, 4, 8, 0),
         answers=_scale,
         limits="fourteen and twenty tasks, and larger bases.",
+    ),
+    "stress": Study(
+        name="stress",
+        title="Which methods survive an expert that should not be there?",
+        source="the stress cells that reviews of merging papers ask for, and arXiv:2508.01148 for unequal norms",
+        questions=(
+            "What does each method lose to a random, repeated, damaged or foreign expert?",
+            "What does it lose where one expert's change is three times as large?",
+        ),
+        methods=_STRESS,
+        counts=(0,),
+        answers=reports.sections,
+        limits="experts that were trained to do harm, and stress that is known and filtered out before merging.",
+        variants=("", *(f"+{kind}" for kind in KINDS)),
+        unseen=False,
     ),
 }
 

@@ -11,6 +11,7 @@ from cuvee.evaluate.cells import Grid, Store
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.pages import Section
 from cuvee.evaluate.table import Board, Results, boards
+from cuvee.evaluate.track import Track
 from cuvee.methods import registry
 
 
@@ -20,7 +21,7 @@ class Study:
 
     `methods` that this version lacks are left out and named in the report. `counts`: numbers of experts (0: all; those
     that the track has too few for are left out). `answers` makes the report's sections; `limits` says what the paper
-    asked and a track cannot.
+    asked and a track cannot. `variants` are endings of the track's name: the grid is run on each.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Study:
     untuned: bool = True
     unseen: bool = True
     references: tuple[str, ...] | None = ("base", "experts")
+    variants: tuple[str, ...] = ("",)
 
     def available(self) -> tuple[Contender, ...]:
         """The methods that this version has."""
@@ -62,31 +64,38 @@ def perform(
     """
     failed = 0
     for seed in seeds:
-        track = open_track(study.track, seed)
-        seen = [n for n, task in track.tasks.items() if not task.unseen]
-        chosen = [n for n in seen if n in study.tasks] if study.tasks else seen
-        if len(chosen) < 2:
-            raise EvaluationError(
-                "CV-B314",
-                f"the study `{study.name}` needs at least two of the tasks {', '.join(study.tasks)}; the track "
-                f"`{track.name}` has {', '.join(seen)}",
-                hint="leave `--track` out, or name a track that has them",
-            )
-        counts = sorted({count or len(chosen) for count in study.counts if count <= len(chosen)})
-        grid = Grid(
-            study.track,
-            study.available(),
-            tuple(counts),
-            (seed,),
-            study.budget,
-            study.subsets,
-            study.references,
-            study.unseen,
-            study.untuned and study.budget > 0,
-            tuple(chosen),
-        )
-        failed += run(grid, lambda name, seed, track=track: track, store, tell)  # type: ignore[misc]
+        for ending in study.variants:
+            track = open_track(f"{study.track}{ending}", seed)
+            opened = {(f"{study.track}{ending}", seed): track}
+            grid = _grid(study, track, f"{study.track}{ending}", seed)
+            failed += run(grid, lambda name, seed, opened=opened: opened[name, seed], store, tell)  # type: ignore[misc]
     return failed
+
+
+def _grid(study: Study, track: Track, name: str, seed: int) -> Grid:
+    """The study's grid for one seed on one track."""
+    seen = [n for n, task in track.tasks.items() if not task.unseen]
+    chosen = [n for n in seen if n in study.tasks] if study.tasks else seen
+    if len(chosen) < 2:
+        raise EvaluationError(
+            "CV-B314",
+            f"the study `{study.name}` needs at least two of the tasks {', '.join(study.tasks)}; the track "
+            f"`{track.name}` has {', '.join(seen)}",
+            hint="leave `--track` out, or name a track that has them",
+        )
+    counts = sorted({count or len(chosen) for count in study.counts if count <= len(chosen)})
+    return Grid(
+        name,
+        study.available(),
+        tuple(counts),
+        (seed,),
+        study.budget,
+        study.subsets,
+        study.references,
+        study.unseen,
+        study.untuned and study.budget > 0,
+        tuple(chosen),
+    )
 
 
 def report(study: Study, results: Results) -> list[Section]:

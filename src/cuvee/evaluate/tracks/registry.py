@@ -9,6 +9,7 @@ from typing import Any
 from cuvee.core.names import did_you_mean, printable
 from cuvee.errors import UsageError
 from cuvee.evaluate.track import Track
+from cuvee.evaluate.tracks.stressed import Stressed
 
 GROUP = "cuvee.tracks"
 _TRACKS = "cuvee.evaluate.tracks"
@@ -40,7 +41,13 @@ def names() -> tuple[str, ...]:
 
 
 def open_track(name: str, seed: int = 0) -> Track:
-    """The track of this name for one seed of training; UsageError for an unknown name."""
+    """The track of this name for one seed of training; UsageError for an unknown name.
+
+    `NAME+KIND` is a track under stress: see `stressed`.
+    """
+    name, plus, kind = name.partition("+")
+    if plus:
+        return Stressed(open_track(name, seed), kind, seed)
     if name in _OWN:
         module, attribute, settings = _OWN[name]
         make: Callable[..., Track] = getattr(importlib.import_module(module), attribute)
