@@ -21,7 +21,7 @@ from cuvee.engine.blocks import access_of, cut, cut_of, is_joint, region
 from cuvee.engine.changes import factors_of
 from cuvee.engine.gather import Means, gather
 from cuvee.engine.guard import Guard
-from cuvee.engine.inputs import KeptInputs
+from cuvee.engine.inputs import Inputs
 from cuvee.engine.memo import Memo, summary_values
 from cuvee.engine.options import RunOptions
 from cuvee.engine.spaces import Kept
@@ -47,6 +47,7 @@ from cuvee.plan.nodes import (
     space_of,
     walk,
 )
+from cuvee.plan.stored import stored_below
 from cuvee.sources.source import Source
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Evaluator:
         self._group_summaries: dict[str, Summary] = {}
         self._summaries: dict[int, tuple[Apply, Summary]] = {}
         self._coordinates = Kept(options.memory)
-        self._inputs = KeptInputs()
+        self._inputs = Inputs(sources, guard)
         self._means: Means = {}  # nodes live as long as their plan, so they are not mistaken
 
     def blocks(
@@ -105,7 +106,9 @@ class Evaluator:
 
     def keeping(self, node: Node) -> AbstractContextManager[None]:
         """Within its block this thread reads each input of a tensor once, where they fit its share of the budget."""
-        return self._inputs.of(node) if keeps(node, self.share[0]) else nullcontext()
+        if not keeps(node, self.share[0], self.sources):
+            return nullcontext()
+        return self._inputs.kept.of(stored_below([node], self.sources))
 
     @property
     def share(self) -> tuple[int, int | None]:
@@ -148,6 +151,23 @@ class Evaluator:
             out[part.start : part.stop] = value
         assert out is not None
         return out
+
+    def _make_together(self, nodes: Sequence[Node], frame: Frame) -> None:
+        """Put whole values into a lean frame, run by run, so that what several of the nodes read is read once."""
+        made = [n for n in nodes if id(n) not in frame.values and not isinstance(n, Read) and not is_joint(n)]
+        regions = [region(node) for node in made]
+        if not frame.lean or len(made) < 2 or any(joints for _, joints in regions):
+            return
+        ranges = cut_of([node for inner, _ in regions for node in inner], made[0].shape, *self.share)
+        found: dict[int, Tensor] = {}
+        for start, stop in () if ranges.whole else ranges:
+            if self.stopped():
+                raise Stopped
+            part = Frame(start, stop)
+            for node in made:
+                value = self.value(node, part)
+                found.setdefault(id(node), value.new_empty(_elements(node)))[start:stop] = value
+        frame.values.update(found)
 
     def runs(self, node: Node, frame: Frame, *, own: bool = True) -> Iterator[Frame]:
         """Frames for the runs of a node, with the joints below it from the frame of the whole; or that frame itself.
@@ -194,12 +214,8 @@ class Evaluator:
         return self.value(node, Frame(start, stop))
 
     def _read(self, node: Read, frame: Frame) -> Tensor:
-        return self._inputs.read(node, frame.start, frame.stop, self._checked).to(self.options.device)
-
-    def _checked(self, node: Read, start: int, stop: int) -> Tensor:
-        tensor = self.sources[node.source].read(node.meta.name, start, stop)
-        self.guard.check_input(tensor, node, start)
-        return tensor
+        shared = None if frame.lean else frame.stored
+        return self._inputs.read(node, frame.start, frame.stop, shared).to(self.options.device)
 
     def _sum(self, node: Sum, frame: Frame) -> Tensor:
         total: Tensor | None = None
@@ -252,6 +268,7 @@ class Evaluator:
         step, access = stage(node.stage), access_of(node)
         if step.lazy and access == "tensor":
             return LazyInputs(self, node, frame)
+        self._make_together(node.inputs, frame)
         return [self.shaped(node, index, frame) for index in range(len(node.inputs))]
 
     def shaped(self, node: Apply, index: int, frame: Frame) -> Tensor:
@@ -280,6 +297,7 @@ class Evaluator:
 
     def _enter(self, node: Enter, frame: Frame) -> Coordinates:
         space = stage(node.stage)
+        self._make_together(node.inputs, frame)
         inputs = [upcast(self.value(child, frame).reshape(node.shape), space) for child in node.inputs]
         extra: dict[str, Any] = {}
         wanted = _injected(space.function)
@@ -331,7 +349,8 @@ class Evaluator:
             lock = self._group_locks.setdefault(group, threading.RLock())
         with lock:
             if group not in self._group_summaries:
-                self._group_summaries[group] = self._summarise(self.groups[group], None)
+                with self._inputs.kept.aside():
+                    self._group_summaries[group] = self._summarise(self.groups[group], None)
             return self._group_summaries[group]
 
     def _summarise(self, nodes: list[Apply], frame: Frame | None) -> Summary:

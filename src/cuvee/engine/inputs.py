@@ -1,34 +1,71 @@
-"""Inputs of the tensor in work, kept as they are stored, so that passes over it read them once.
+"""Inputs of expressions: stored tensors with what adapters add, each read once where several want it.
 
-Owns what is kept, for each thread apart. Whether there is room for it is the plan's to say (`plan.matrices.keeps`).
+Owns what is kept of the tensor in work, for each thread apart, and what runs share. Whether there is room to keep it is
+the plan's to say (`plan.matrices.keeps`). Knows no expression above its inputs.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cuvee.engine.blocks import MOST
-from cuvee.plan.nodes import Node, Read, walk
+from cuvee.engine.guard import Guard
+from cuvee.plan.nodes import Read
+from cuvee.plan.stored import Leaf, leaf_of
+from cuvee.sources.adapted import added
+from cuvee.sources.source import Source
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Reader = Callable[[Read, int, int], "Tensor"]
+Reader = Callable[[int, int], "Tensor"]
+
+
+class Inputs:
+    """The inputs of a plan, read through the guard."""
+
+    def __init__(self, sources: Mapping[str, Source], guard: Guard) -> None:
+        self.sources = sources
+        self.guard = guard
+        self.kept = KeptInputs()
+        self._leaves: dict[int, Leaf] = {}  # nodes live as long as their plan, so they are not mistaken
+
+    def read(self, node: Read, start: int, stop: int, shared: dict[Hashable, Tensor] | None) -> Tensor:
+        """Elements [start, stop) of an input; `shared`: the stored tensors that others read of the same elements."""
+        leaf = self._leaves.get(id(node))
+        if leaf is None:
+            leaf = self._leaves[id(node)] = leaf_of(node, self.sources)
+        values = None if shared is None else shared.get(leaf.key)
+        if values is None:
+            values = self.kept.read(leaf, start, stop, partial(self._checked, node, leaf))
+            if shared is not None:
+                shared[leaf.key] = values
+        for delta in leaf.deltas:
+            values = added(values, delta, start, stop, leaf.kind)
+        if leaf.deltas:
+            self.guard.check_input(values, node, start)
+        return values
+
+    def _checked(self, node: Read, leaf: Leaf, start: int, stop: int) -> Tensor:
+        tensor = leaf.source.read(leaf.name, start, stop)
+        self.guard.check_input(tensor, node, start)
+        return tensor
 
 
 class KeptInputs(threading.local):
     """Inputs of the tensor that a thread works on, each read as a whole when a part of it is first asked for."""
 
     def __init__(self) -> None:
-        self._found: dict[int, Tensor | None] = {}
+        self._found: dict[Hashable, Tensor | None] = {}
 
     @contextmanager
-    def of(self, node: Node) -> Iterator[None]:
-        """Keep the inputs of a tensor until the end of the block."""
-        keys = [id(n) for n in walk(node) if isinstance(n, Read)]
+    def of(self, keys: Iterable[Hashable]) -> Iterator[None]:
+        """Keep the stored tensors of these keys until the end of the block."""
+        keys = list(keys)
         self._found.update(dict.fromkeys(keys))
         try:
             yield
@@ -36,24 +73,32 @@ class KeptInputs(threading.local):
             for key in keys:
                 self._found.pop(key, None)
 
-    def read(self, node: Read, start: int, stop: int, reader: Reader) -> Tensor:
-        """Elements [start, stop) of an input, from memory where it is kept."""
-        if id(node) not in self._found:
-            return reader(node, start, stop)
-        found = self._found[id(node)]
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Within the block nothing is kept: what is read serves other tensors too."""
+        own, self._found = self._found, {}
+        try:
+            yield
+        finally:
+            self._found = own
+
+    def read(self, leaf: Leaf, start: int, stop: int, reader: Reader) -> Tensor:
+        """Elements [start, stop) of a stored tensor, from memory where it is kept."""
+        if leaf.key not in self._found:
+            return reader(start, stop)
+        found = self._found[leaf.key]
         if found is None:
-            found = self._found[id(node)] = _whole(node, reader)
+            found = self._found[leaf.key] = _whole(leaf.source.tensors[leaf.name].numel, reader)
         return found[start:stop]
 
 
-def _whole(node: Read, reader: Reader) -> Tensor:
-    total = node.meta.numel
+def _whole(total: int, reader: Reader) -> Tensor:
     if total <= MOST:
-        return reader(node, 0, total)
-    first = reader(node, 0, MOST)
+        return reader(0, total)
+    first = reader(0, MOST)
     whole = first.new_empty(total)
     whole[:MOST] = first
     for start in range(MOST, total, MOST):
         stop = min(start + MOST, total)
-        whole[start:stop] = reader(node, start, stop)
+        whole[start:stop] = reader(start, stop)
     return whole

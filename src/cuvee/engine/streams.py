@@ -6,7 +6,7 @@ Owns when a value is kept and when it is computed anew. Asks an evaluator for va
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, overload
 
@@ -38,6 +38,9 @@ class Frame:
     values: dict[int, Tensor] = field(default_factory=dict)
     entered: dict[int, Coordinates] = field(default_factory=dict)
     lean: bool = False
+    stored: dict[Hashable, Tensor] = field(
+        default_factory=dict
+    )  # by `Leaf.key`; of a run, for all who read it
 
 
 class LazyInputs(Sequence["Tensor"]):

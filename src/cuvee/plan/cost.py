@@ -158,7 +158,7 @@ def _again(plan: Plan, tensor: OutputTensor, share: int, means: Means) -> int:
 
 def _repeated(plan: Plan, node: Node, share: int) -> int:
     """Bytes that stages read for their figures, each for itself, and when they take whole tensors apart."""
-    kept, total = keeps(node, share), 0
+    kept, total = keeps(node, share, {k: o.source for k, o in plan.sources.items()}), 0
     for current in walk(node):
         if isinstance(current, Apply) and (current.group is not None or not kept):
             total += _passes_of(current) * _read_by(plan, [current])

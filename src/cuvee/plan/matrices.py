@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from cuvee.core import settings
 from cuvee.errors import Diagnostic
 from cuvee.methods.registry import stage
-from cuvee.plan.nodes import Apply, Enter, Gather, Node, Read, walk
+from cuvee.plan.nodes import Apply, Enter, Gather, Node, walk
 from cuvee.plan.plan import OutputTensor
+from cuvee.plan.stored import stored_below
+from cuvee.sources.source import Source
 
 COPIES = 8  # float32 copies of a tensor that a method may take, one input among them
 _FLOAT = 4  # bytes
@@ -65,13 +67,12 @@ def kept_note(tensors: Iterable[OutputTensor]) -> Iterator[Diagnostic]:
         yield Diagnostic("CV-P160", message, severity="note")
 
 
-def keeps(node: Node, share: int) -> bool:
+def keeps(node: Node, share: int, sources: Mapping[str, Source]) -> bool:
     """Whether the stored inputs of a tensor are kept while it is made, so that repeated passes read nothing again.
 
     They may take half of a worker's `share` of the budget; blocks take the rest.
     """
-    reads = {id(n): n.meta.nbytes for n in walk(node) if isinstance(n, Read)}
-    return sum(reads.values()) <= share // 2 and repeats(node)
+    return repeats(node) and sum(stored_below([node], sources).values()) <= share // 2
 
 
 def repeats(node: Node) -> bool:

@@ -58,6 +58,9 @@ class Overlay:
     weights: Callable[[], Mapping[Path, tuple[Span, ...]]] = dict
     removed: frozenset[str] = frozenset()  # tensors of the base that are not there
     config: Mapping[str, Any] | None = None  # instead of the base's
+    sizes: Mapping[str, int] | None = (
+        None  # bytes of files that each delta is made of; None where that is not known
+    )
 
 
 class AdaptedSource:
@@ -85,10 +88,27 @@ class AdaptedSource:
         replacement = self._overlay.replaced.get(name)
         values = replacement.read(start, stop) if replacement else self._base.read(name, start, stop)
         delta = self._overlay.deltas.get(name)
-        if delta is None:
-            return values
-        dtype = meta.dtype.torch
-        return delta.slice(start, stop, dtype).add_(values.to(dtype))
+        return values if delta is None else added(values, delta, start, stop, meta.dtype)
+
+    def under(self, name: str) -> tuple[Source, tuple[Delta, ...]]:
+        """The source that holds the tensor as it is stored, and what is added to it (see `added`), innermost first.
+
+        Where the tensor is replaced, that is this source, and all it adds is in what it reads.
+        """
+        if name in self._overlay.replaced:
+            return self, ()
+        deeper = getattr(self._base, "under", None)
+        source, deltas = deeper(name) if deeper else (self._base, ())
+        own = self._overlay.deltas.get(name)
+        return source, deltas if own is None else (*deltas, own)
+
+    def laid(self, name: str) -> int | None:
+        """Bytes of files that what is added to a tensor is made of; None where that is not known."""
+        deeper = getattr(self._base, "laid", None)
+        below: int | None = 0 if deeper is None or name in self._overlay.replaced else deeper(name)
+        if below is None or name not in self._overlay.deltas:
+            return below
+        return None if self._overlay.sizes is None else below + self._overlay.sizes[name]
 
     def changes(self, name: str, origin: Source) -> tuple[Delta, ...] | None:
         """The deltas that lead from the tensor of `origin` to this one's; None where it is not what this lies on, or
@@ -176,6 +196,12 @@ def _same_bytes(one: Source, other: Source, name: str) -> bool:
         return False
     same_place = (ours.offset, ours.nbytes) == (theirs.offset, theirs.nbytes)
     return same_place and ours.path.resolve() == theirs.path.resolve()
+
+
+def added(values: Tensor, delta: Delta, start: int, stop: int, dtype: DType) -> Tensor:
+    """Elements [start, stop) of a tensor whose stored ones are `values`, with a delta."""
+    kind = dtype.torch
+    return delta.slice(start, stop, kind).add_(values.to(kind))
 
 
 def sum_dtype(base: DType) -> DType:

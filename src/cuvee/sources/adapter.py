@@ -60,7 +60,8 @@ def apply_adapter(
     places = Places(base, stored.label, [*contents.factors, *(n.rpartition(".")[0] for n in contents.whole)])
     replaced = _replacements(stored, contents, places, config)
     shapes = {**base.tensors, **{name: made.meta for name, made in replaced.items()}}
-    deltas = _Deltas(stored, config, places, shapes, _reader(base, replaced)).all(contents.factors)
+    made = _Deltas(stored, config, places, shapes, _reader(base, replaced))
+    deltas = made.all(contents.factors)
     places.refuse_unmatched()
     overlay = Overlay(
         replaced=replaced,
@@ -72,6 +73,7 @@ def apply_adapter(
         close=stored.close,
         facts=_facts(stored, contents, len(deltas), len(replaced)),
         weights=stored.weight_files,
+        sizes=made.sizes,
     )
     return AdaptedSource(base, overlay, f"{base.label} + {stored.label}")
 
@@ -161,6 +163,7 @@ class _Deltas:
         self.places = places
         self.shapes = shapes
         self.cache = FactorCache()
+        self.sizes: dict[str, int] = {}  # bytes that each delta is made of
 
     def all(self, factors: Mapping[str, dict[str, str]]) -> dict[str, Delta]:
         """Every delta; modules without a place are remembered by `places`."""
@@ -169,6 +172,8 @@ class _Deltas:
             target = self.places.weight(module, parts.values(), self.shapes)
             if target in found:
                 raise self.misfit(module, f"two modules of the adapter change `{printable(target)}`")
+            if target is not None:
+                self.sizes[target] = self.size(parts, self.shapes[target])
             if target is not None and self.config.kind != "LORA":
                 found[target] = self.relative(module, parts, self.shapes[target])
             elif target is not None:
@@ -178,7 +183,13 @@ class _Deltas:
                     bias = self.places.bias(module, parts["lora_B_bias"], self.shapes)
                     if bias is not None:
                         found[bias] = self.bias(module, parts["lora_B_bias"], self.shapes[bias], made.scale)
+                        self.sizes[bias] = self.stored.stored(parts["lora_B_bias"]).nbytes
         return found
+
+    def size(self, parts: Mapping[str, str], base: TensorMeta) -> int:
+        """Bytes of a module's parts; of DoRA also what it is scaled by, which takes the base twice more."""
+        own = sum(self.stored.stored(name).nbytes for part, name in parts.items() if part != "lora_B_bias")
+        return own + (2 * base.nbytes if "lora_magnitude_vector" in parts else 0)
 
     def low_rank(self, module: str, parts: Mapping[str, str], base: TensorMeta) -> LowRank:
         """The product of a module's factors, turned the way the base tensor lies."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TILE = 1 << 16  # elements of a product made at once: 256 KiB, within a core's cache
-_KEPT = 8  # pairs of factors in memory at once
+_KEPT = 8  # pairs of factors in memory at once, for each thread
 
 
 class Delta(Protocol):
@@ -60,7 +60,8 @@ class LowRank:
         return left * self.scale, right
 
     def _factors(self, dtype: torch_types.dtype) -> tuple[Tensor, Tensor]:
-        return self.left().to(dtype).contiguous(), self.right().to(dtype).contiguous()
+        left, right = self.cache.get((id(self), "stored"), lambda: (self.left(), self.right()))
+        return left.to(dtype).contiguous(), right.to(dtype).contiguous()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,28 +90,24 @@ class Sum:
         return total
 
 
-class FactorCache:
-    """The factors of the tensors in flight; the least recently used pair makes room."""
+class FactorCache(threading.local):
+    """The factors of the tensor that a thread works on, as they are stored and as they were asked for; the pair not used
+    for longest makes room. Threads share nothing, so that what each of them reads depends on its own tensors alone.
+    """
 
     def __init__(self, kept: int = _KEPT) -> None:
         self._kept = kept
         self._pairs: OrderedDict[Hashable, tuple[Tensor, Tensor]] = OrderedDict()
-        self._lock = threading.Lock()
 
     def get(self, key: Hashable, load: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """The pair under `key`, loaded if it is not there; two threads may both load it."""
-        with self._lock:
-            if key in self._pairs:
-                self._pairs.move_to_end(key)
-                return self._pairs[key]
-        pair = load()
-        with self._lock:
-            self._pairs[key] = pair
-            while len(self._pairs) > self._kept:
-                self._pairs.popitem(last=False)
-        return pair
+        """The pair under `key`, loaded if it is not there."""
+        if key not in self._pairs:
+            self._pairs[key] = load()
+        self._pairs.move_to_end(key)
+        while len(self._pairs) > self._kept:
+            self._pairs.popitem(last=False)
+        return self._pairs[key]
 
     def clear(self) -> None:
-        """Forget all factors."""
-        with self._lock:
-            self._pairs.clear()
+        """Forget this thread's factors."""
+        self._pairs.clear()

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import cuvee
-from cuvee.engine.evaluate import Evaluator
+from cuvee.engine.inputs import Inputs
 from cuvee.engine.options import RunOptions
 from cuvee.plan.cost import Rates, predict
 from cuvee.plan.nodes import Read
@@ -60,14 +60,14 @@ def test_as_many_bytes_are_read_as_were_predicted(
 ) -> None:
     method, values = CASES[case]
     read = 0
-    checked = Evaluator._checked
+    checked = Inputs._checked
 
-    def counted(self: Evaluator, node: Read, start: int, stop: int) -> torch.Tensor:
+    def counted(self: Inputs, node: Read, leaf: Any, start: int, stop: int) -> torch.Tensor:
         nonlocal read
         read += (stop - start) * node.meta.dtype.size
-        return checked(self, node, start, stop)
+        return checked(self, node, leaf, start, stop)
 
-    monkeypatch.setattr(Evaluator, "_checked", counted)
+    monkeypatch.setattr(Inputs, "_checked", counted)
     experts = models[1:2] if method == "arcee_fusion" else models[1:]
     blend = cuvee.merge(experts, base=models[0], method=method, **values)
     plan = blend.build()

@@ -62,6 +62,7 @@ class Builder:
 
     known: Mapping[int, Figures]
     staged: Mapping[int, int] = field(default_factory=dict)  # nodes that are computed elsewhere → number
+    same: Mapping[tuple[str, str], tuple[str, str]] = field(default_factory=dict)  # of the same bytes → the first
     ops: list[Op] = field(default_factory=list)
     reads: dict[tuple[str, str], Read] = field(default_factory=dict)
     kept: list[Any] = field(default_factory=list)  # memory that operations point to
@@ -178,6 +179,7 @@ class Builder:
     def place(self, node: Read) -> int:
         """The number of a tensor among the inputs of the program."""
         key = (node.source, node.meta.name)
+        key = self.same.get(key, key)
         self.reads.setdefault(key, node)
         return self._places.setdefault(key, len(self._places))
 
@@ -239,10 +241,14 @@ def promoted(a: DType, b: DType) -> DType:
 
 
 def program_of(
-    node: Node, dtype: DType, known: Mapping[int, Figures], staged: Mapping[int, int] | None = None
+    node: Node,
+    dtype: DType,
+    known: Mapping[int, Figures],
+    staged: Mapping[int, int] | None = None,
+    same: Mapping[tuple[str, str], tuple[str, str]] | None = None,
 ) -> Program:
     """The program of an output tensor, its figures known; Unfusable where the machine cannot."""
-    builder = Builder(known, staged or {})
+    builder = Builder(known, staged or {}, same or {})
     builder.expect([node])
     value = builder.use(node)
     builder.store(value, dtype)

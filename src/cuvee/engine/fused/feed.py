@@ -72,6 +72,15 @@ def parts_of(lies: Lies) -> tuple[Extent, ...]:
     return lies.parts if isinstance(lies, Pieces) else (lies,)
 
 
+def same(extents: Mapping[Key, Lies]) -> dict[Key, Key]:
+    """For each input the first one that is the same bytes of files, such as a base below several adapters."""
+    firsts: dict[Lies, Key] = {}
+    plain = (
+        key if isinstance(lies, Decoded) else firsts.setdefault(lies, key) for key, lies in extents.items()
+    )
+    return dict(zip(extents, plain, strict=True))
+
+
 @contextmanager
 def opened(extents: Mapping[Key, Lies]) -> Iterator[dict[Path, int]]:
     """File descriptors of all inputs; Unfusable when one cannot be opened."""
@@ -115,11 +124,13 @@ class Feed:
         watch: Stopwatch | None = None,
         consumed: Callable[[int], None] = lambda nbytes: None,
     ) -> None:
-        self.extents = extents
+        self.same = same(extents)
+        self.extents = extents = {key: lies for key, lies in extents.items() if self.same[key] == key}
         self.total = total
         self.step = max(1, min(step, total))
         self.span = max(1, min(_RUNS * step, total))
         self.watch = watch or Stopwatch()
+        self.parts: Sequence[tuple[int, int]] = ()  # runs of elements that spans are of; nothing: all
         self._consumed = consumed
         self._held = {key: lies.address for key, lies in extents.items() if isinstance(lies, Held)}
         self._filled = {
@@ -152,8 +163,7 @@ class Feed:
         """What the compiled machine reads by itself, with memory for `step` elements of each."""
         found = (Input * len(reads))()
         self._slots = {}
-        for place, read in zip(found, reads, strict=True):
-            key = read.source, read.meta.name
+        for place, key in zip(found, self._keys(reads), strict=True):
             place.size = self._size(key)
             if key in self._held:
                 place.file, place.memory = -1, self._held[key]
@@ -175,19 +185,19 @@ class Feed:
         grain = TILE * every
         span = -(-self.span // grain) * grain if every > 1 else self.span
         span = TILE if every > 1 and self._slots else span  # only what is looked at is decoded
-        keys = [(read.source, read.meta.name) for read in reads]
+        keys = self._keys(reads)
         filled = [key for key in dict.fromkeys(keys) if key not in self._held]
         ends = self._ends(filled)
-        first = 0
-        while first < self.total:
-            bound = next((end for end in ends if end > first), self.total)
-            count = min(span, bound - first)
-            self._point(keys, inputs, first, count)
-            yield first, count
-            if every == 1:
-                for key in filled:
-                    self._note(key, (first + count) * self._size(key))
-            first = first + count if every == 1 else -(-(first + count) // grain) * grain
+        for first, stop in self.parts or ((0, self.total),):
+            while first < stop:
+                bound = min(stop, next((end for end in ends if end > first), self.total))
+                count = min(span, bound - first)
+                self._point(keys, inputs, first, count)
+                yield first, count
+                if every == 1:
+                    for key in filled:
+                        self._note(key, (first + count) * self._size(key))
+                first = first + count if every == 1 else -(-(first + count) // grain) * grain
 
     def _ends(self, keys: Sequence[Key]) -> list[int]:
         """Elements at which a run of one of the inputs ends, besides the last; whole tiles, or Unfusable."""
@@ -215,23 +225,26 @@ class Feed:
 
     def blocks(self, reads: Sequence[Read], arena: Arena, step: int) -> Iterator[tuple[int, int, Any]]:
         """(first element, elements, addresses of the inputs) for runs of at most `step` elements."""
-        keys = [(read.source, read.meta.name) for read in reads]
+        keys = self._keys(reads)
         addresses = (ctypes.c_void_p * len(keys))()
         filled = () if self.resident else [key for key in dict.fromkeys(keys) if key in self._filled]
         slots = {key: arena.take(step * self._size(key)) for key in filled}
         for first in range(0, self.total, step):
             count = min(step, self.total - first)
-            for place, key in enumerate(keys):
+            for key, (_, view) in slots.items():  # once, however many of the reads ask for it
                 size = self._size(key)
-                if key in self._held:
-                    addresses[place] = self._held[key] + first * size
-                elif key in slots:
-                    addresses[place], view = slots[key]
-                    self._fill(key, view[: count * size], first * size)
-                    self._note(key, (first + count) * size)
+                self._fill(key, view[: count * size], first * size)
+                self._note(key, (first + count) * size)
+            for place, key in enumerate(keys):
+                addresses[place] = (
+                    slots[key][0] if key in slots else self._held[key] + first * self._size(key)
+                )
             self.watch.lap("reading")
             yield first, count, addresses
             self.watch.lap("summarising")  # a pass that writes charged its work already
+
+    def _keys(self, reads: Sequence[Read]) -> list[Key]:
+        return [self.same[read.source, read.meta.name] for read in reads]
 
     def _size(self, key: Key) -> int:
         return self.extents[key].nbytes // max(self.total, 1)

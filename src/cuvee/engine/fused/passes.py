@@ -54,7 +54,7 @@ def sweep(
     """Run the parts over a tensor; Unfusable where a value is not finite."""
     for every in sorted({part.tally.probe.every for part in parts}):
         together = [part for part in parts if part.tally.probe.every == every]
-        builder = Builder(known)
+        builder = Builder(known, same=feed.same)
         builder.expect([root for part in together for root in roots(part.tally.probe, part.node)])
         results = [probed(builder, part.tally.probe, part.node, feed.total) for part in together]
         run(feed, worker, kernels, builder.program(), None, every=every)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cuvee.core.dtypes import DType
 from cuvee.core.tensors import Held
 from cuvee.engine.fused.builder import Builder, Program, Unfusable, program_of
-from cuvee.engine.fused.feed import Feed, Worker, padded
+from cuvee.engine.fused.feed import Feed, Key, Worker, padded
 from cuvee.engine.fused.figures import exact, factor_of, wanted
 from cuvee.engine.kernels.library import Kernels
 from cuvee.engine.kernels.operations import TILE, Code
@@ -53,7 +53,7 @@ def merge_rows(feed: Feed, worker: Worker, kernels: Kernels, root: Node, dtype: 
         raise Unfusable("some are rescaled to a norm, some are not")
     known: dict[int, dict[str, Any]] = {}
     places = _Places(nodes, step, length)
-    inputs = _inputs(nodes, places)
+    inputs = _inputs(nodes, places, feed.same)
     worker.blocks.reserve(_room(feed, step, dtype.size))
     mark = worker.blocks.used
     marks: list[Any] = []
@@ -66,7 +66,8 @@ def merge_rows(feed: Feed, worker: Worker, kernels: Kernels, root: Node, dtype: 
                 kernels.mark(address, count, ctypes.addressof(bits) + first // 8)
         known = {id(node): {"factor": norm.factor()} for node, norm in zip(nodes, norms, strict=True)}
         worker.blocks.used = mark
-    program = program_of(root, dtype, known, {id(node): place for place, node in enumerate(nodes)})
+    staged = {id(node): place for place, node in enumerate(nodes)}
+    program = program_of(root, dtype, known, staged, feed.same)
     out, view = worker.blocks.take(step * dtype.size)
     for first, count, addresses in _blocks(feed, worker, kernels, step, inputs, program.reads):
         for address, bits in zip(places.addresses, marks, strict=False):
@@ -98,10 +99,10 @@ def _room(feed: Feed, step: int, size: int) -> int:
     return 2 * sum(padded(step * each) for each in sizes) + padded(step * size)
 
 
-def _inputs(nodes: Sequence[Apply], places: _Places) -> Program:
+def _inputs(nodes: Sequence[Apply], places: _Places, same: Mapping[Key, Key]) -> Program:
     """The program that computes what is ranked."""
     roots = [node.inputs[0] for node in nodes]
-    builder = Builder({})
+    builder = Builder({}, same=same)
     builder.expect(roots)
     for root, address in zip(roots, places.addresses, strict=True):
         value = builder.use(root)
