@@ -12,6 +12,7 @@ _WHERE = {
     "ACCURACY": "task",
     "BITS_PER_BYTE": "task",
     "EXACT_MATCH": "task",
+    "Answers": "track",
     "Choice": "choice",
     "Contender": "contender",
     "Examinee": "track",

@@ -10,6 +10,7 @@ from typing import Any
 
 from cuvee.evaluate.cells import Cell, Store
 from cuvee.evaluate.scorecard import Scorecard
+from cuvee.evaluate.statistics import calibration_error
 from cuvee.evaluate.table import Results, told_apart
 
 SCHEMA = "cuvee.bench.results/1"
@@ -28,6 +29,9 @@ def rows(results: Results) -> Iterator[dict[str, Any]]:
                 "better": score.metric.better,
                 "mean": score.mean,
                 "items": len(score.scores),
+                "calibration_error": None
+                if score.confidence is None
+                else calibration_error(score.confidence, score.scores),
                 **card.spent.as_json(),
                 "scores": [float(x) for x in score.scores],
             }

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cuvee.charts import Chart, Table, lines
-from cuvee.evaluate import leaderboard, published, robustness
+from cuvee.evaluate import calibration, leaderboard, published, robustness
 from cuvee.evaluate.adapters import outcome
 from cuvee.evaluate.cells import REFERENCES, Store
 from cuvee.evaluate.pages import Part, Report, Section
@@ -51,7 +51,13 @@ def report(folder: str | Path) -> Report:
 def _of_board(board: Board, results: Results) -> list[Section | None]:
     named = told_apart(results)
     here = [r for r in named if (r[0].track, len(r[0].tasks)) == (board.track, board.count)]
-    return [tuning(board, here), defaults(board, here), generalisation(board), published.section(board)]
+    return [
+        tuning(board, here),
+        defaults(board, here),
+        generalisation(board),
+        calibration.section(board, here),
+        published.section(board),
+    ]
 
 
 def scaling(of_track: Sequence[Board]) -> Section | None:

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TaskScore:
-    """One task's items: their numbers, weights and metric."""
+    """One task's items: their numbers, weights and metric; of a classifier its confidence in each answer."""
 
     metric: Metric
     scores: Scores
     weights: Scores
     unseen: bool = False
     shift_of: str = ""
+    confidence: Scores | None = None
 
     @property
     def mean(self) -> float:
@@ -104,6 +105,9 @@ class Scorecard:
                 "weights": None if bool((s.weights == 1).all()) else [float(x) for x in s.weights],
                 "unseen": s.unseen,
                 **({"shift_of": s.shift_of} if s.shift_of else {}),
+                **(
+                    {} if s.confidence is None else {"confidence": [round(float(x), 4) for x in s.confidence]}
+                ),
             }
             for name, s in self.tasks.items()
         }
@@ -123,7 +127,10 @@ class Scorecard:
             scores = numpy.array(entry["scores"], dtype=numpy.float64)
             given = entry["weights"]
             weights = numpy.ones(len(scores)) if given is None else numpy.array(given, dtype=numpy.float64)
+            sure = numpy.array(entry["confidence"]) if "confidence" in entry else None
             shift_of = entry.get("shift_of", "")
-            tasks[name] = TaskScore(Metric(*entry["metric"]), scores, weights, entry["unseen"], shift_of)
+            tasks[name] = TaskScore(
+                Metric(*entry["metric"]), scores, weights, entry["unseen"], shift_of, sure
+            )
         log = tuple((point, value) for point, value in data.get("log", ()))
         return cls(data["name"], tasks, Ledger(**data["spent"]), data["settings"], log)

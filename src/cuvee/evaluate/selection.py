@@ -11,10 +11,11 @@ from cuvee.core.lazy import numpy
 from cuvee.errors import EvaluationError
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.scorecard import Scorecard, TaskScore
-from cuvee.evaluate.task import Item, Task
+from cuvee.evaluate.task import ACCURACY, Item, Task
 from cuvee.evaluate.track import Examinee, Track, handed
 
 if TYPE_CHECKING:
+    from cuvee.evaluate.statistics import Scores
     from cuvee.evaluate.track import Weights
 
 
@@ -91,7 +92,7 @@ def answered(examinee: Examinee, tasks: Sequence[Task], part: str, ledger: Ledge
     out = {}
     for task in tasks:
         items: Sequence[Item] = list(getattr(task, part))
-        scores = numpy.asarray(examinee.answer(task, items, ledger), dtype=numpy.float64)
+        scores, confidence = _asked(examinee, task, items, ledger)
         if scores.shape != (len(items),) or not numpy.isfinite(scores).all():
             raise EvaluationError(
                 "CV-B005",
@@ -100,8 +101,22 @@ def answered(examinee: Examinee, tasks: Sequence[Task], part: str, ledger: Ledge
                 else f"the model's answers on `{task.name}` hold NaN or infinity",
             )
         weights = numpy.array([item.weight for item in items], dtype=numpy.float64)
-        out[task.name] = TaskScore(task.metric, scores, weights, task.unseen, task.shift_of)
+        out[task.name] = TaskScore(task.metric, scores, weights, task.unseen, task.shift_of, confidence)
     return out
+
+
+def _asked(
+    examinee: Examinee, task: Task, items: Sequence[Item], ledger: Ledger
+) -> tuple[Scores, Scores | None]:
+    """A number for each item, and where the examinee is a classifier its confidence (0 where that is NaN)."""
+    classify = getattr(examinee, "classify", None) if task.metric == ACCURACY else None
+    if classify is None:
+        return numpy.asarray(examinee.answer(task, items, ledger), dtype=numpy.float64), None
+    found = classify(task, items, ledger)
+    return (
+        numpy.asarray(found.scores, dtype=numpy.float64),
+        numpy.nan_to_num(numpy.asarray(found.confidence, dtype=numpy.float64), nan=0.0),
+    )
 
 
 def scorecard(name: str, examinee: Examinee, tasks: Sequence[Task], ledger: Ledger) -> Scorecard:

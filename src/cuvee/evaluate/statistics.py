@@ -140,6 +140,18 @@ def _shares(strata: int, counts: Sequence[float] | None) -> Scores:
     return shares
 
 
+def calibration_error(confidence: Scores, right: Scores, bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017, arXiv:1706.04599): Σ (n_b / n) |accuracy_b − mean confidence_b|.
+
+    Over `bins` equal parts (low, high] of 0…1; 0 is calibrated. NaN for no items.
+    """
+    if len(right) == 0:
+        return math.nan
+    places = numpy.clip(numpy.ceil(confidence * bins) - 1, 0, bins - 1).astype(int)
+    sums = [numpy.bincount(places, weights=w, minlength=bins) for w in (right, confidence)]
+    return float(numpy.abs(sums[0] - sums[1]).sum() / len(right))
+
+
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """p-values adjusted for their number by Holm's step-down rule."""
     ordered = sorted(p_values, key=lambda name: p_values[name])

@@ -6,6 +6,7 @@ Protocols only; the tracks that ship are in `tracks/`, others are made by implem
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from cuvee.evaluate.ledger import Ledger
@@ -19,8 +20,20 @@ if TYPE_CHECKING:
     Weights = Mapping[str, Tensor]
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A number for each item, and the probability (0…1) that the model gave to what it answered."""
+
+    scores: Scores
+    confidence: Scores
+
+
 class Examinee(Protocol):
-    """A live model whose weights can be exchanged."""
+    """A live model whose weights can be exchanged.
+
+    A classifier may have a method `classify` beside `answer`, of the same arguments, that gives `Answers`: its tasks of
+    the metric accuracy are asked by it, and calibration is reported.
+    """
 
     def load(self, weights: Weights) -> None:
         """Take these weights; tensors that `weights` lacks stay as they are. The referee fills in the base's."""

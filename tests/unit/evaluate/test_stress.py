@@ -38,7 +38,7 @@ def handed(kind: str, seed: int = 0) -> list[torch.Tensor]:
 
 
 def opened(name: str, seed: int) -> Any:
-    origin, plus, kind = name.partition("+")
+    _, plus, kind = name.partition("+")
     track = Wide()
     return Stressed(track, kind, seed) if plus else track
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cuvee.core.lazy import torch
+from cuvee.evaluate.track import Answers
 from cuvee.evaluate.tracks import store
 
 if TYPE_CHECKING:
@@ -53,3 +54,10 @@ def stored_head(address: str, name: str, make: Callable[[], Head]) -> Head:
         return {"centre": head.centre, "directions": head.directions}
 
     return Head(**store.kept(address, name, tensors, kind="heads"))
+
+
+def classified(logits: Tensor, targets: Tensor) -> Answers:
+    """1 where the largest of an item's logits (n, c) is that of its target (n), else 0; and its softmax."""
+    confidence, said = logits.double().softmax(1).max(1)
+    right = (said == targets).double()
+    return Answers(right.numpy(), confidence.numpy())

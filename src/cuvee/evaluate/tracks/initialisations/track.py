@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from cuvee.core.lazy import numpy, torch
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.task import Item, Task
+from cuvee.evaluate.track import Answers
 from cuvee.evaluate.tracks import store
 from cuvee.evaluate.tracks.arithmetic import flops
 from cuvee.evaluate.tracks.exchange import exchange
-from cuvee.evaluate.tracks.heads import Head, codes
+from cuvee.evaluate.tracks.heads import Head, classified, codes
 from cuvee.evaluate.tracks.initialisations.tasks import Labelled, all_tasks, packaged
 from cuvee.evaluate.tracks.learning import learn
 
@@ -130,15 +131,20 @@ class SmallExaminee:
 
     def answer(self, task: Task, items: Sequence[Item], ledger: Ledger) -> Scores:
         """1 where the nearest code among the task's own classes is the right one, else 0."""
+        return self.classify(task, items, ledger).scores
+
+    def classify(self, task: Task, items: Sequence[Item], ledger: Ledger) -> Answers:
+        """As `answer`, with the probability of what was answered."""
         with torch.no_grad():
-            parts = [
-                _logits(self.network, self.head, task, items[i : i + _BATCH]).argmax(1)
-                for i in range(0, len(items), _BATCH)
-            ]
-        right = torch.cat(parts) == torch.tensor([_place(task, item) for item in items])
+            logits = torch.cat(
+                [
+                    _logits(self.network, self.head, task, items[i : i + _BATCH])
+                    for i in range(0, len(items), _BATCH)
+                ]
+            )
         self._flops = self._flops or flops(self.network, _pictures(items[:1]))
         ledger.add(examples=len(items), forward=-(-len(items) // _BATCH), flops=len(items) * self._flops)
-        return numpy.asarray(right.numpy(), dtype=numpy.float64)
+        return classified(logits, torch.tensor([_place(task, item) for item in items]))
 
 
 def _train(

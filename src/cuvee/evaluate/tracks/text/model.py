@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cuvee.core.lazy import numpy, torch
+from cuvee.core.lazy import torch
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.task import Item, Task
+from cuvee.evaluate.track import Answers
 from cuvee.evaluate.tracks.exchange import exchange
-from cuvee.evaluate.tracks.heads import Head, prototypes
+from cuvee.evaluate.tracks.heads import Head, classified, prototypes
 from cuvee.evaluate.tracks.learning import quick
 from cuvee.evaluate.tracks.packages import package
 
@@ -90,8 +91,12 @@ class TextExaminee:
 
     def answer(self, task: Task, items: Sequence[Item], ledger: Ledger) -> Scores:
         """1 where the predicted class is right, else 0."""
+        return self.classify(task, items, ledger).scores
+
+    def classify(self, task: Task, items: Sequence[Item], ledger: Ledger) -> Answers:
+        """1 where the predicted class is right, else 0, and its probability."""
         embeddings = embed_all(self.model, [item.input for item in items])
-        right = self.heads[task.name].logits(embeddings).argmax(1) == torch.tensor([i.target for i in items])
         tokens = sum(len(item.input) for item in items)
         ledger.add(examples=len(items), forward=-(-len(items) // BATCH), flops=tokens * self._flops)
-        return numpy.asarray(right.numpy(), dtype=numpy.float64)
+        targets = torch.tensor([item.target for item in items])
+        return classified(self.heads[task.name].logits(embeddings), targets)

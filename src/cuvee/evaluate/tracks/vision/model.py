@@ -16,9 +16,10 @@ from cuvee.core.cache import folder as cache_folder
 from cuvee.core.lazy import numpy, torch
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.task import Item, Task
+from cuvee.evaluate.track import Answers
 from cuvee.evaluate.tracks.arithmetic import flops
 from cuvee.evaluate.tracks.exchange import exchange
-from cuvee.evaluate.tracks.heads import Head, prototypes
+from cuvee.evaluate.tracks.heads import Head, classified, prototypes
 from cuvee.evaluate.tracks.learning import learn
 from cuvee.evaluate.tracks.packages import package
 
@@ -111,12 +112,15 @@ class VisionExaminee:
 
     def answer(self, task: Task, items: Sequence[Item], ledger: Ledger) -> Scores:
         """1 where the predicted class is right, else 0; a shifted task is asked with the head of its own."""
+        return self.classify(task, items, ledger).scores
+
+    def classify(self, task: Task, items: Sequence[Item], ledger: Ledger) -> Answers:
+        """As `answer`, with the probability of what was answered."""
         seen = features(self.network, [item.input for item in items])
-        said = self.heads[task.shift_of or task.name].logits(seen).argmax(1)
-        right = said == torch.tensor([item.target for item in items])
         self._flops = self._flops or flops(self.network, batch_of([items[0].input]))
         ledger.add(examples=len(items), forward=-(-len(items) // BATCH), flops=len(items) * self._flops)
-        return numpy.asarray(right.numpy(), dtype=numpy.float64)
+        logits = self.heads[task.shift_of or task.name].logits(seen)
+        return classified(logits, torch.tensor([item.target for item in items]))
 
 
 def _loss(network: Any, head: Head, batch: Sequence[Item]) -> Tensor:
