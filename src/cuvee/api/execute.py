@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cuvee
 from cuvee.api.adapter_out import save_adapter
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Runner: TypeAlias = Callable[[Plan, Staging, RunOptions, Listener], Finished]
+Lineage: TypeAlias = Mapping[str, Any] | Callable[[], Mapping[str, Any]]  # as it is, or when a run is over
 RECIPE_NAMES = {"mergekit": "mergekit_config.yml", "cuvee": "cuvee.yaml"}
 
 
@@ -59,11 +60,11 @@ def save(
     resume: bool = True,
     listener: Listener = ignore,
     runner: Runner = run,
-    lineage: Mapping[str, str] | None = None,
+    lineage: Lineage | None = None,
 ) -> Saved:
     """Run a plan into a folder, or into one file when `out` ends in `.safetensors`; `runner` is where and how.
 
-    `lineage`: what each tensor is made from, for the manifest.
+    `lineage`: what each tensor is made from, for the manifest; or what tells it when all was read.
 
     All or nothing: `out` appears complete or not at all. An interrupted run is resumed by the same call.
     """
@@ -89,7 +90,7 @@ def _written(
     chosen: RunOptions,
     listener: Listener,
     runner: Runner,
-    lineage: Mapping[str, str] | None,
+    lineage: Lineage | None,
     *,
     resume: bool,
     overwrite: bool,
@@ -113,12 +114,13 @@ def _written(
             raise error.at(file=str(out)) from None
         refuse_changed(plan, inputs)
         notes = told_of(recorder, chosen)
+        told_lineage = lineage() if callable(lineage) else lineage
         files = {} if single else side_files(plan, out.name)
         began = time.monotonic()
         session.commit(
             files,
             lambda records: manifest_of(
-                plan, session.digests, records, chosen.device, finished.figures, lineage
+                plan, session.digests, records, chosen.device, finished.figures, told_lineage
             ),
         )
         if chosen.profile:

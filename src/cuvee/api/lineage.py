@@ -1,54 +1,90 @@
-"""What each output tensor was made from, by content, and which tensors of an earlier output are the same again.
+"""What each output tensor was made from, by content: the whole of it, and each of its blocks where that can be told.
 
-A key is the digest of everything that decides a tensor's bytes: its expression with the contents of the inputs, shared
-thresholds' inputs among them, its type, and the versions that do the arithmetic. Contents are known from catalogues, so
-nothing is read for it. A tensor with the key of one of the earlier output is copied from there; what is copied has to
-have the digest that the earlier manifest tells.
+A key is the digest of everything that decides bytes: an expression with the contents of its inputs, shared thresholds'
+inputs among them, its type, what is done about NaN, and the versions that do the arithmetic. Contents are known from
+catalogues, so nothing is read for it. Blocks have keys where each element follows from the same element of the inputs
+alone: no stage needs figures of a tensor, or these are thresholds that the catalogue knows, and no tie is broken by
+where it stands. Must not know what is done with keys.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
 import cuvee
 from cuvee.api.record import libraries
-from cuvee.api.sparing import spared
-from cuvee.bundle.manifest_form import Manifest, parse
-from cuvee.core.digests import TensorHasher, bytes_digest, canonical_json
-from cuvee.core.limits import DEFAULT
-from cuvee.core.names import printable
-from cuvee.engine.events import Finished, Listener
+from cuvee.api.sparing import tables_of
+from cuvee.core.digests import bytes_digest, canonical_json
+from cuvee.engine.blocks import access_of
+from cuvee.engine.fused.figures import wanted
 from cuvee.engine.options import RunOptions
-from cuvee.errors import Diagnostic, RunError, UsageError, Where
+from cuvee.engine.tables import Tables
+from cuvee.methods.registry import stage
 from cuvee.plan.cost import inputs_of
-from cuvee.plan.explain import size
-from cuvee.plan.nodes import Apply, Enter, Read, describe, walk
-from cuvee.plan.plan import Opened, OutputTensor, Plan
-from cuvee.sinks.target import MANIFEST
+from cuvee.plan.nodes import Apply, Convert, Difference, Enter, Node, Read, Sum, describe, walk
+from cuvee.plan.plan import OutputTensor, Plan
 from cuvee.sources import catalogue
-from cuvee.sources.bits import bits_of
-from cuvee.sources.folder import open_path
-from cuvee.sources.source import Source
 
 if TYPE_CHECKING:
-    from cuvee.sinks.sink import Staging
+    import numpy.typing as npt
 
-_KEY = "earlier output"
-_STEP = 1 << 20  # elements hashed at once
+    Array = npt.NDArray[Any]
 
-Keys = Mapping[str, str]  # by tensor
+_SHORT = 16  # bytes of a block's key
+
+Blocks = Mapping[tuple[str, str], "Array"]  # digests of blocks by source and tensor
 
 
-def keys_of(plan: Plan, device: str) -> Keys:
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What a tensor was made from; `blocks` are keys of runs of `step` elements, joined, where these have their own."""
+
+    whole: str
+    step: int = 0
+    blocks: bytes = b""
+
+    def as_json(self) -> Any:
+        """What a manifest says."""
+        if not self.blocks:
+            return self.whole
+        return {"whole": self.whole, "step": self.step, "blocks": self.blocks.hex()}
+
+    def same(self, other: Key) -> list[bool]:
+        """For each block whether the other has it, too; nothing where they are not cut alike."""
+        if self.step != other.step or len(self.blocks) != len(other.blocks):
+            return []
+        starts = range(0, len(self.blocks), _SHORT)
+        return [self.blocks[i : i + _SHORT] == other.blocks[i : i + _SHORT] for i in starts]
+
+
+Keys = Mapping[str, Key]  # by tensor
+
+
+def key_of(told: Any) -> Key | None:
+    """A key as a manifest says it; None for what is none."""
+    if isinstance(told, str):
+        return Key(told)
+    if not isinstance(told, dict) or set(told) != {"whole", "step", "blocks"}:
+        return None
+    whole, step, blocks = told["whole"], told["step"], told["blocks"]
+    right = isinstance(whole, str) and type(step) is int and step > 0 and isinstance(blocks, str)
+    if not right or re.fullmatch(f"([0-9a-f]{{{2 * _SHORT}}})+", blocks) is None:
+        return None
+    return Key(whole, step, bytes.fromhex(blocks))
+
+
+def keys_of(plan: Plan, options: RunOptions) -> Keys:
     """The key of every tensor whose inputs are all catalogued."""
-    contents = _contents(plan)
+    digests = _digests(plan)
+    contents = {place: _content(plan, place, digests[place]) for place in digests}
     groups = {name: [node for _, node in members] for name, members in plan.groups().items()}
-    arithmetic = [cuvee.__version__, device, libraries(), catalogue.BLOCK]
+    versions = [cuvee.__version__, options.device, libraries(), catalogue.BLOCK, options.non_finite]
+    tables = tables_of(plan, options) if digests else None
     shared: dict[str, str | None] = {}
 
     def of_group(name: str) -> str | None:
@@ -64,27 +100,31 @@ def keys_of(plan: Plan, device: str) -> Keys:
         told = _told(tensor.node, contents)
         if told is not None and None not in joint:
             meta = [tensor.meta.name, tensor.meta.dtype.name, list(tensor.meta.shape), tensor.compute.name]
-            found[tensor.meta.name] = bytes_digest(canonical_json([arithmetic, meta, told, joint]))
+            whole = bytes_digest(canonical_json([versions, meta, told, joint]))
+            found[tensor.meta.name] = Key(whole, *_blocks(tensor, [versions, meta], digests, tables))
     return found
 
 
-def _contents(plan: Plan) -> dict[tuple[str, str], str]:
-    """What the inputs hold, as far as they are catalogued."""
+def _digests(plan: Plan) -> Blocks:
+    """Digests of the blocks of all inputs, as far as they are catalogued."""
     digests = {  # what an adapter adds is not subtracted from anything, so equal contents do not make equal bytes
         key: None if hasattr(opened.source, "changes") else catalogue.digests_of(opened.source)
         for key, opened in plan.sources.items()
     }
-    found = {}
-    for key, name in inputs_of(plan.tensors):
-        held = (digests[key] or {}).get(name)
-        if held is not None:
-            meta = plan.sources[key].source.tensors[name]
-            head = canonical_json([meta.dtype.name, list(meta.shape)])
-            found[key, name] = blake3(head + held.tobytes()).hexdigest()
-    return found
+    return {
+        (key, name): held
+        for key, name in inputs_of(plan.tensors)
+        if (held := (digests[key] or {}).get(name)) is not None
+    }
 
 
-def _told(node: Any, contents: Mapping[tuple[str, str], str]) -> Any:
+def _content(plan: Plan, place: tuple[str, str], held: Array) -> Any:
+    meta = plan.sources[place[0]].source.tensors[place[1]]
+    head = canonical_json([meta.dtype.name, list(meta.shape)])
+    return blake3(head + held.tobytes()).hexdigest()
+
+
+def _told(node: Any, contents: Mapping[tuple[str, str], Any]) -> Any:
     """An expression with the contents of its tensors in place of their names; None where one is not known."""
     if any(isinstance(n, Read) and (n.source, n.meta.name) not in contents for n in walk(node)):
         return None
@@ -92,7 +132,7 @@ def _told(node: Any, contents: Mapping[tuple[str, str], str]) -> Any:
     return [_replaced(describe(node), contents), places]
 
 
-def _replaced(told: Any, contents: Mapping[tuple[str, str], str]) -> Any:
+def _replaced(told: Any, contents: Mapping[tuple[str, str], Any]) -> Any:
     if isinstance(told, dict):
         if set(told) == {"read", "tensor"}:
             return {"content": contents[told["read"], told["tensor"]]}
@@ -100,106 +140,42 @@ def _replaced(told: Any, contents: Mapping[tuple[str, str], str]) -> Any:
     return [_replaced(value, contents) for value in told] if isinstance(told, (list, tuple)) else told
 
 
-@dataclass(frozen=True, slots=True)
-class Remerge:
-    """A plan that takes from an earlier output what is the same there; `keys` are those of the new output."""
-
-    plan: Plan
-    lighter: Plan
-    keys: Keys
-    reused: tuple[str, ...]
-    earlier: Manifest | None
-
-    def run(self, plan: Plan, session: Staging, options: RunOptions, listener: Listener) -> Finished:
-        """Run it in place of `plan`, whose digest and manifest stay those of a full merge."""
-        for name in self.reused:
-            self._check(name, _hashed(self.lighter.sources[_KEY].source, name))
-        less = spared(replace(self.lighter, notes=()), options)
-        finished = less.runner(less.plan, session, options, listener)
-        for name in self.reused:
-            self._check(name, session.digests[name])
-        return finished
-
-    def _check(self, name: str, digest: str) -> None:
-        if self.earlier is not None and digest != self.earlier.tensors[name].blake3:
-            raise RunError(
-                "CV-E281",
-                f"`{printable(name)}` of the earlier output is not what its manifest says",
-                where=Where(tensor=printable(name)),
-                hint="merge again without `--from`",
-            )
+def _blocks(
+    tensor: OutputTensor, head: Sequence[Any], digests: Blocks, tables: Tables | None
+) -> tuple[int, bytes] | tuple[()]:
+    """Elements of a block, and the keys of all; nothing where blocks have no keys, or there is only one."""
+    nodes = list(walk(tensor.node))
+    reads = list({(n.source, n.meta.name): n.meta for n in nodes if isinstance(n, Read)}.items())
+    cuts = _cuts(nodes, tables)
+    if cuts is None or not reads or any(meta.numel != tensor.meta.numel for _, meta in reads):
+        return ()
+    step = max(catalogue.step_of(meta.dtype.size) for _, meta in reads)
+    if tensor.meta.numel <= step or any(step % catalogue.step_of(m.dtype.size) for _, m in reads):
+        return ()
+    places = {place: [number, meta.dtype.name] for number, (place, meta) in enumerate(reads)}
+    first = canonical_json([*head, _told(tensor.node, places), cuts, step])
+    rows = [(digests[place], step // catalogue.step_of(meta.dtype.size)) for place, meta in reads]
+    found = bytearray()
+    for number in range(-(-tensor.meta.numel // step)):
+        own = blake3(first + number.to_bytes(8, "little"))
+        for held, many in rows:
+            own.update(held[number * many : (number + 1) * many].tobytes())
+        found += own.digest(_SHORT)
+    return step, bytes(found)
 
 
-def _hashed(source: Source, name: str) -> str:
-    """The digest of a tensor, before anything of it is written: what is wrong must not get into a journal."""
-    hasher, count = TensorHasher(), source.tensors[name].numel
-    for start in range(0, count, _STEP):
-        hasher.update(bits_of(source, name, start, min(start + _STEP, count)).data)
-    return hasher.hexdigest()
-
-
-def remerge(plan: Plan, earlier: Path | None, options: RunOptions) -> Remerge:
-    """What of `earlier` can be taken; UsageError when that is no output with lineage, or nothing is catalogued."""
-    keys = keys_of(plan, options.device)
-    if not keys:
-        raise UsageError(
-            "CV-U280",
-            "no tensor has inputs that are all in a catalogue, and what they hold is known from there alone",
-            hint="run `cuvee catalog` with the experts and their base first",
-        )
-    if earlier is None:
-        return Remerge(plan, plan, keys, (), None)
-    manifest = _manifest(earlier)
-    source = open_path(earlier, str(earlier), DEFAULT)
-    before: Mapping[str, str] = manifest.content["lineage"]
-    same = {
-        t.meta.name
-        for t in plan.tensors
-        if keys.get(t.meta.name, "") == before.get(t.meta.name)
-        and source.tensors.get(t.meta.name) == t.meta
-        and t.meta.name in manifest.tensors
-    }
-    tensors = tuple(_copied(t) if t.meta.name in same else t for t in plan.tensors)
-    # `nested`: figures of several tensors are of all of them, also of those that are copied.
-    lighter = replace(
-        plan, tensors=tensors, sources={**plan.sources, _KEY: Opened(_KEY, source, None)}, nested=(plan,)
-    )
-    note = Diagnostic("CV-P281", _message(plan, lighter, same), severity="note")
-    reused = tuple(t.meta.name for t in plan.tensors if t.meta.name in same)
-    return Remerge(replace(plan, notes=(*plan.notes, note)), lighter, keys, reused, manifest)
-
-
-def _copied(tensor: OutputTensor) -> OutputTensor:
-    return replace(tensor, node=Read(_KEY, tensor.meta), simplest=None)
-
-
-def _message(plan: Plan, lighter: Plan, same: set[str]) -> str:
-    left = [tensor for tensor in lighter.tensors if tensor.meta.name not in same]
-    taken = sum(t.meta.nbytes for t in lighter.tensors if t.meta.name in same)
-    read, whole = (sum(m.nbytes for m in inputs_of(tensors).values()) for tensors in (left, plan.tensors))
-    return (
-        f"{len(same)} of {len(plan.tensors)} tensors ({size(taken)}) are taken from the earlier output; {size(read)} "
-        f"of {size(whole)} of the inputs are read"
-    )
-
-
-def _manifest(earlier: Path) -> Manifest:
-    path = earlier / MANIFEST
-    found = parse(path.read_bytes(), str(path)) if path.is_file() else None
-    if found is None or "lineage" not in found.content:
-        raise UsageError(
-            "CV-U281",
-            f"`{printable(str(earlier))}` does not tell what its tensors were made from",
-            hint="outputs of `cuvee merge --lineage` do",
-        )
+def _cuts(nodes: Sequence[Node], tables: Tables | None) -> list[Any] | None:
+    """The thresholds of an expression of which each element follows from its inputs' same element; None for others."""
+    found: list[Any] = []
+    for node in nodes:
+        if isinstance(node, (Read, Convert, Difference, Sum)):
+            continue
+        if not isinstance(node, Apply) or node.group is not None or access_of(node) != "element":
+            return None
+        if stage(node.stage).scope_for(dict(node.values)) is None:
+            continue
+        told = tables.settled(node) if tables is not None and wanted(node) == ("cuts",) else None
+        if told is None:
+            return None
+        found.append(told)
     return found
-
-
-def closed(found: Remerge) -> None:
-    """Release the earlier output."""
-    opened: Sequence[Opened] = [o for key, o in found.lighter.sources.items() if key == _KEY]
-    for one in opened:
-        one.source.close()
-
-
-__all__ = ["Remerge", "closed", "keys_of", "remerge"]

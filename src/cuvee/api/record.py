@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import metadata
+from typing import Any
 
 import cuvee
 from cuvee.api.lock import lock_of
@@ -20,7 +21,7 @@ def manifest_of(
     records: dict[str, FileRecord],
     device: str = "cpu",
     figures: Figures | None = None,
-    lineage: Mapping[str, str] | None = None,
+    lineage: Mapping[str, Any] | None = None,
 ) -> bytes:
     """The manifest of an output: what went in, what came out, and the figures that stages record for later runs.
 

@@ -68,8 +68,11 @@ def memo_of(tables: Tables) -> Memo:
     return Memo(known=tables.figure, keeps=False)
 
 
-def spared(plan: Plan, options: RunOptions) -> Spared:
-    """The plan with every block that a catalogue proves needless left to another source; the same bytes come out."""
+def spared(plan: Plan, options: RunOptions, besides: StandIns | None = None) -> Spared:
+    """The plan with every block that a catalogue proves needless left to another source; the same bytes come out.
+
+    `besides`: blocks that nobody will ask for.
+    """
     if (
         not options.catalogue
         or not kept()
@@ -86,6 +89,7 @@ def spared(plan: Plan, options: RunOptions) -> Spared:
     equal = sum(_nbytes(plan, stand_ins))
     if tables is not None:
         add(stand_ins, _trimmed(plan, tables))
+    add(stand_ins, besides or {})
     nbytes = sum(_nbytes(plan, stand_ins))
     if not nbytes:
         return Spared(plan, tables, 0, prints=prints)

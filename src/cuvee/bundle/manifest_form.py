@@ -8,7 +8,8 @@
     methods          version of each method used
     numerics         dtype, device and library versions that fix the bytes, and figures that stages record for later
                      runs
-    lineage          only where asked for: tensor → digest of everything that it was made from
+    lineage          only where asked for: tensor → digest of everything that it was made from; with digests of its
+                     blocks of `step` elements where those have their own
     files            name → kind, size, digest, and for weight files the bytes of their header
     tensors          name → file, offset, nbytes, blake3
     complete         how many files, tensors and bytes there are; the manifest itself not counted
@@ -83,7 +84,7 @@ class Origin:
     numerics: Mapping[str, Any]
     version: str
     commit: str | None = None
-    lineage: Mapping[str, str] | None = None
+    lineage: Mapping[str, Any] | None = None
 
 
 def build(

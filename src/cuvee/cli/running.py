@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cuvee.api.blend import Blend
-from cuvee.api.execute import Runner, Saved, laid_out, save
+from cuvee.api.execute import Lineage, Runner, Saved, laid_out, save
 from cuvee.api.outlook import outlook, remember
 from cuvee.api.sparing import spared
 from cuvee.cli.profile import profiled
@@ -55,13 +54,18 @@ def merge_into(
 
 def merge_again(blend: Blend, out: Path, options: RunOptions, manner: Manner, earlier: Path | None) -> int:
     """As `merge_into`, with lineage, and what is the same in an earlier output taken from there."""
-    from cuvee.api.lineage import closed, remerge
+    from cuvee.api.remerge import closed, lineage_of, remerge
 
     plan = blend.build()
     try:
         found = remerge(plan, earlier, options)
         try:
-            return run_plan(found.plan, out, options, manner, found.run, found.keys)
+            if options.recording == "on":  # what the inputs hold is known when they were read
+                return run_plan(
+                    found.plan, out, options, manner, found.run, lambda: lineage_of(plan, options)
+                )
+            options = replace(options, recording="off")
+            return run_plan(found.plan, out, options, manner, found.run, found.lineage)
         finally:
             closed(found)
     finally:
@@ -74,7 +78,7 @@ def run_plan(
     options: RunOptions,
     manner: Manner,
     runner: Runner = run,
-    lineage: Mapping[str, str] | None = None,
+    lineage: Lineage | None = None,
 ) -> int:
     """Run a plan and report."""
     plan, here = laid_out(plan, out), runner is run

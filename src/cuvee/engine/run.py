@@ -170,7 +170,7 @@ def make_tensor(
     """
     name, dtype = tensor.meta.name, tensor.meta.dtype
     try:
-        for start, stop, value in evaluator.blocks(tensor.node, *span):
+        for start, stop, value in _runs(tensor, evaluator, span):
             result = value.to(dtype.torch)
             if tensor.action != "copied":
                 evaluator.guard.check_output(value, result, name, start, tensor.meta.numel)
@@ -193,6 +193,13 @@ def make_tensor(
         for node in walk(tensor.node):
             if isinstance(node, Apply):
                 evaluator.forget(node)
+
+
+def _runs(
+    tensor: OutputTensor, evaluator: Evaluator, span: tuple[int, int | None]
+) -> Iterator[tuple[int, int, Tensor]]:
+    for part in tensor.parts or (span,):
+        yield from evaluator.blocks(tensor.node, *part)
 
 
 def _inputs(tensor: OutputTensor) -> str:

@@ -123,6 +123,22 @@ class Tables:
         below = rounded(change.largest, taken[2]) < least.bits
         return frozenset(numpy.flatnonzero(below).tolist())
 
+    def settled(self, node: Apply) -> list[list[int]] | None:
+        """What a stage keeps, as data, where it is told by magnitudes alone; None where that does not follow, or some
+        of several equal ones are kept for where they stand.
+        """
+        cuts, table = self.cuts([node]), self._table(node)
+        if cuts is None or table is None:
+            return None
+        for chosen in cuts[0]:
+            equal = int(table[1][table[0] == chosen.bits].sum())
+            if 0 < chosen.kept < chosen.total and 0 < chosen.ties < equal:
+                return None
+        return [
+            [0 if one.kept <= 0 else 2 if one.kept >= one.total else 1, one.bits, int(one.ties > 0)]
+            for one in cuts[0]
+        ]
+
     def change(self, node: Node) -> Change | None:
         """What the task vector is, where it is of two tensors as they are stored."""
         taken = task_vector(node)

@@ -36,6 +36,9 @@ class OutputTensor:
     compute: DType
     parameters: Mapping[str, Resolved | Mapping[str, Resolved]] = field(default_factory=dict)
     simplest: Node | None = None  # after every rule, where some are switched off: what digests see
+    parts: tuple[
+        tuple[int, int], ...
+    ] = ()  # runs of elements that are made, where somebody else has the others
 
     @property
     def action(self) -> str:

@@ -13,6 +13,7 @@ from cuvee.plan.plan import Plan
 from cuvee.sources.catalogue import step_of
 
 Digests = Mapping[str, Mapping[str, Any]]  # by source key and tensor: (blocks, 16) bytes
+Place = tuple[str, str]  # source key, tensor
 StandIns = dict[str, dict[str, dict[int, str]]]  # by source key, tensor and block: the source to read instead
 
 
@@ -44,6 +45,27 @@ def _own(plan: Plan, digests: Digests, key: str, name: str) -> Any:
 
 def _alike(plan: Plan, one: str, other: str, name: str) -> bool:
     return plan.sources[one].source.tensors[name] == plan.sources[other].source.tensors[name]
+
+
+def unneeded(plan: Plan) -> StandIns:
+    """Blocks of inputs that no tensor of the plan asks for, since it is made in parts; they stand in for themselves,
+    so that they are there should anybody ask.
+    """
+    found: dict[Place, set[int]] = {}
+    for tensor in plan.tensors:
+        for place, meta in inputs_of([tensor]).items():
+            step = step_of(meta.dtype.size)
+            every = set(range(-(-meta.numel // step)))
+            asked = {b for start, stop in tensor.parts for b in range(start // step, -(-stop // step))}
+            found[place] = found.get(place, every) & (every - asked if tensor.parts else set())
+    for members in plan.groups().values():  # what figures of several tensors are found in
+        for place in inputs_of([tensor for tensor, _ in members]):
+            found.pop(place, None)
+    told: StandIns = {}
+    for (key, name), blocks in found.items():
+        if blocks:
+            told.setdefault(key, {})[name] = dict.fromkeys(sorted(blocks), key)
+    return told
 
 
 def nbytes_of(plan: Plan, key: str, name: str, number: int) -> int:

@@ -153,6 +153,8 @@ class Fused:
             return
         known: Known = {id(n): self._known(n) for n in walk(tensor.node)}
         several = bool(pending(tensor.node, known))
+        if several and tensor.parts:
+            raise Unfusable("figures of a whole tensor of which parts are made")
         with self._feed(extents, tensor, resident=several) as feed:
             worker = self._worker()
             worker.blocks.reserve(feed.room(size))
@@ -160,6 +162,7 @@ class Fused:
             while found := pending(tensor.node, known):
                 self._figures(feed, found, known)
             program = program_of(tensor.node, tensor.meta.dtype, known)
+            feed.parts = tensor.parts
             place = _place(session, tensor)
             done = write if place is None else partial(write, made=True)
             run(feed, worker, self._kernels, program, done, size, place=place)
