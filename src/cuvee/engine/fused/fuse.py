@@ -22,6 +22,7 @@ from cuvee.engine.fused.figures import depends, gathering, wanted
 from cuvee.engine.fused.passes import Part, Tally, gather, pending, run, sweep
 from cuvee.engine.fused.recognise import MASKS, computable, copied, extents_of, storable
 from cuvee.engine.fused.rows import merge_rows, pruned
+from cuvee.engine.fused.shelf import provide
 from cuvee.engine.kernels import Kernels, kernels
 from cuvee.engine.memo import Memo
 from cuvee.engine.options import RunOptions
@@ -161,7 +162,9 @@ class Fused:
             feed.load(worker.blocks)
             while found := pending(tensor.node, known):
                 self._figures(feed, found, known)
-            program = program_of(tensor.node, tensor.meta.dtype, known)
+            if self._memo is not None:
+                provide(tensor.node, known, feed, worker, self._kernels, self._memo)
+            program = program_of(tensor.node, tensor.meta.dtype, known, same=feed.same)
             feed.parts = tensor.parts
             place = _place(session, tensor)
             done = write if place is None else partial(write, made=True)

@@ -16,6 +16,7 @@ from cuvee.engine.fused.builder import Builder, Figures, Unfusable, Value
 from cuvee.engine.fused.chosen import cut
 from cuvee.engine.fused.coefficients import shares
 from cuvee.engine.fused.crowd import dropping, elected, mixed
+from cuvee.engine.fused.kept import voted
 from cuvee.engine.fused.trace import Traced, trace
 from cuvee.engine.fused.votes import consensus, magmax, ram, sce
 from cuvee.engine.kernels.operations import Code
@@ -170,7 +171,7 @@ def _elect(builder: Builder, node: Apply, values: Values, figures: Figures) -> V
     weights = each(values["weight"], len(node.inputs))
     tied = tied_sign(values["zero_sign"], values["merge"], figures)
     if values["vote"] == "weighted":
-        at_once = elected(builder, node, values, tied)
+        at_once = voted(builder, node, values, tied) or elected(builder, node, values, tied)
         if at_once is not None:
             return at_once
     sign, entries, judged = ballot(builder, node)

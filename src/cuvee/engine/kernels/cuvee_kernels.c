@@ -23,7 +23,7 @@ enum {
     FILL, ADD, SUB, MUL, SCALE, SHRINK, MULTIPLY_ADD, ABS, SIGN, ELECT, CLAMP,
     TRIM, KEEP, AGREE, LARGEST, QUOTIENT, HIGH, LOW, TIED, SUM, DOT, PICK,
     MOVED, BOOST, UNIQUE, LARGER, OUTWEIGHS, REACHED, AT_LEAST,
-    SPILL, VARIANCE, LOAD_E4M3, LOAD_E5M2, SCORES, BALANCED, ORDERED, MIXED, ELECTED, CODES
+    SPILL, VARIANCE, LOAD_E4M3, LOAD_E5M2, SCORES, BALANCED, ORDERED, MIXED, ELECTED, GATHER, VOTED, CODES
 };
 enum { BAD_INPUT = 1, BAD_OUTPUT = 2, BAD_CODE = 4 };
 
@@ -107,6 +107,7 @@ static void pick(const Op *op, const float *a, int m) {
 }
 
 #include "cuvee_crowd.h"
+#include "cuvee_kept.h"
 
 #define REG(n) (regs + (n) * TILE)
 
@@ -252,6 +253,8 @@ int cuvee_run(Op *ops, int32_t count, const void **in, void *out, int64_t first,
             case BALANCED: balanced(op->data, to, regs); break;
             case MIXED: case ELECTED: bad_in |= crowd(op->data, in, s, line, m, to, regs, op->code == ELECTED); break;
             case ORDERED: ordered(to, a); break;
+            case GATHER: gather(op->data, a, (const char *)in[op->b] + s * ((Gathered *)op->data)->size, line, m); break;
+            case VOTED: bad_in |= voted(op->data, line, to, regs); break;
             default: return BAD_CODE;
             }
             if (m < TILE && (op->code <= LOAD_F32 || op->code == LOAD_E4M3 || op->code == LOAD_E5M2)) memset(to + m, 0, (size_t)(TILE - m) * 4);

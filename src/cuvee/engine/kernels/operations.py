@@ -59,6 +59,8 @@ class Code(IntEnum):
     ORDERED = 43  # magnitudes in the order of a, which lies within -1 and 1
     MIXED = 44  # the weighted sum of inputs, or of their differences from a register (`Crowd`)
     ELECTED = 45  # their differences, thinned; those that agree with the sign of the weighted sum, combined
+    GATHER = 46  # what is not 0 of a, taken from input b as stored and laid together (`Gathered`)
+    VOTED = 47  # as ELECTED, of entries that were gathered (`Ballot`)
 
 
 class Op(ctypes.Structure):
@@ -132,6 +134,38 @@ class Crowd(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("count", "base", "first", "made")),
+        ("tied", ctypes.c_float),
+        ("unused", ctypes.c_float),
+    )
+
+
+class Gathered(ctypes.Structure):
+    """Where GATHER puts a tensor's entries: a bit for each element, how many stand before each tile, and they."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("bits", "before", "entries")),
+        ("used", ctypes.c_int64),
+        ("size", ctypes.c_int32),
+        ("unused", ctypes.c_int32),
+    )
+
+
+class Kept(ctypes.Structure):
+    """An expert of VOTED, as GATHER left it; `Ballot` says how many follow it."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("bits", "before", "entries")),
+        ("size", ctypes.c_int32),
+        ("half", ctypes.c_int32),
+        *((name, ctypes.c_float) for name in ("weight", "share", "divisor", "unused")),
+    )
+
+
+class Ballot(ctypes.Structure):
+    """Before the experts of VOTED."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("count", "base", "made", "divided")),
         ("tied", ctypes.c_float),
         ("unused", ctypes.c_float),
     )

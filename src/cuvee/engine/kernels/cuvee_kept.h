@@ -1,0 +1,156 @@
+/* Elections over entries that were kept before: the few of each expert that a threshold or a draw left, gathered once and
+ * laid close together, so that a vote with other weights reads those alone. The same sums, products and roundings in the
+ * same order as over all entries: what is not there adds +0 there, which changes no bit of a sum that began with +0.
+ * Included once, by cuvee_kernels.c.
+ */
+#ifndef CUVEE_KEPT_H
+#define CUVEE_KEPT_H
+
+/* Entries of one expert: a bit for each element of the tensor, and for each tile and the end the number of entries before; the
+ * entries are the expert's elements as stored (`size` bytes; `half`: float16, not bfloat16; of all experts alike). 64 bytes may be read after
+ * the last one. Differences from the base are divided by `divisor`. */
+typedef struct {
+    const u64 *bits;
+    const int64_t *before;
+    const char *entries;
+    int32_t size, half;
+    float weight, share, divisor, unused;
+} Kept;
+/* `base`: register; `made` and `tied` as of a Crowd; `divided`: whether any divisor is not 1. */
+typedef struct { int32_t count, base, made, divided; float tied, unused; Kept each[]; } Ballot;
+/* Where entries of size `size` go; there is room for a tile after the `used` ones. */
+typedef struct { u64 *bits; int64_t *before; char *entries; int64_t used; int32_t size, unused; } Gathered;
+enum { MARKS = TILE / 64 };
+
+/* Note which of `m` thinned values are not 0, and lay the stored elements they came from behind those of other tiles. */
+static void gather(Gathered *to, const float *thinned, const char *stored, int64_t line, int m) {
+    u64 *bits = to->bits + line * MARKS;
+    to->before[line] = to->used;
+    for (int word = 0; word < MARKS; word++) {
+        u64 found = 0;
+        for (int i = 64 * word; i < 64 * word + 64 && i < m; i++) found |= (u64)(thinned[i] != 0.0f) << (i & 63);
+        bits[word] = found;
+        for (; found; found &= found - 1, to->used++) {
+            int i = 64 * word + __builtin_ctzll(found);
+            memcpy(to->entries + to->used * to->size, stored + (int64_t)i * to->size, (size_t)to->size);
+        }
+    }
+    to->before[line + 1] = to->used;
+}
+
+/* A vector of VOTED: what is kept of each expert there, the vote, and what is made of those that agree. */
+#ifdef __AVX512F__
+static inline __attribute__((always_inline)) __m512 placed(const char *at, __mmask16 here, int wide, int half) {
+    if (wide) return _mm512_maskz_expand_ps(here, _mm512_loadu_ps(at));
+    __m256i next = _mm256_loadu_si256((const __m256i *)at);
+    if (half) return _mm512_maskz_expand_ps(here, _mm512_cvtph_ps(next));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_maskz_expand_epi32(here, _mm512_cvtepu16_epi32(next)), 16));
+}
+
+static inline __attribute__((always_inline)) u32 vote(const Ballot *all, int64_t line, float *to, const float *base, int made,
+                                                      int wide, int half, int divided) {
+    const __m512i sign = _mm512_set1_epi32((int)0x80000000u);
+    const __m512 none = _mm512_setzero_ps(), one = _mm512_set1_ps(1.0f), tied = _mm512_set1_ps(all->tied);
+    const int size = wide ? 4 : 2;
+    const char *at[CROWD];
+    const uint16_t *bits[CROWD];
+    __mmask16 bad = 0;
+    for (int k = 0; k < all->count; k++) {
+        at[k] = all->each[k].entries + all->each[k].before[line] * size;
+        bits[k] = (const uint16_t *)(all->each[k].bits + line * MARKS);
+    }
+    for (int j = 0; j < TILE / 16; j += 2) { /* two at a time, since one waits for itself */
+        __m512 value[2][CROWD], sum[2] = {none, none}, total[2] = {none, none}, share[2] = {none, none};
+        __m512 low = _mm512_loadu_ps(base + 16 * j), high = _mm512_loadu_ps(base + 16 * j + 16);
+        for (int k = 0; k < all->count; k++) {
+            const Kept *e = all->each + k;
+            const __m512 weight = _mm512_set1_ps(e->weight);
+            const __mmask16 here = bits[k][j], next = bits[k][j + 1];
+            const char *after = at[k] + __builtin_popcount(here) * size;
+            __m512 a = _mm512_sub_ps(placed(at[k], here, wide, half), low);
+            __m512 b = _mm512_sub_ps(placed(after, next, wide, half), high);
+            if (divided) a = _mm512_div_ps(a, _mm512_set1_ps(e->divisor)), b = _mm512_div_ps(b, _mm512_set1_ps(e->divisor));
+            at[k] = after + __builtin_popcount(next) * size;
+            value[0][k] = a = _mm512_maskz_mul_ps(here, a, weight);
+            value[1][k] = b = _mm512_maskz_mul_ps(next, b, weight);
+            sum[0] = _mm512_add_ps(sum[0], a);
+            sum[1] = _mm512_add_ps(sum[1], b);
+        }
+        __m512i turn[2];
+        for (int h = 0; h < 2; h++) {
+            bad |= _mm512_cmp_ps_mask(sum[h], sum[h], _CMP_UNORD_Q); /* infinities that cancel: the generic path says it */
+            __m512 led = _mm512_mask_mov_ps(sum[h], _mm512_cmp_ps_mask(sum[h], none, _CMP_EQ_OQ), tied);
+            turn[h] = _mm512_and_si512(_mm512_castps_si512(led), sign);
+        }
+        for (int k = 0; k < all->count; k++) {
+            const __m512 part = _mm512_set1_ps(all->each[k].share);
+            for (int h = 0; h < 2; h++) {
+                __m512 turned = _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(value[h][k]), turn[h]));
+                __mmask16 agrees = _mm512_cmp_ps_mask(turned, none, _CMP_GT_OQ);
+                if (made == GREATEST) total[h] = _mm512_mask_max_ps(total[h], agrees, total[h], turned);
+                else total[h] = _mm512_mask_add_ps(total[h], agrees, total[h], value[h][k]);
+                if (made == MEAN) share[h] = _mm512_mask_add_ps(share[h], agrees, share[h], part);
+            }
+        }
+        for (int h = 0; h < 2; h++) {
+            __mmask16 empty = _mm512_cmp_ps_mask(share[h], none, _CMP_EQ_OQ);
+            if (made == MEAN) total[h] = _mm512_div_ps(total[h], _mm512_mask_mov_ps(share[h], empty, one));
+            if (made == GREATEST)
+                total[h] = _mm512_mul_ps(total[h], _mm512_castsi512_ps(_mm512_or_si512(turn[h], _mm512_castps_si512(one))));
+            _mm512_storeu_ps(to + 16 * (j + h), total[h]);
+        }
+    }
+    return bad != 0;
+}
+#else
+static u32 vote(const Ballot *all, int64_t line, float *to, const float *base, int made, int wide, int half, int divided) {
+    float own[TILE], sum[TILE] = {0}, share[TILE] = {0}, won[TILE], delta[TILE];
+    u32 bad = 0;
+    memcpy(own, base, sizeof own); /* `to` may be the same register */
+    EACH to[i] = 0.0f;
+    for (int k = 0; k < 2 * all->count; k++) { /* all add up before any is asked whether it agrees */
+        const Kept *e = all->each + k % all->count;
+        const char *at = e->entries + e->before[line] * e->size;
+        const float weight = e->weight, part = e->share, divisor = e->divisor;
+        if (k == all->count) EACH { bad |= sum[i] != sum[i]; won[i] = sum[i] == 0.0f ? all->tied : sum[i] > 0.0f ? 1.0f : -1.0f; }
+        EACH delta[i] = 0.0f;
+        for (int word = 0; word < MARKS; word++)
+            for (u64 left = e->bits[line * MARKS + word]; left; left &= left - 1, at += e->size) {
+                int i = 64 * word + __builtin_ctzll(left);
+                float x;
+                u16 narrow;
+                if (wide) memcpy(&x, at, 4);
+                else { memcpy(&narrow, at, 2); if (half) widen_f16(&x, &narrow, 1); else x = from_bf16(narrow); }
+                delta[i] = x - own[i];
+            }
+        if (divided) EACH delta[i] = delta[i] / divisor;
+        if (k < all->count) EACH { float v = delta[i] * weight; sum[i] += v; }
+        else if (made == GREATEST) EACH { float v = delta[i] * weight * won[i]; to[i] = v > to[i] ? v : to[i]; }
+        else EACH {
+            float v = delta[i] * weight;
+            int agrees = v * won[i] > 0.0f;
+            to[i] += agrees ? v : 0.0f;
+            share[i] += agrees ? part : 0.0f;
+        }
+    }
+    if (made == GREATEST) EACH to[i] *= won[i];
+    if (made == MEAN) EACH to[i] /= share[i] == 0.0f ? 1.0f : share[i];
+    return bad != 0;
+}
+#endif
+
+static u32 voted(const Ballot *all, int64_t line, float *to, const float *regs) {
+    const float *base = regs + all->base * TILE;
+    const int wide = all->each->size == 4, half = all->each->half, divided = all->divided;
+    for (int k = 0; k < all->count; k++) {
+        const Kept *e = all->each + k;
+        const char *next = e->entries + e->before[line + 1] * e->size;
+        fetch(e->bits + (line + 1) * MARKS, 8 * MARKS);
+        fetch(next, next - (e->entries + e->before[line] * e->size)); /* about as many as here */
+    }
+    if (wide || half || divided || all->made == GREATEST) return vote(all, line, to, base, all->made, wide, half, divided);
+    if (all->made == MEAN) return vote(all, line, to, base, MEAN, 0, 0, 0);
+    return vote(all, line, to, base, TOTAL, 0, 0, 0);
+}
+
+#endif
