@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cuvee.errors import CuveeError, EvaluationError
 from cuvee.evaluate.cells import Cell, Grid, Store, label_of, space_of
+from cuvee.evaluate.checks import summary
 from cuvee.evaluate.choice import Choice
 from cuvee.evaluate.manifest import described
 from cuvee.evaluate.referee import Method, Referee
@@ -47,6 +48,7 @@ class Ring:
     examinee: Examinee
     store: Store
     known: dict[tuple[str, str], TaskScore] = field(default_factory=dict)
+    selected: dict[str, list[float]] = field(default_factory=dict)
 
     def referee(self, cell: Cell) -> Referee:
         """The referee of a cell."""
@@ -142,7 +144,17 @@ def _reference(name: str, referee: Referee, ring: Ring) -> Scorecard:
         if (name, task) not in ring.known:
             card = referee.score(Choice(_weights(name, task, ring.track)), name, [task])
             ring.known[(name, task)] = card.tasks[task]
-    return Scorecard(name, {task: ring.known[(name, task)] for task in asked})
+    scores = {task: ring.known[(name, task)] for task in asked}
+    return Scorecard(name, scores, settings=_selection(referee, ring) if name == "experts" else {})
+
+
+def _selection(referee: Referee, ring: Ring) -> dict[str, Any]:
+    """The experts' own scores on selection items, for `checks`; each taken once."""
+    for task in referee.names:
+        if task not in ring.selected and ring.track.tasks[task].selection:
+            found = referee.on_selection(ring.track.expert(task), task)
+            ring.selected[task] = summary(found)
+    return {"selection": {task: ring.selected[task] for task in referee.names if task in ring.selected}}
 
 
 def _weights(name: str, task: str, track: Track) -> Weights:

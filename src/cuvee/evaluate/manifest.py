@@ -34,10 +34,14 @@ def surroundings() -> Mapping[str, Any]:
 
 
 def described(track: Track) -> dict[str, Any]:
-    """A track's digest and tasks: digest, number of items of each part, metric, head and provenance of each task."""
+    """A track's digest, the size of its base, and its tasks.
+
+    Of each task its digest, the number of items of each part, metric, head and provenance.
+    """
     return {
         "track": track.name,
         "digest": track.digest,
+        "parameters": sum(tensor.numel() for tensor in track.base.values()),
         "tasks": {
             name: {
                 "digest": task.digest,

@@ -17,8 +17,8 @@ from cuvee.evaluate.apart import apart, ours, possible
 from cuvee.evaluate.choice import Choice
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.ledger import Ledger
-from cuvee.evaluate.scorecard import Scorecard
-from cuvee.evaluate.selection import BudgetSpent, Selection, scorecard
+from cuvee.evaluate.scorecard import Scorecard, TaskScore
+from cuvee.evaluate.selection import BudgetSpent, Selection, answered, scorecard
 from cuvee.evaluate.track import Examinee, Track, handed
 
 if TYPE_CHECKING:
@@ -127,6 +127,11 @@ class Referee:
             asked = [self.track.tasks[n] for n in tasks or (*self.names, *self.unseen, *self.shifted)]
             card = scorecard(name, self.examinee, asked, Ledger())
         return replace(card, spent=made.spent.copy(), settings=made.settings, log=tuple(made.log))
+
+    def on_selection(self, weights: Weights, task: str) -> TaskScore:
+        """The score of weights on a task's selection items, to check them by; it counts for nobody."""
+        self.examinee.load({**self.track.base, **weights})
+        return answered(self.examinee, [self.track.tasks[task]], "selection", Ledger())[task]
 
     def judge(self, method: Method, name: str, *, budget: int | None = None) -> Scorecard:
         """`choose`, then `score`."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cuvee.charts import Chart, Table, lines
-from cuvee.evaluate import calibration, leaderboard, published, robustness
+from cuvee.evaluate import calibration, checks, leaderboard, published, robustness, sizes, variation
 from cuvee.evaluate.adapters import outcome
 from cuvee.evaluate.cells import REFERENCES, Store
 from cuvee.evaluate.pages import Part, Report, Section
@@ -29,11 +29,13 @@ def sections(results: Results, found: Sequence[Board] | None = None) -> list[Sec
     """
     found = boards(results) if found is None else found
     largest = {board.track: board for board in reversed(found)}
+    named = told_apart(results)
     out = leaderboard.sections(found)
     out += [part for track in largest if (part := scaling([b for b in found if b.track == track]))]
+    out += [part for board in found if (part := variation.section(board, _of(board, named)))]
     out += [part] if (part := robustness.section(found, results)) else []
     ordinary = [board for board in largest.values() if robustness.clean(board.track)]
-    out += [part for board in ordinary for part in _of_board(board, results) if part]
+    out += [part for board in ordinary for part in _of_board(board, _of(board, named)) if part]
     return out
 
 
@@ -43,20 +45,26 @@ def report(folder: str | Path) -> Report:
     Raises EvaluationError CV-B024 where it holds no results, CV-B021 for a damaged one.
     """
     place = Path(folder)
-    elsewhere = outcome.section(outcome.kept(place))
-    found = [*sections(Store(place).results()), *([elsewhere] if elsewhere else [])]
-    return Report("Leaderboard", tuple(found))
+    store = Store(place)
+    results = store.results()
+    found = boards(results)
+    more = (sizes.section(found, store.tracks()), outcome.section(outcome.kept(place)))
+    return Report("Leaderboard", (*sections(results, found), *(part for part in more if part)))
 
 
-def _of_board(board: Board, results: Results) -> list[Section | None]:
-    named = told_apart(results)
-    here = [r for r in named if (r[0].track, len(r[0].tasks)) == (board.track, board.count)]
+def _of(board: Board, named: Results) -> Results:
+    """The results of a board."""
+    return [r for r in named if (r[0].track, len(r[0].tasks)) == (board.track, board.count)]
+
+
+def _of_board(board: Board, here: Results) -> list[Section | None]:
     return [
         tuning(board, here),
         defaults(board, here),
         generalisation(board),
         calibration.section(board, here),
         published.section(board),
+        checks.section(board, here),
     ]
 
 

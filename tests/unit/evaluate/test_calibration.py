@@ -97,7 +97,7 @@ def test_the_report_shows_errors_of_all_who_told_their_confidence(tmp_path: Path
     results = Store(tmp_path).results()
     part = markdown("x", sections(results)).split("## Calibration: linear, 2 experts")[1]
     row = next(line for line in part.splitlines() if line.startswith("| average |"))
-    score = dict((c.method, card) for c, card in results)["average"].tasks
+    score = {c.method: card for c, card in results}["average"].tasks
     errors = [by_definition(score[n].confidence, score[n].scores, 15) for n in "ab"]  # type: ignore[arg-type]
     gaps = [score[n].confidence.mean() - score[n].mean for n in "ab"]  # type: ignore[union-attr]
     assert row == f"| average | {50 * sum(errors):.1f} | {50 * sum(gaps):.1f} | – | – |"
