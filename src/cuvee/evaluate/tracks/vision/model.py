@@ -42,7 +42,7 @@ class Training:
 
     samples: int = 2400
     batch: int = 32
-    rate: float = 3e-4
+    rate: float = 2e-4
     decay: float = 0.01
 
 

@@ -11,7 +11,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +85,7 @@ SCRIPTS = {
 _PERSONS = frozenset(
     ("1F468", "1F469", "1F9D1", "200D", "2640", "2642", "FE0F", "1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF")
 )
-_RADICALS = 20
+RADICALS = 20
 _KANJI = re.compile(r"kanji/0[4-9][0-9a-f]{3}\.svg")
 _FONT = re.compile(r"\.(ttf|otf|ttc)$", re.IGNORECASE)
 
@@ -146,30 +146,36 @@ def lettered(wanted: Sequence[str], fonts: Sequence[str], copies: int = 0) -> It
                 yield Picture(pixels, wanted[number], kin, test)
 
 
-def scripts() -> Iterator[Picture]:
-    """Which writing system a character is of, split by character."""
+def written(systems: Mapping[str, tuple[int, int]]) -> Iterator[tuple[str, str, Pixels]]:
+    """Name of the writing system, character and picture, in the regular and bold faces of Noto."""
     for file, face in _faces(["fonts-noto-core"]):
         found = re.fullmatch(r"Noto(?:Sans|Serif|Kufi|Naskh)?(\w+?)-(?:Regular|Bold)\.ttf", file)
-        if found and found.group(1) in SCRIPTS:
+        if found and found.group(1) in systems:
             name = found.group(1)
-            first, last = SCRIPTS[name]
+            first, last = systems[name]
             wanted = [chr(code) for code in range(first, last + 1)]
             for number, picture in characters(face, wanted):
-                yield Picture(picture, name, wanted[number], in_test(wanted[number]))
+                yield name, wanted[number], picture
 
 
-def radicals() -> Iterator[Picture]:
-    """The radical of a kanji, of the twenty most frequent ones, drawn stroke by stroke; split by character."""
+def scripts() -> Iterator[Picture]:
+    """Which writing system a character is of, split by character."""
+    for name, character, picture in written(SCRIPTS):
+        yield Picture(picture, name, character, in_test(character))
+
+
+def radicals(first: int = 0, last: int = RADICALS) -> Iterator[Picture]:
+    """The radical of a kanji, of those `first` to `last` by frequency, drawn stroke by stroke; split by character."""
     found = []
     for name, data in package("kanjivg").walk(lambda name: _KANJI.fullmatch(name) is not None):
         text = data.decode()
         radical = re.search(r'kvg:element="([^"]+)"[^>]*kvg:radical="(?:general|tradit)"', text)
         if radical:
             found.append((name, radical.group(1), re.findall(r'<path[^>]* d="([^"]+)"', text)))
-    frequent = {radical for radical, _ in Counter(f[1] for f in found).most_common(_RADICALS)}
+    wanted = {radical for radical, _ in Counter(f[1] for f in found).most_common(last)[first:]}
     chance = random.Random(0)
     for name, kind, paths in found:
-        if kind in frequent:
+        if kind in wanted:
             for width in (8, 12, 16):
                 pixels = jittered(strokes(paths, 109.0, width), chance)
                 yield Picture(pixels, kind, name, in_test(name))

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from blake3 import blake3
-
 from cuvee.core.lazy import numpy, torch
 from cuvee.evaluate.task import ACCURACY, Item, Metric, Provenance, Task
 from cuvee.evaluate.tracks import store
 from cuvee.evaluate.tracks.packages import package, provenance
 from cuvee.evaluate.tracks.parts import held_out
 from cuvee.evaluate.tracks.vision.corruptions import CORRUPTIONS
+from cuvee.evaluate.tracks.vision.duplicates import near
+from cuvee.evaluate.tracks.vision.lessons import LESSONS
 from cuvee.evaluate.tracks.vision.pictures import PICTURES, Picture
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SEEN = ("mnist", "fashion", "scanned", "letters", "hiragana", "scripts", "radicals", "emoji")
 UNSEEN = ("numerals", "katakana")
-_VERSION = "1"  # of how pictures are made; part of their address
+_VERSION = "2"  # of how pictures are made; part of their address
 _TRAIN, _SELECTION, _TEST = 6000, 300, 1500
 _SHIFTED = 150  # corrupted pictures of each task
 _CUT = "test pictures only"
@@ -38,12 +38,10 @@ def make(name: str) -> tuple[Task, list[Item]]:
     labels = sorted(set(stored["label"]))
     number = {label: i for i, label in enumerate(labels)}
     test = _items([p for p in pictures_of(stored) if p.test], number)[:_TEST]
-    taken = {item.digest for item in test}
-    outside = _items([p for p in pictures_of(stored) if not p.test], number)
-    outside = [item for item in outside if item.digest not in taken]
-    selection, train = held_out(
-        outside[: _TRAIN + _SELECTION], min(_SELECTION, len(outside[: _TRAIN + _SELECTION]) // 5)
-    )
+    outside = _apart(_items([p for p in pictures_of(stored) if not p.test], number), test)
+    outside = outside[: _TRAIN + _SELECTION]
+    selection, train = held_out(outside, min(_SELECTION, len(outside) // 5))
+    train = _apart(train, selection)
     task = Task.of(
         name,
         train=train,
@@ -56,6 +54,28 @@ def make(name: str) -> tuple[Task, list[Item]]:
         classes=labels,
     )
     return task, test
+
+
+def lessons() -> list[Task]:
+    """What the base is schooled on before any task: pictures that no task asks for, training parts only."""
+    made = []
+    for name, (_, packages, split) in LESSONS.items():
+        stored = rendered(name)
+        labels = sorted(set(stored["label"]))
+        number = {label: i for i, label in enumerate(labels)}
+        made.append(
+            Task.of(
+                name,
+                train=_items(pictures_of(stored), number),
+                selection=(),
+                test=(),
+                metric=ACCURACY,
+                head="frozen",
+                provenance=provenance(packages, split),
+                classes=labels,
+            )
+        )
+    return made
 
 
 def all_tasks() -> dict[str, Task]:
@@ -112,10 +132,15 @@ def _items(pictures: Sequence[Picture], number: Mapping[str, int]) -> list[Item]
     return list(items.values())
 
 
+def _apart(items: Sequence[Item], others: Sequence[Item]) -> list[Item]:
+    """The items whose picture is not, nor nearly, one of the others'."""
+    drop = near([item.input for item in items], [item.input for item in others])
+    return [item for item, same in zip(items, drop, strict=True) if not same]
+
+
 def rendered(name: str) -> dict[str, list[str] | Tensor]:
     """All pictures of a set, drawn once and kept: `pixels`, `test`, and the texts `label` and `group`."""
-    make_all, packages, _ = PICTURES[name]
-    address = blake3("/".join((_VERSION, name, *(package(p).digest for p in packages))).encode())
+    make_all, _, _ = {**PICTURES, **LESSONS}[name]
 
     def draw() -> dict[str, Tensor]:
         pictures = list(make_all())
@@ -126,9 +151,15 @@ def rendered(name: str) -> dict[str, list[str] | Tensor]:
             "group": _text([p.group for p in pictures]),
         }
 
-    kept = store.kept(address.hexdigest(length=16), name, draw, kind="data")
+    kept = store.kept(address(name), name, draw, kind="data")
     texts = {key: bytes(kept[key].numpy()).decode().split("\n") for key in ("label", "group")}
     return {"pixels": kept["pixels"], "test": kept["test"], **texts}
+
+
+def address(name: str) -> str:
+    """The content address of a set's pictures: their packages and how they are drawn."""
+    _, packages, _ = {**PICTURES, **LESSONS}[name]
+    return store.address(_VERSION, name, *(package(p).digest for p in packages))
 
 
 def _text(lines: Sequence[str]) -> Tensor:

@@ -6,21 +6,24 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from blake3 import blake3
+
 from cuvee.evaluate.task import Task
 from cuvee.evaluate.tracks import store
 from cuvee.evaluate.tracks.heads import Head, stored_head
-from cuvee.evaluate.tracks.vision.model import Training, VisionExaminee, fine_tune, head_of, pretrained
+from cuvee.evaluate.tracks.vision.foundation import schooled
+from cuvee.evaluate.tracks.vision.model import Training, VisionExaminee, fine_tune, head_of
 from cuvee.evaluate.tracks.vision.tasks import all_tasks
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_VERSION = "1"  # of the training procedure; part of every expert's address
+_VERSION = "2"  # of the training procedure; part of every expert's address
 _FORM = "matrices"  # how weights are given to methods; part of the track's digest
 
 
 class VisionTrack:
-    """ImageNet EfficientNet-Lite0 and full fine-tunes on eight picture tasks. `seed` orders the training data.
+    """A schooled EfficientNet-Lite0 and full fine-tunes on eight picture tasks. `seed` orders the training data.
 
     `name`, `network` (builds the base, frozen BatchNorm) and `make_tasks` make other tracks of the same kind.
     """
@@ -31,7 +34,7 @@ class VisionTrack:
         training: Training | None = None,
         *,
         name: str = "vision",
-        network: Callable[[], Any] = pretrained,
+        network: Callable[[], Any] = schooled,
         make_tasks: Callable[[], Mapping[str, Task]] = all_tasks,
     ) -> None:
         self.name, self.seed = name, seed
@@ -46,7 +49,7 @@ class VisionTrack:
 
     @cached_property
     def base(self) -> Mapping[str, Tensor]:
-        """The pretrained network's trained tensors."""
+        """The base network's trained tensors."""
         from cuvee.evaluate.tracks.vision.network import parameters
 
         return parameters(self._network())
@@ -56,7 +59,9 @@ class VisionTrack:
         """The frozen head of each task that has training pictures."""
         network = self._network()
         return {
-            name: stored_head(store.address(self.name, task.digest), name, partial(head_of, network, task))
+            name: stored_head(
+                store.address(self.name, self._ground, task.digest), name, partial(head_of, network, task)
+            )
             for name, task in self.tasks.items()
             if task.train
         }
@@ -98,4 +103,14 @@ class VisionTrack:
 
     def _address(self, name: str) -> str:
         data = [self.tasks[task].digest for task in ([name] if name in self.tasks else self.seen)]
-        return store.address(self.name, _VERSION, name, *data, repr(self.training), str(self.seed))
+        parts = (self.name, _VERSION, self._ground, name, *data, repr(self.training), str(self.seed))
+        return store.address(*parts)
+
+    @cached_property
+    def _ground(self) -> str:
+        """The content of the base, which heads and experts depend on."""
+        hasher = blake3()
+        for name, tensor in sorted(self.base.items()):
+            hasher.update(name.encode())
+            hasher.update(tensor.contiguous().numpy().tobytes())
+        return hasher.hexdigest(length=16)
