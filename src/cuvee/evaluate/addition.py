@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from cuvee.core.names import printable
 from cuvee.errors import EvaluationError, UsageError
 from cuvee.evaluate.bench import Listener, OpenTrack, Ring, score_all
-from cuvee.evaluate.cells import REFERENCES, Cell, Store, label_of, space_of
+from cuvee.evaluate.cells import Cell, Store, is_reference, label_of, space_of
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.referee import Method
 from cuvee.evaluate.search import Kind
@@ -100,7 +100,7 @@ def duels(results: Results, newcomer: str) -> list[Duel]:
 def _others(named: Results, label: str, ours: Sequence[str]) -> list[str]:
     places = {_place(cell) for cell, _ in named if cell.label == label}
     shared = {cell.label for cell, _ in named if _place(cell) in places}
-    return sorted(shared - {*ours, *REFERENCES})
+    return sorted(label for label in shared - {*ours} if not is_reference(label))
 
 
 def _is(label: str, newcomer: str) -> bool:
@@ -116,7 +116,7 @@ def _places(results: Results, newcomer: Newcomer) -> list[Cell]:
     contender = newcomer.method if isinstance(newcomer.method, Contender) else None
     found: dict[str, Cell] = {}
     for cell, _ in results:
-        if cell.label in REFERENCES or cell.label == newcomer.label or not _fits(contender, cell):
+        if is_reference(cell.label) or cell.label == newcomer.label or not _fits(contender, cell):
             continue
         own = replace(
             cell,

@@ -8,7 +8,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cuvee.errors import CuveeError, EvaluationError
-from cuvee.evaluate.cells import Cell, Grid, Store, label_of, space_of
+from cuvee.evaluate.cells import (
+    Cell,
+    Grid,
+    Store,
+    expert_of,
+    label_of,
+    of_expert,
+    space_of,
+)
 from cuvee.evaluate.checks import summary
 from cuvee.evaluate.choice import Choice
 from cuvee.evaluate.manifest import described
@@ -97,7 +105,8 @@ def _cells(grid: Grid, track: Track, seed: int) -> Iterator[tuple[Cell, Method |
     references = ("base", "experts", *track.references()) if asked is None else asked
     for tasks in grid.sets(names, seed):
         place = Cell(track.name, track.digest, seed, tasks, "", "", unseen=grid.unseen)
-        for reference in references:
+        single = map(of_expert, tasks) if grid.transfer else ()
+        for reference in (*references, *single):
             yield replace(place, method=reference, label=reference), None
         for contender in grid.methods:
             least, most = registry.get(contender.method).inputs
@@ -137,14 +146,20 @@ def _said(error: Exception) -> str:
 
 
 def _reference(name: str, referee: Referee, ring: Ring) -> Scorecard:
-    """The base, the multi-task bound, or the experts, each on its own task; a score that is known is not taken anew."""
+    """The base, the multi-task bound, one expert on all tasks, or the experts, each on its own.
+
+    A score that is known is not taken anew.
+    """
     foreign = [] if name == "experts" else referee.unseen
     asked = [*referee.names, *foreign, *referee.shifted]
+    own = expert_of(name)
+    scores = {}
     for task in asked:
-        if (name, task) not in ring.known:
+        key = ("experts", task) if own in (task, ring.track.tasks[task].shift_of) else (name, task)
+        if key not in ring.known:
             card = referee.score(Choice(_weights(name, task, ring.track)), name, [task])
-            ring.known[(name, task)] = card.tasks[task]
-    scores = {task: ring.known[(name, task)] for task in asked}
+            ring.known[key] = card.tasks[task]
+        scores[task] = ring.known[key]
     return Scorecard(name, scores, settings=_selection(referee, ring) if name == "experts" else {})
 
 
@@ -163,6 +178,8 @@ def _weights(name: str, task: str, track: Track) -> Weights:
         return track.base
     if name == "experts":
         return track.expert(track.tasks[task].shift_of or task)
+    if (own := expert_of(name)) is not None:
+        return track.expert(own)
     found = track.references()
     if name not in found:
         raise EvaluationError(

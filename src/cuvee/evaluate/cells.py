@@ -24,6 +24,22 @@ from cuvee.evaluate.manifest import surroundings
 from cuvee.evaluate.scorecard import Scorecard
 
 REFERENCES = ("base", "experts", "multitask", "last")  # scored beside the methods, not tuned
+_EXPERT = "expert "
+
+
+def is_reference(label: str) -> bool:
+    """Whether a row is of a model that was there before any merge."""
+    return label in REFERENCES or label.startswith(_EXPERT)
+
+
+def of_expert(task: str) -> str:
+    """The label of one expert on every task."""
+    return f"{_EXPERT}{task}"
+
+
+def expert_of(label: str) -> str | None:
+    """The task of the expert that a label is of; None for another label."""
+    return label.removeprefix(_EXPERT) if label.startswith(_EXPERT) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +50,8 @@ class Grid:
     method). `seeds` are those of the track (training order) and of random methods. `references`: which models are
     scored beside the merges (None: base, experts and all that the track offers, which may have to be trained first).
     `unseen`: whether tasks without an expert are scored too. `untuned`: whether methods are scored with their defaults
-    as well. `tasks`: of these tasks' experts alone (empty: all).
+    as well. `tasks`: of these tasks' experts alone (empty: all). `transfer`: whether every expert is scored on every
+    task, and not on its own alone.
     """
 
     track: str
@@ -47,6 +64,7 @@ class Grid:
     unseen: bool = True
     untuned: bool = False
     tasks: tuple[str, ...] = ()
+    transfer: bool = False
 
     def sets(self, names: Sequence[str], seed: int) -> Iterator[tuple[str, ...]]:
         """The sets of tasks for one seed, largest first; each in the track's order."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from cuvee.charts import Chart, Table, lines
 from cuvee.evaluate import calibration, checks, leaderboard, published, robustness, sizes, variation
 from cuvee.evaluate.adapters import outcome
-from cuvee.evaluate.cells import REFERENCES, Store
+from cuvee.evaluate.cells import Store, expert_of, is_reference
 from cuvee.evaluate.pages import Part, Report, Section
 from cuvee.evaluate.statistics import holm, rank_intervals
 from cuvee.evaluate.table import Board, Results, boards, by_place, pairs, told_apart
@@ -97,10 +97,10 @@ def _by_count(ordered: Sequence[Board], field: str) -> dict[str, list[float]]:
     tuned = any("(budget" in row.label for board in ordered for row in board.rows)
     for i, board in enumerate(ordered):
         for row in (*board.references, *board.rows):
-            if tuned and row.label.endswith("(untuned)"):
-                continue  # twice the lines would hide what they show; the tables have both
+            if expert_of(row.label) is not None or (tuned and row.label.endswith("(untuned)")):
+                continue  # so many lines would hide what they show; the tables have all
             value = getattr(row, field)
-            if not math.isnan(value) and not (row.label in REFERENCES and field == "normalised"):
+            if not math.isnan(value) and not (is_reference(row.label) and field == "normalised"):
                 series[row.label][i] = 100 * value
     return dict(series)
 

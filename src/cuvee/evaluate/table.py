@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cuvee.core.lazy import numpy
 from cuvee.core.names import printable
 from cuvee.errors import EvaluationError
-from cuvee.evaluate.cells import REFERENCES, Cell
+from cuvee.evaluate.cells import REFERENCES, Cell, is_reference
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.scorecard import Scorecard
 from cuvee.evaluate.statistics import Comparison, Interval, bootstrap, compare, groups, holm, sign_flips
@@ -164,7 +164,7 @@ def _board(track: str, count: int, results: Results) -> Board:
         label: replace(_row(label, by_place(results, label, count), experts, base), budget=budgets[label])
         for label in labels
     }
-    merges = [rows[label] for label in labels if label not in REFERENCES]
+    merges = [rows[label] for label in labels if not is_reference(label)]
     metrics = {name: score.metric for _, card in results for name, score in card.tasks.items()}
     order = sorted(merges, key=lambda row: _standing(row, metrics), reverse=True)
     found = _grouped([row.label for row in order], results, count)
@@ -174,10 +174,16 @@ def _board(track: str, count: int, results: Results) -> Board:
         count=count,
         seeds=tuple(sorted({cell.seed for cell, _ in results})),
         rows=tuple(replace(row, group=numbered[row.label]) for row in order),
-        references=tuple(rows[label] for label in REFERENCES if label in rows),
+        references=tuple(rows[label] for label in _known(labels)),
         groups=tuple(tuple(group) for group in found),
         metrics=metrics,
     )
+
+
+def _known(labels: Sequence[str]) -> list[str]:
+    """The references among labels, those of single experts last."""
+    single = sorted(label for label in labels if is_reference(label) and label not in REFERENCES)
+    return [label for label in REFERENCES if label in labels] + single
 
 
 def _grouped(order: list[str], results: Results, count: int) -> list[list[str]]:

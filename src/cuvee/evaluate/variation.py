@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from cuvee.charts import Table, lines
 from cuvee.core.lazy import numpy
-from cuvee.evaluate.cells import REFERENCES
+from cuvee.evaluate.cells import is_reference
 from cuvee.evaluate.leaderboard import percent
 from cuvee.evaluate.pages import Part, Section
 from cuvee.evaluate.table import Board, Results, by_place
@@ -23,14 +23,14 @@ def section(board: Board, results: Results) -> Section | None:
         found[row.label] = {
             place[2:]: card.normalised({n: experts[place].tasks[n].mean for n in card.held_in()})
             for place, card in cards.items()
-            if place in experts and row.label not in REFERENCES
+            if place in experts and not is_reference(row.label)
         }
     places = sorted({place for values in found.values() for place in values}, key=str)
     if len(places) < 2:
         return None
     said = (
-        "Score ÷ own expert's score of every set and seed. Their spread is not in the intervals of the leaderboard, which "
-        "draw items alone. With few of them the deviation is a rough guess."
+        "Score ÷ own expert's score of every set and seed. Their spread is not in the intervals of the leaderboard, "
+        "which draw items alone. With few of them the deviation is a rough guess."
     )
     header = ("method", "sets and seeds", "mean", "standard deviation", "lowest", "highest")
     parts: list[Part] = [

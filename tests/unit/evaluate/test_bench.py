@@ -10,11 +10,14 @@ import pytest
 from linear_track import Track
 
 from cuvee.errors import EvaluationError
+from cuvee.evaluate.addition import add, duels, newcomer_of
 from cuvee.evaluate.bench import Done, Ring, run, score_all
 from cuvee.evaluate.cells import Cell, Grid, Store, space_of
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.leaderboard import sections
 from cuvee.evaluate.pages import markdown
+from cuvee.evaluate.referee import Referee
+from cuvee.evaluate.report import sections as whole_report
 from cuvee.evaluate.scorecard import Scorecard, TaskScore
 from cuvee.evaluate.table import boards, pairs
 from cuvee.evaluate.task import ACCURACY
@@ -195,3 +198,26 @@ def test_the_command_reports_and_compares_as_text_and_json(tmp_path: Path, cli: 
     assert compared.json["p_value"] < 0.01
     missing = cli("bench", "report", str(tmp_path / "nosuch"))
     assert (missing.code, "CV-B024" in missing.err) == (1, True)
+
+
+def test_every_expert_is_scored_on_every_task_where_that_is_asked_for(tmp_path: Path) -> None:
+    grid = Grid("linear", (Contender("average"),), counts=(2, 1), budget=0, transfer=True)
+    told: list[Done] = []
+    assert run(grid, lambda name, seed: Track(), Store(tmp_path), told.append) == 0
+    results = Store(tmp_path).results()
+    whole = {cell.label: card for cell, card in results if len(cell.tasks) == 2}
+    assert whole["expert a"].tasks["a"].mean == whole["experts"].tasks["a"].mean == 1.0
+    alone = Referee(Track()).score(Track().expert("a"), "a")
+    assert {n: s.mean for n, s in whole["expert a"].tasks.items()} == {
+        n: s.mean for n, s in alone.tasks.items()
+    }
+    board = boards(results)[0]
+    assert [row.label for row in board.references] == ["base", "experts", "expert a", "expert b"]
+    assert [row.label for row in board.rows] == ["average"]
+    text = markdown("x", whole_report(results))
+    assert "| – | expert a |" in text
+    assert "expert a" not in text.split("## Growth")[1].split("## ")[0]
+    assert add(newcomer_of("task_arithmetic"), lambda n, s: Track(), Store(tmp_path)) == 0
+    labels = {cell.label for cell, _ in Store(tmp_path).results()}
+    assert {d.other for d in duels(Store(tmp_path).results(), "task_arithmetic")} == {"average"}
+    assert labels == {"base", "experts", "expert a", "expert b", "average", "task_arithmetic"}

@@ -13,7 +13,7 @@ import torch
 from linear_track import WEIGHT, Track, items
 
 from cuvee.errors import EvaluationError, UsageError
-from cuvee.evaluate.cells import Cell, Store
+from cuvee.evaluate.cells import Cell, Store, is_reference
 from cuvee.evaluate.pages import html, markdown
 from cuvee.evaluate.scorecard import Scorecard, TaskScore
 from cuvee.evaluate.studies import mergeability
@@ -58,7 +58,8 @@ def test_every_study_ends_in_a_report_with_figures(name: str, tmp_path: Path) ->
     text, page = markdown(asked.title, parts), html(asked.title, parts)
     assert asked.source in text and all(q in text for q in asked.questions)
     assert page.count("<figure") >= 2
-    scored = {cell.method for cell, _ in results} - {"base", "experts", "multitask"}
+    scored = {cell.method for cell, _ in results if not is_reference(cell.label)}
+    assert ("expert t0" in {cell.method for cell, _ in results}) == asked.transfer
     assert scored == {
         c.method for c in asked.available() if len(NAMES) - 1 >= registry.get(c.method).inputs[0]
     }

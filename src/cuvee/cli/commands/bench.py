@@ -108,6 +108,7 @@ def command() -> None:
     default=True,
     help="Score all references of the track, which may have to be trained first; else base and experts.",
 )
+@click.option("--transfer", is_flag=True, help="Score every expert on every task too, not on its own alone.")
 @click.option(
     "-o", "--out", type=FOLDER, required=True, help="Folder of the results; finished cells are kept."
 )
@@ -143,6 +144,7 @@ def run(
         given["subsets"],
         references=None if given["references"] else ("base", "experts"),
         untuned=given["untuned"],
+        transfer=given["transfer"],
     )
     return 1 if run_grid(grid, open_track, Store(out), told(as_json=as_json, quiet=quiet)) else 0
 

@@ -85,6 +85,7 @@ STUDIES: dict[str, Study] = {
         ),
         methods=_REALISTIC,
         counts=(2, 4, 0),
+        transfer=True,
         answers=_realistic,
         limits="compositions of task and domain or language, which no track has as cells yet.",
     ),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from cuvee.charts import Table, lines
 from cuvee.core.lazy import numpy
+from cuvee.evaluate.cells import is_reference
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.pages import Drawn, Part, Section
 from cuvee.evaluate.published import ranged
@@ -75,7 +76,7 @@ def validate(
 ) -> list[Validation]:
     """Every figure against the losses of every method and number of experts in the results."""
     out = []
-    kinds = sorted({(len(c.tasks), c.label) for c, _ in results if c.label not in ("base", "experts")})
+    kinds = sorted({(len(c.tasks), c.label) for c, _ in results if not is_reference(c.label)})
     for count, method in kinds:
         observed = losses(results, method, count)
         if len(observed) < 4:
@@ -148,9 +149,7 @@ def sections(names: Sequence[str], figures: Mapping[str, Matrix], results: Resul
 def _lists(names: Sequence[str], figures: Mapping[str, Matrix], results: Results) -> list[Section]:
     first = next(iter(figures))
     out = []
-    for count, method in sorted(
-        {(len(c.tasks), c.label) for c, _ in results if c.label not in ("base", "experts")}
-    ):
+    for count, method in sorted({(len(c.tasks), c.label) for c, _ in results if not is_reference(c.label)}):
         observed = losses(results, method, count)
         ordered = sorted(
             observed, key=lambda tasks: forecast(figures[first], [names.index(n) for n in tasks])

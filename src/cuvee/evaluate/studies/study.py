@@ -21,7 +21,8 @@ class Study:
 
     `methods` that this version lacks are left out and named in the report. `counts`: numbers of experts (0: all; those
     that the track has too few for are left out). `answers` makes the report's sections; `limits` says what the paper
-    asked and a track cannot. `variants` are endings of the track's name: the grid is run on each.
+    asked and a track cannot. `variants` are endings of the track's name: the grid is run on
+    each. `transfer`: whether every expert is scored on every task.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Study:
     unseen: bool = True
     references: tuple[str, ...] | None = ("base", "experts")
     variants: tuple[str, ...] = ("",)
+    transfer: bool = False
 
     def available(self) -> tuple[Contender, ...]:
         """The methods that this version has."""
@@ -95,6 +97,7 @@ def _grid(study: Study, track: Track, name: str, seed: int) -> Grid:
         study.unseen,
         study.untuned and study.budget > 0,
         tuple(chosen),
+        study.transfer,
     )
 
 
