@@ -212,8 +212,21 @@ def space_of(node: Node) -> Enter | None:
     return node.enter if isinstance(node, Coordinate) else None
 
 
+_ROOTS = 4096
+_walked: dict[int, tuple[Node, tuple[Node, ...]]] = {}  # by identity of a root, which lives as long
+
+
 def walk(node: Node) -> Iterator[Node]:
     """Every node of the tree, children first, shared ones once."""
+    known = _walked.get(id(node))
+    if known is None:  # plans are walked many times
+        if len(_walked) >= _ROOTS:
+            _walked.clear()
+        known = _walked[id(node)] = (node, tuple(_nodes(node)))
+    return iter(known[1])
+
+
+def _nodes(node: Node) -> list[Node]:
     seen: set[int] = set()
     found: list[Node] = []
 
@@ -224,8 +237,8 @@ def walk(node: Node) -> Iterator[Node]:
                 visit(child)
         found.append(current)
 
-    visit(node)  # a list, not a generator at each level: plans are walked many times
-    return iter(found)
+    visit(node)  # a list, not a generator at each level
+    return found
 
 
 def describe(node: Node) -> Any:

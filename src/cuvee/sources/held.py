@@ -21,13 +21,17 @@ class HeldSource:
 
     def __init__(self, source: Source, names: Iterable[str]) -> None:
         self.source = source
-        wanted = [name for name in names if held_at(source, name) is None]
+        places = {name: held_at(source, name) for name in names}
+        wanted = [name for name, place in places.items() if place is None]
         plain = not hasattr(source, "changes")
         self._held: dict[str, Tensor] = {
             name: source.read(name).contiguous()
             for name in wanted
             if plain or source.extent(name) is not None
         }
+        self._places = {name: place for name, place in places.items() if place is not None}
+        for name, tensor in self._held.items():
+            self._places[name] = Held(tensor.data_ptr(), tensor.numel() * tensor.element_size())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.source, name)
@@ -42,16 +46,13 @@ class HeldSource:
 
     def extent(self, name: str) -> Extent | None:
         """Where the tensor lies in a file; None where it is held."""
-        return None if name in self._held else self.source.extent(name)
+        return None if name in self._places else self.source.extent(name)
 
     def held(self, name: str) -> Held | None:
         """Where the tensor lies in memory."""
-        tensor = self._held.get(name)
-        if tensor is None:
-            return held_at(self.source, name)
-        return Held(tensor.data_ptr(), tensor.numel() * tensor.element_size())
+        return self._places.get(name) or held_at(self.source, name)
 
     def close(self) -> None:
         """Let go of the tensors, and close the source."""
-        self._held = {}
+        self._held, self._places = {}, {}
         self.source.close()

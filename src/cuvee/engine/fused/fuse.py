@@ -58,6 +58,9 @@ class Fused:
         self._shared: Known = {}  # figures that span several tensors, by node
         self._groups = {name: members for name, members in plan.groups().items() if wanted(members[0][1])}
         self._turns: dict[str, int] = {}  # the order in which tensors are taken
+        if memo is not None and memo.known is None:
+            for members in self._groups.values():
+                self._recall(members)
         self._lost = {name for name, members in self._groups.items() if not self._possible(members)}
 
     def takes(self, tensor: OutputTensor) -> bool:
@@ -153,15 +156,17 @@ class Fused:
                 merge_rows(feed, self._worker(), self._kernels, tensor.node, tensor.meta.dtype, write)
             return
         known: Known = {id(n): self._known(n) for n in walk(tensor.node)}
-        several = bool(pending(tensor.node, known))
+        found = pending(tensor.node, known)
+        several = bool(found)
         if several and tensor.parts:
             raise Unfusable("figures of a whole tensor of which parts are made")
         with self._feed(extents, tensor, resident=several) as feed:
             worker = self._worker()
             worker.blocks.reserve(feed.room(size))
             feed.load(worker.blocks)
-            while found := pending(tensor.node, known):
+            while found:
                 self._figures(feed, found, known)
+                found = pending(tensor.node, known)
             if self._memo is not None:
                 provide(tensor.node, known, feed, worker, self._kernels, self._memo)
             program = program_of(tensor.node, tensor.meta.dtype, known, same=feed.same)
@@ -294,8 +299,8 @@ class Fused:
         return found
 
     def _possible(self, members: Members) -> bool:
-        """Whether the inputs of every stage of a group can be computed and read."""
-        return all(
+        """Whether the inputs of every stage of a group can be computed and read, as they were if figures are known."""
+        return self._complete(members) or all(
             tensor.meta.numel > 0 and computable(node) and extents_of(node, self._sources) is not None
             for tensor, node in members
         )

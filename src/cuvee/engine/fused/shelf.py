@@ -41,34 +41,29 @@ def provide(
     if not all(isinstance(lies, Held) for lies in feed.extents.values()):
         return
     for node in walk(root):
-        if isinstance(node, Apply) and node.stage == "elect" and eligible(node):
+        if isinstance(node, Apply) and node.stage == "elect":
             thinned = [child for child in map(thinner, node.inputs) if isinstance(child, Apply)]
-            found = _entries(thinned, repr(node.values), known, feed, worker, kernels, memo)
+            cuts = [_cut(child, known) for child in thinned]
+            found: Sequence[Entries] | None = memo.get("entries", thinned, _NAMES)
+            if found is None or (found and [entries.cut for entries in found] != cuts):
+                found = ()
+                if _again(node, thinned, memo):
+                    found = _gathered(thinned, cuts, known, feed, worker, kernels)
+                    memo.keep("entries", thinned, _NAMES, found)
             for child, entries in zip(thinned, found, strict=bool(found)):
                 known[id(child)]["entries"] = entries
 
 
-def _entries(
-    thinned: Sequence[Apply],
-    asked: str,
-    known: Mapping[int, Figures],
-    feed: Feed,
-    worker: Worker,
-    kernels: Kernels,
-    memo: Memo,
-) -> Sequence[Entries]:
-    """Of every input of an election `asked` for; nothing where it is the first one, or they would take too much."""
-    before = memo.get("asked", thinned, _NAMES)
-    found: Sequence[Entries] | None = memo.get("entries", thinned, _NAMES)
-    cuts = [_cut(child, known) for child in thinned]
-    if found is not None and (not found or [entries.cut for entries in found] == cuts):
-        return found
-    if before is None or (before == asked and found is None):  # the same again is kept as a whole, elsewhere
-        memo.keep("asked", thinned, _NAMES, asked)
-        return ()
-    found = _gathered(thinned, cuts, known, feed, worker, kernels)
-    memo.keep("entries", thinned, _NAMES, found)
-    return found
+def _again(node: Apply, thinned: Sequence[Apply], memo: Memo) -> bool:
+    """Whether an election was held before, over the same changes, and otherwise.
+
+    What is the same again is kept as a whole, elsewhere.
+    """
+    if not eligible(node):
+        return False
+    before, asked = memo.get("asked", thinned, _NAMES), repr(node.values)
+    memo.keep("asked", thinned, _NAMES, asked)
+    return before not in (None, asked)
 
 
 def _gathered(
@@ -79,7 +74,7 @@ def _gathered(
     worker: Worker,
     kernels: Kernels,
 ) -> Sequence[Entries]:
-    """One pass over the experts; nothing where that takes more than half of their bytes."""
+    """One pass over the experts; nothing where entries would take more than half of their bytes."""
     most = sum(math.prod(node.shape) * read_of(node).meta.dtype.size for node in nodes) // 2
     likely = (_likely(node, cut) for node, cut in zip(nodes, cuts, strict=True))
     if sum(likely) > most:
