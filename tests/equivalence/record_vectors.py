@@ -131,11 +131,23 @@ def arithmetic() -> list[dict[str, Any]]:
     total, share = few + torch.where(x.sign() == few, z, 0.0), few + (x.sign() == few) * X
     largest = torch.maximum(few, torch.where(x.sign() == few, z, 0.0).abs())
     three = [op(Code.ADD, 5, 3, 4)]
+    nonzero = [
+        op(Code.FILL, 2),
+        op(Code.EQUALS, 3, 1, 2),
+        op(Code.FILL, 2, x=1.0),
+        op(Code.CHOOSE, 4, 2, 1, 3),
+    ]
     found = [
         case("add", "x y", [op(Code.ADD, 5, 0, 1)], x + y),
         case("subtract", "x y", [op(Code.SUB, 5, 0, 1)], x - y),
         case("multiply", "x y", [op(Code.MUL, 5, 0, 1)], x * y),
         case("quotient", "x y", [op(Code.QUOTIENT, 5, 0, 1)], x / safe),
+        case("divide", "x y", [*nonzero, op(Code.DIVIDE, 5, 0, 4)], x / safe),
+        case("above", "few x", [op(Code.ABOVE, 5, 0, 1)], (few > x).float()),
+        case("reaches", "few x", [op(Code.REACHES, 5, 0, 1)], (few >= x).float()),
+        case("equals", "few x", [op(Code.EQUALS, 5, 0, 1)], (few == x).float()),
+        case("choose", "x y few", [op(Code.CHOOSE, 5, 0, 1, 2)], torch.where(few != 0, x, y)),
+        case("greater", "x y", [op(Code.GREATER, 5, 0, 1)], torch.maximum(x, y)),
         case("absolute", "x", [op(Code.ABS, 5, 0)], x.abs()),
         case("sign", "x", [op(Code.SIGN, 5, 0)], x.sign()),
         case("elect", "x", [op(Code.ELECT, 5, 0, x=-1.0)], torch.where(x == 0, -1.0, x.sign())),

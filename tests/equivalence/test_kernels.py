@@ -96,7 +96,51 @@ def values(method: str, draw: Any, experts: int) -> dict[str, Any]:
         "della_linear": {**window(draw, experts), **weighted, **scaled},
         "nearswap": {"t": draw(st.sampled_from([0.0, 1e-8, 1e-3, 0.3]))},
     }
-    return known[method]
+    return known[method] if method in known else traced(method, draw, experts)
+
+
+def traced(method: str, draw: Any, experts: int) -> dict[str, Any]:
+    """Parameters of a method whose stages are run on traced values."""
+    each = lambda strategy: draw(st.lists(strategy, min_size=experts, max_size=experts))  # noqa: E731
+    share = draw(st.sampled_from([0.0, 0.1, 0.7, 1.0]))
+    restore = {"restore": [number == experts - 1 for number in range(experts)]}
+    weighted = {"weight": each(WEIGHTS)}
+    positive = {"weight": each(st.floats(0.1, 2))}
+    scope = {"scope": draw(st.sampled_from(["model", "tensor"]))}
+    far = {
+        "radius": draw(st.sampled_from([0.0, 0.01, 3.0])),
+        "distance": draw(st.sampled_from(["absolute", "relative"])),
+    }
+    known: dict[str, dict[str, Any]] = {
+        "ema": {"decay": share, "start": draw(st.sampled_from(["first", "zero"]))},
+        "swa": {"every": draw(st.integers(1, 2))},
+        "lawa": {"last": draw(st.integers(1, experts))},
+        "pma_ema": {"alpha": share},
+        "wsm": {"decay": draw(st.sampled_from(["1 - x", "1 - sqrt(x)"]))},
+        "mwa": {"metric": each(st.floats(0.5, 3)), "form": draw(st.sampled_from(["power", "softmax"]))},
+        "task_analogy": {**weighted, "lam": draw(WEIGHTS)},
+        "task_negation_deployed": {**weighted, "lam": draw(WEIGHTS)},
+        "slack_merge": {**weighted, "slack": share},
+        "orbit": {**far, **scope, "pull": draw(st.sampled_from(["project", "average"]))},
+        "lines": {
+            "alpha": draw(st.sampled_from([None, 0.3])),
+            "beta": draw(st.sampled_from([None, 0.5])),
+            **weighted,
+        },
+        "varm": {"granularity": draw(st.sampled_from(["model", "layer", "tensor", "element"]))},
+        "slerp_fold": {**positive, "steps": draw(st.sampled_from(["share", "weight"])), "threshold": share},
+        "warp": {**positive, "eta": share},
+        "lwptv": {"keep": share},
+        "emr_expert": {**restore, "sums": draw(st.sampled_from(["sum", "mean"]))},
+        "tall_masks": {**restore, "strength": each(st.floats(0, 2))},
+        "localize_stitch_datafree": {"density": each(DENSITIES), **scope},
+    }
+    if method == "tall_masks":
+        known[method] |= {
+            "total": draw(st.sampled_from(["sum", "ties", "ties_official"])),
+            "density": draw(DENSITIES),
+        }
+    return known.get(method, {})
 
 
 def window(draw: Any, experts: int) -> dict[str, Any]:
@@ -136,6 +180,37 @@ METHODS = {
     "della_linear": (1, 3),
     "consensus": (1, 4),
     "pcb": (1, 4),
+    "ema": (1, 4),
+    "swa": (1, 4),
+    "lawa": (1, 4),
+    "pma_ema": (1, 3),
+    "pma_wma": (1, 4),
+    "wsm": (2, 4),
+    "mwa": (1, 3),
+    "task_analogy": (3, 3),
+    "task_negation_deployed": (2, 3),
+    "slack_merge": (2, 2),
+    "orbit": (1, 1),
+    "lines": (1, 3),
+    "metagpt": (1, 3),
+    "varm": (1, 3),
+    "slerp_fold": (1, 4),
+    "warp": (1, 3),
+    "lwptv": (1, 3),
+    "emr_expert": (1, 3),
+    "tall_masks": (1, 3),
+    "onebit_task_vector": (1, 3),
+    "localize_stitch_datafree": (1, 3),
+}
+# What is needed besides, where the defaults alone say nothing.
+NEEDED: dict[str, dict[str, Any]] = {
+    "slerp": {"t": 0.3},
+    "nearswap": {"t": 0.1},
+    "lawa": {"last": 1},
+    "mwa": {"metric": 1.0},
+    "orbit": {"radius": 0.5},
+    "emr_expert": {"restore": True},
+    "tall_masks": {"restore": True},
 }
 
 
@@ -247,7 +322,7 @@ def test_every_tensor_of_a_fused_method_is_fused(
     paths = [folder / f"e{i}.safetensors" for i in range(METHODS[method][0])]
     for number, path in enumerate(paths):
         model(path, number + 1, [stored], base)
-    needed = {"slerp": {"t": 0.3}, "nearswap": {"t": 0.1}}.get(method, {}) | {"out_dtype": "bfloat16"}
+    needed = NEEDED.get(method, {}) | {"out_dtype": "bfloat16"}
     with_base = get(method).base != "ordinary"
     cuvee.merge(paths, base=folder / "base.safetensors" if with_base else None, method=method, **needed).save(
         folder / "out.safetensors", overwrite=True, resume=False

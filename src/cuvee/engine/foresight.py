@@ -20,7 +20,8 @@ from cuvee.sources.source import unfetched
 
 COMPILED = 36_000_000  # bytes of the interpreter and cuvee without torch
 _TORCH = 215_000_000  # more, where coefficients are computed with it
-_COEFFICIENTS = {"slerp", "nuslerp", "multislerp", "karcher", "model_stock"}
+_COEFFICIENTS = {"slerp", "nuslerp", "multislerp", "karcher", "model_stock", "slerp_fold"}
+_COEFFICIENTS |= {"emr_expert", "layer_top", "one_bit", "slack", "tall_masks"}  # whose functions name torch's
 _STEP = 128 * 1024  # elements of a block of each input
 _RUNS = 8  # blocks of the output
 _KEY = 4  # bytes of a magnitude that is gathered
@@ -51,6 +52,8 @@ _NANOSECONDS: Mapping[str, float] = {
     "pcb": 6.0,
     "scale": 0.1,
     "negate": 0.1,
+    **dict.fromkeys(("analogy", "forget", "lines", "keep_near", "layer_top"), 0.3),
+    **dict.fromkeys(("window_mean", "exponential_mean", "newest_mean", "recency_mean", "metric_mean"), 0.2),
 }
 _OTHER = 1.5  # of a stage that is not listed
 _NORM = 1.4  # more, where a stage restores the l1 norm

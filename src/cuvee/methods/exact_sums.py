@@ -43,15 +43,19 @@ class Exact:
         self._terms: list[float] = []
 
     def add(self, values: Tensor) -> None:
-        self._terms.extend(values.tolist())
+        self.extend(values.tolist())
+
+    def extend(self, terms: Iterable[float]) -> None:
+        """Add numbers."""
+        self._terms.extend(terms)
         if len(self._terms) > _PENDING:
-            self._terms = _expansion(self._terms)
+            self._terms = expansion(self._terms)
 
     def value(self) -> float:
         return _sum(self._terms)
 
 
-def _expansion(terms: list[float]) -> list[float]:
+def expansion(terms: list[float]) -> list[float]:
     """A few floats of exactly the same sum: the rounded sum, then the rounded rest, until none is left."""
     out: list[float] = []
     while rest := _sum([*terms, *(-x for x in out)]):

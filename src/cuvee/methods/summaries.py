@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from cuvee.core.lazy import torch
 from cuvee.errors import RunError
@@ -31,6 +31,21 @@ _BINS = 1 << _DIGIT
 _WIDE = 8  # bytes of a key of float64
 
 
+@runtime_checkable
+class Answering(Protocol):
+    """A stream that finds figures by itself, the same to the bit, where whoever made it has a faster way."""
+
+    def totals_by(
+        self, figures: Callable[[Block], list[Any]], key: Callable[[Block], Any]
+    ) -> dict[Any, list[float]]:
+        """As the function of this name."""
+        ...
+
+    def tops(self, magnitude: Callable[[Block], Any], counts: Sequence[int], ties: Ties) -> list[Any]:
+        """As the function of this name, of counts that lie in 0 … n."""
+        ...
+
+
 def totals(stream: Stream, figures: Callable[[Block], list[Tensor]]) -> list[float]:
     """The sum of each elementwise figure over the whole stream, in float64.
 
@@ -44,6 +59,8 @@ def totals_by(
     stream: Stream, figures: Callable[[Block], list[Tensor]], key: Callable[[Block], G]
 ) -> dict[G, list[float]]:
     """As `totals`, apart for each group of blocks that `key` names, in the order of first mention."""
+    if isinstance(stream, Answering):
+        return stream.totals_by(figures, key)
     sums: dict[G, list[Exact]] = {}
     with torch.no_grad():
         for block in stream.blocks():
@@ -133,6 +150,8 @@ def tops(
     """Several selections of one magnitude (see `top`) in shared passes; each contains the smaller ones."""
     total = sum(stream.sizes)
     counts = [min(max(keep(total) if callable(keep) else keep, 0), total) for keep in keeps]
+    if isinstance(stream, Answering):
+        return stream.tops(magnitude, counts, ties)
     inner = [count for count in counts if 0 < count < total + (ties == "none")]
 
     def keys(block: Block, wide: bool) -> list[Tensor]:

@@ -58,7 +58,7 @@ def test_too_many_magnitudes_say_nothing() -> None:
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=5), st.data())
 def test_ties_are_kept_in_the_order_of_tensors(ties: list[int], data: st.DataObject) -> None:
     left = data.draw(st.integers(0, sum(ties)))
-    steps = chosen_of(left, Rank(7, 0, sum(ties), tuple(ties)), [sum(ties)] + [0] * (len(ties) - 1), False)
+    steps = chosen_of(left, Rank(7, 0, sum(ties), tuple(ties)), [sum(ties)] + [0] * (len(ties) - 1), "index")
     with pytest.raises(StopIteration) as end:
         next(steps)
     kept = [one.ties for one in end.value.value]
@@ -83,5 +83,5 @@ def test_bins_that_could_overflow_are_left_to_the_generic_path(kind) -> None:
     builder = Builder({})
     builder.expect([read])
     with pytest.raises(Unfusable, match="counts"):
-        probed(builder, Probe(kind), node, 1 << 32)
-    probed(builder, Probe(kind), node, (1 << 32) - 1)
+        probed(builder, Probe(kind), node, 0, 1 << 32)
+    probed(builder, Probe(kind), node, 0, (1 << 32) - 1)

@@ -7,16 +7,21 @@ Probes of several figures share a pass. Owns the arithmetic of `methods.summarie
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from typing import Any
 
+from cuvee.engine.fused.asking import summary_of
 from cuvee.engine.fused.balance import spans
 from cuvee.engine.fused.builder import Unfusable
 from cuvee.engine.fused.selection import Gathering, Probe, chosen_of, cuts, ranked
+from cuvee.engine.fused.trace import TRACED
 from cuvee.engine.kernels.library import Kernels
+from cuvee.engine.memo import summary_values
 from cuvee.methods.combine.ram import boosts
 from cuvee.methods.combine.sce import energy_weights, selected_count
 from cuvee.methods.conditions.band import counts
+from cuvee.methods.registry import stage
+from cuvee.methods.summaries import Ties
 from cuvee.plan.nodes import Apply
 
 _SMALLEST = 1e-7  # as in `rescaling`
@@ -26,7 +31,7 @@ def wanted(node: Apply) -> tuple[str, ...]:
     """The figures a stage needs with its parameter values, in the order they build on each other."""
     values = dict(node.values)
     if node.stage in ("trim", "band"):
-        if values["density"] >= 1:
+        if values["density"] >= 1 and _ties(node) != "none":
             return ()
         return ("cuts", "factor") if values["rescale"] == "l1" else ("cuts",)
     if node.stage == "drop":
@@ -39,6 +44,13 @@ def wanted(node: Apply) -> tuple[str, ...]:
         return ("boosts",)
     if node.stage == "pcb":
         return ("sizes", "scores")
+    if node.stage in TRACED:
+        return ("traced",) if stage(node.stage).scope_for(values) is not None else ()
+    return _coefficients(node)
+
+
+def _coefficients(node: Apply) -> tuple[str, ...]:
+    """What combinations of whole vectors need."""
     if node.stage in ("multislerp", "karcher") and len(node.inputs) == 1:
         return ()
     if node.stage == "karcher":
@@ -46,10 +58,12 @@ def wanted(node: Apply) -> tuple[str, ...]:
     return ("gram",) if node.stage in ("slerp", "nuslerp", "multislerp", "model_stock") else ()
 
 
-def depends(node: Apply, figure: str) -> tuple[str, ...] | None:
+def depends(node: Apply, figure: str) -> Collection[str] | None:
     """The values of a stage that a figure of it follows from, its inputs given; None for all of them."""
     if figure == "gram":
         return ()
+    if figure == "traced":
+        return summary_values(node.stage)
     if figure == "cuts":
         return ("select_topk", "guard") if node.stage == "sce" else ("density", "gamma", "count", "scope")
     if figure in ("sizes", "scores"):
@@ -67,12 +81,14 @@ def gathering(figure: str, nodes: Sequence[Apply], kernels: Kernels) -> Generato
         return _varying(nodes[0], sizes, kernels)
     if figure == "weights":
         return _energies(nodes[0], sum(sizes))
+    if figure == "traced":
+        return summary_of(nodes, kernels)
     if figure in ("sizes", "scores"):
         return spans(figure, nodes, kernels)
     if figure == "boosts":
         return _boosts(nodes)
     if figure == "cuts":
-        return cuts(_keeps(nodes[0], sum(sizes)), sizes, kernels, all_ties=_official(nodes[0]))
+        return cuts(_keeps(nodes[0], sum(sizes)), sizes, kernels, ties=_ties(nodes[0]))
     if figure == "factor":
         return _factor(len(nodes))
     if figure == "majority":
@@ -80,8 +96,10 @@ def gathering(figure: str, nodes: Sequence[Apply], kernels: Kernels) -> Generato
     return _products(nodes[0])
 
 
-def _official(node: Apply) -> bool:
-    return node.stage == "trim" and dict(node.values)["count"] == "official"
+def _ties(node: Apply) -> Ties:
+    """What becomes of entries that tie at the threshold, as the stages have it."""
+    counts: Mapping[str, Ties] = {"official": "all", "strict": "none"}
+    return counts.get(dict(node.values).get("count", ""), "index")
 
 
 def _keeps(node: Apply, size: int) -> list[int]:
@@ -90,7 +108,7 @@ def _keeps(node: Apply, size: int) -> list[int]:
     if node.stage == "band":
         removed, kept = counts(size, density, values["gamma"])
         return [removed, removed + kept]
-    if _official(node):
+    if _ties(node) == "all":
         return [int(density * size) + 1]
     return [max(1, int(density * size)) if density > 0 else 0]
 
@@ -105,7 +123,7 @@ def _varying(node: Apply, sizes: list[int], kernels: Kernels) -> Gathering:
 
     goals = [lambda zeros: min(size - count(zeros), size - 1)]
     zeros, (rank,) = yield from ranked(goals, size, kernels, zeros=True)
-    found = yield from chosen_of(count(zeros), rank if 0 < count(zeros) < size else None, sizes, False)
+    found = yield from chosen_of(count(zeros), rank if 0 < count(zeros) < size else None, sizes, "index")
     return [found]
 
 

@@ -56,7 +56,7 @@ def sweep(
         together = [part for part in parts if part.tally.probe.every == every]
         builder = Builder(known, same=feed.same)
         builder.expect([root for part in together for root in roots(part.tally.probe, part.node)])
-        results = [probed(builder, part.tally.probe, part.node, feed.total) for part in together]
+        results = [probed(builder, part.tally.probe, part.node, part.place, feed.total) for part in together]
         run(feed, worker, kernels, builder.program(), None, every=every)
         with _TALLYING:
             for part, gathered in zip(together, results, strict=True):

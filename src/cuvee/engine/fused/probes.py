@@ -7,6 +7,7 @@ import mmap
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from cuvee.engine.fused import asking
 from cuvee.engine.fused.balance import judged
 from cuvee.engine.fused.builder import Builder, Unfusable, Value
 from cuvee.engine.fused.selection import Probe, Window
@@ -29,13 +30,17 @@ def roots(probe: Probe, node: Apply) -> Iterable[Node]:
     return (*node.inputs, *node.inputs) if probe.kind == "norms" else node.inputs
 
 
-def probed(builder: Builder, probe: Probe, node: Apply, total: int) -> Results:
-    """The operations of a probe over a tensor of `total` elements; what to call for its results once they ran."""
+def probed(builder: Builder, probe: Probe, node: Apply, place: int, total: int) -> Results:
+    """The operations of a probe over a tensor of `total` elements, which stands at a place among those of its figure;
+    what to call for its results once they ran.
+    """
     lines = -(-total // TILE)
     if probe.kind == "pick":
-        return _pick(builder, probe, node, -(-lines // probe.every) * TILE)
+        return _pick(builder, probe, node, place, -(-lines // probe.every) * TILE)
     if probe.kind in ("high", "low", "tied"):
-        return _count(builder, probe, node, total)
+        return _count(builder, probe, node, place, total)
+    if probe.kind == "totals":
+        return asking.summed(builder, probe, node, place, lambda: _lines(lines))
     emit = {"gram": _gram, "signs": _signs, "energies": _energies, "movers": _movers, "norms": _norms}
     return emit[probe.kind](builder, node, lines)
 
@@ -74,8 +79,10 @@ def _norms(builder: Builder, node: Apply, lines: int) -> Results:
     return lambda: sums
 
 
-def _judged(builder: Builder, probe: Probe, node: Apply) -> Value:
+def _judged(builder: Builder, probe: Probe, node: Apply, place: int) -> Value:
     """What a stage selects by."""
+    if probe.ask is not None:
+        return asking.judged(builder, probe, node, place)
     if probe.by is not None:
         return judged(builder, node, *probe.by)
     if node.stage != "sce":
@@ -109,14 +116,14 @@ def _movers(builder: Builder, node: Apply, lines: int) -> Results:
     return lambda: counts
 
 
-def _pick(builder: Builder, probe: Probe, node: Apply, total: int) -> Results:
-    value = _judged(builder, probe, node)
+def _pick(builder: Builder, probe: Probe, node: Apply, place: int, total: int) -> Results:
+    value = _judged(builder, probe, node, place)
     room = min(total, _MOST)
-    places = [_Places(room) for _ in probe.windows]
-    for (low, high), place in zip(probe.windows, places, strict=True):
-        builder.emit(Code.PICK, None, value, bits=low, key=high, count=room, data=place.address)
+    found = [_Places(room) for _ in probe.windows]
+    for (low, high), own in zip(probe.windows, found, strict=True):
+        builder.emit(Code.PICK, None, value, bits=low, key=high, count=room, data=own.address)
     builder.release(value)
-    return lambda: [place.window(bounds) for place, bounds in zip(places, probe.windows, strict=True)]
+    return lambda: [own.window(bounds) for own, bounds in zip(found, probe.windows, strict=True)]
 
 
 class _Places:
@@ -135,10 +142,10 @@ class _Places:
         return Window(bounds, head.less, head.low, head.high, keys)
 
 
-def _count(builder: Builder, probe: Probe, node: Apply, total: int) -> Results:
+def _count(builder: Builder, probe: Probe, node: Apply, place: int, total: int) -> Results:
     if total > _COUNTED and probe.kind != "tied":
         raise Unfusable("there are more elements than a bin counts")
-    value = _judged(builder, probe, node)
+    value = _judged(builder, probe, node, place)
     if probe.kind == "tied":
         counts = [_one_count() for _ in probe.bits]
         for bits, count in zip(probe.bits, counts, strict=True):

@@ -15,8 +15,10 @@ from typing import Any, Literal
 from cuvee.engine.fused.builder import Unfusable
 from cuvee.engine.fused.chosen import ALL, Chosen
 from cuvee.engine.kernels.library import Kernels
+from cuvee.methods.contract import Block
+from cuvee.methods.summaries import Ties
 
-Kind = Literal["high", "low", "tied", "pick", "norms", "gram", "signs", "energies", "movers"]
+Kind = Literal["high", "low", "tied", "pick", "norms", "gram", "signs", "energies", "movers", "totals"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,8 @@ class Probe:
     """One pass: what is gathered, for which leading digits (`low`), whole bits (`tied`), or between which (`pick`).
 
     `every`: only one of so many tiles is looked at. `by`: what is judged, where a stage judges several things: the
-    `size` of the input of this number, or its `score`.
+    `size` of the input of this number, or its `score`. `ask`: what is summed, or judged, where a stage's own summary
+    says so: a function of a block of traced values.
     """
 
     kind: Kind
@@ -32,6 +35,7 @@ class Probe:
     windows: tuple[tuple[int, int], ...] = ()
     every: int = 1
     by: tuple[Literal["size", "score"], int] | None = None
+    ask: Callable[[Block], Any] | None = None
 
 
 # `high`, `low`: one table for each digit, all tensors counted together; the others: an entry for each tensor, with a
@@ -78,20 +82,18 @@ class Rank:
     ties: tuple[int, ...] | None
 
 
-def cuts(
-    keeps: Sequence[int], sizes: Sequence[int], kernels: Kernels, *, all_ties: bool = False
-) -> Gathering:
-    """For each tensor the `Chosen` of each count of largest magnitudes of all, and with `all_ties` what ties."""
+def cuts(keeps: Sequence[int], sizes: Sequence[int], kernels: Kernels, *, ties: Ties = "index") -> Gathering:
+    """For each tensor the `Chosen` of each count of largest magnitudes of all; ties as `summaries.top` has them."""
     total = sum(sizes)
     counts = [min(max(count, 0), total) for count in keeps]
-    inner = sorted({count for count in counts if 0 < count < total})
+    inner = sorted({count for count in counts if 0 < count < total + (ties == "none")})
     goals: list[Goal] = [lambda zeros, count=count: total - count for count in inner]  # type: ignore[misc]
     _, found = yield from ranked(goals, total, kernels)
     ranks = dict(zip(inner, found, strict=True))
     chosen: list[list[Chosen]] = [[] for _ in sizes]
     for count in counts:
         for part, one in zip(
-            chosen, (yield from chosen_of(count, ranks.get(count), sizes, all_ties)), strict=True
+            chosen, (yield from chosen_of(count, ranks.get(count), sizes, ties)), strict=True
         ):
             part.append(one)
     return chosen
@@ -120,20 +122,22 @@ def together(figures: Sequence[Gathering]) -> Several:
 
 
 def chosen_of(
-    count: int, rank: Rank | None, sizes: Sequence[int], all_ties: bool
+    count: int, rank: Rank | None, sizes: Sequence[int], ties: Ties
 ) -> Generator[Probe, Found, list[Chosen]]:
     """The `count` largest of all, tensor by tensor; `rank` is that of the least of them, where not all or none are."""
     total = sum(sizes)
     if rank is None:
         return [Chosen(count, total) for _ in sizes]
     above = total - rank.less - rank.equal
-    if all_ties or above + rank.equal == count:
+    if ties == "none":
+        return [Chosen(above, total, rank.bits) for _ in sizes]
+    if ties == "all" or above + rank.equal == count:
         return [Chosen(above + rank.equal, total, rank.bits, ALL) for _ in sizes]
-    ties: Sequence[int] = rank.ties or ()
+    tied: Sequence[int] = rank.ties or ()
     if rank.ties is None:
         found = (yield Probe("tied", (rank.bits,))) if len(sizes) > 1 else [(rank.equal,)]
-        ties = [tied for (tied,) in found]
-    return [Chosen(count, total, rank.bits, quota) for quota in _shared(count - above, ties)]
+        tied = [own for (own,) in found]
+    return [Chosen(count, total, rank.bits, quota) for quota in _shared(count - above, tied)]
 
 
 def _shared(left: int, ties: Sequence[int]) -> Iterator[int]:

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cuvee.core.dtypes import FLOAT32
+from cuvee.engine.blocks import access_of
 from cuvee.engine.fused.balance import balance
 from cuvee.engine.fused.builder import Builder, Figures, Unfusable, Value
 from cuvee.engine.fused.chosen import cut
 from cuvee.engine.fused.coefficients import shares
 from cuvee.engine.fused.crowd import dropping, elected, mixed
 from cuvee.engine.fused.kept import voted
-from cuvee.engine.fused.trace import Traced, trace
+from cuvee.engine.fused.trace import TRACED, trace
 from cuvee.engine.fused.votes import consensus, magmax, ram, sce
 from cuvee.engine.kernels.operations import Code
 from cuvee.engine.streams import uniforms_of
@@ -31,6 +32,9 @@ _NEGLIGIBLE = 1e-8  # as in `weighted_sum`
 
 def emitted(builder: Builder, node: Apply, figures: Figures) -> Value:
     """The operations of a stage; its result."""
+    if node.stage in TRACED:
+        summary, place = figures.get("traced", ({}, 0))
+        return trace(builder, node, place, summary)
     found = _EMITTERS.get(node.stage)
     if found is None:
         raise Unfusable(node.stage)
@@ -44,12 +48,12 @@ def known_stage(node: Apply) -> bool:
         return bool(values["flatten"])
     if node.stage == "model_stock":
         return not values["filter_wise"]
-    if node.stage == "consensus":
+    if node.stage in ("consensus", "tall_masks"):
         return bool(values["total"] == "sum")
-    if node.stage == "trim":
-        return bool(values["count"] != "strict")
     if node.stage == "nearswap":
         return single(values["t"]) > 0  # signs of zeros differ at 0
+    if node.stage in TRACED:
+        return access_of(node) == "element"
     return node.stage in _EMITTERS
 
 
@@ -111,7 +115,7 @@ def _kept(builder: Builder, node: Apply, values: Values, delta: Value) -> Value:
 
 
 def _trim(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
-    if values["density"] >= 1:
+    if "cuts" not in figures:
         return _single(builder, node)
     kept = thinned(builder, node, figures)
     return builder.scaled(kept, figures["factor"]) if values["rescale"] == "l1" else kept
@@ -220,11 +224,7 @@ def _nearswap(builder: Builder, node: Apply, values: Values, figures: Figures) -
 
 
 def _traced(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
-    tensors = [Traced(builder, Value(builder.use(child).register, FLOAT32)) for child in node.inputs]
-    result = trace(node, tensors, figures)
-    for tensor in tensors:
-        builder.release(tensor.value)
-    return result
+    return trace(builder, node, 0, figures)
 
 
 def single(x: float) -> float:

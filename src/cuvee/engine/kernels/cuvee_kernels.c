@@ -23,7 +23,8 @@ enum {
     FILL, ADD, SUB, MUL, SCALE, SHRINK, MULTIPLY_ADD, ABS, SIGN, ELECT, CLAMP,
     TRIM, KEEP, AGREE, LARGEST, QUOTIENT, HIGH, LOW, TIED, SUM, DOT, PICK,
     MOVED, BOOST, UNIQUE, LARGER, OUTWEIGHS, REACHED, AT_LEAST,
-    SPILL, VARIANCE, LOAD_E4M3, LOAD_E5M2, SCORES, BALANCED, ORDERED, MIXED, ELECTED, GATHER, VOTED, CODES
+    SPILL, VARIANCE, LOAD_E4M3, LOAD_E5M2, SCORES, BALANCED, ORDERED, MIXED, ELECTED, GATHER, VOTED,
+    ABOVE, REACHES, EQUALS, CHOOSE, GREATER, DIVIDE, CODES
 };
 enum { BAD_INPUT = 1, BAD_OUTPUT = 2, BAD_CODE = 4 };
 
@@ -255,6 +256,12 @@ int cuvee_run(Op *ops, int32_t count, const void **in, void *out, int64_t first,
             case ORDERED: ordered(to, a); break;
             case GATHER: gather(op->data, a, (const char *)in[op->b] + s * ((Gathered *)op->data)->size, line, m); break;
             case VOTED: bad_in |= voted(op->data, line, to, regs); break;
+            case ABOVE: EACH to[i] = a[i] > b[i] ? 1.0f : 0.0f; break;
+            case REACHES: EACH to[i] = a[i] >= b[i] ? 1.0f : 0.0f; break;
+            case EQUALS: EACH to[i] = a[i] == b[i] ? 1.0f : 0.0f; break;
+            case CHOOSE: { const float *c = REG(op->c); EACH to[i] = c[i] != 0.0f ? a[i] : b[i]; break; }
+            case GREATER: EACH { float v = a[i] > b[i] ? a[i] : b[i]; to[i] = a[i] != a[i] ? a[i] : b[i] != b[i] ? b[i] : v; } break;
+            case DIVIDE: EACH to[i] = a[i] / b[i]; break;
             default: return BAD_CODE;
             }
             if (m < TILE && (op->code <= LOAD_F32 || op->code == LOAD_E4M3 || op->code == LOAD_E5M2)) memset(to + m, 0, (size_t)(TILE - m) * 4);

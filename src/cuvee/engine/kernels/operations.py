@@ -61,6 +61,12 @@ class Code(IntEnum):
     ELECTED = 45  # their differences, thinned; those that agree with the sign of the weighted sum, combined
     GATHER = 46  # what is not 0 of a, taken from input b as stored and laid together (`Gathered`)
     VOTED = 47  # as ELECTED, of entries that were gathered (`Ballot`)
+    ABOVE = 48  # 1 where a > b, else 0
+    REACHES = 49  # 1 where a >= b, else 0
+    EQUALS = 50  # 1 where a = b, else 0
+    CHOOSE = 51  # a where c is not 0, else b
+    GREATER = 52  # the larger of a and b
+    DIVIDE = 53  # a / b
 
 
 class Op(ctypes.Structure):
