@@ -27,6 +27,7 @@ from cuvee.errors import MissingTensor, PlanError, UsageError
 from cuvee.plan.build import PlanOptions
 from cuvee.recipe.load import parse_recipe
 from cuvee.recipe.model import InMemory
+from cuvee.sinks.staging import StagedSession
 
 
 class HereCrew:
@@ -37,6 +38,7 @@ class HereCrew:
         self.size = 2
         self.learned: dict[Any, Any] = {}
         self.tasks: list[str] = []
+        self.regions: list[Any] = []
 
     def __enter__(self) -> HereCrew:
         self.workers = [Workplace(self.job), Workplace(self.job)]
@@ -55,6 +57,7 @@ class HereCrew:
             worker = self.workers[number % 2]
             getattr(worker, task.method)(*task.payload, dict(self.learned))
             self.tasks.append(task.method)
+            self.regions += task.payload[0] if task.method == "make" else ()
             done(task, getattr(worker, task.method)(*task.payload, dict(self.learned)))
 
 
@@ -99,7 +102,7 @@ def test_the_driver_writes_where_workers_do_not_see_the_output(root: Path, tmp_p
 def test_what_is_done_is_not_done_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blend = Blend(parse_recipe(recipe(root, "ties")))
     blend.save(tmp_path / "local")
-    taken, adopt = [], driving.StagedSession.adopt
+    taken, adopt = [], StagedSession.adopt
 
     def failing(session: Any, name: str, digest: str) -> None:
         if len(taken) == 4:
@@ -107,10 +110,10 @@ def test_what_is_done_is_not_done_again(root: Path, tmp_path: Path, monkeypatch:
         taken.append(name)
         adopt(session, name, digest)
 
-    monkeypatch.setattr(driving.StagedSession, "adopt", failing)
+    monkeypatch.setattr(StagedSession, "adopt", failing)
     with pytest.raises(KeyboardInterrupt):
         blend.save(tmp_path / "out", cluster=ClusterOptions())
-    monkeypatch.setattr(driving.StagedSession, "adopt", adopt)
+    monkeypatch.setattr(StagedSession, "adopt", adopt)
     assert not (tmp_path / "out").exists()
     events: list[Any] = []
     blend.save(tmp_path / "out", cluster=ClusterOptions(), listener=events.append)

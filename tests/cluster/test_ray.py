@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import threading
 import time
@@ -14,12 +15,18 @@ from typing import Any
 import cluster_models
 import pytest
 from cluster_models import recipe, weights
+from safetensors.torch import load_file, save_file
 
 from cuvee.api.blend import Blend
+from cuvee.api.execute import save
+from cuvee.api.remerge import remerge
 from cuvee.engine.cluster.job import ClusterOptions
 from cuvee.engine.events import Progress, Started
+from cuvee.engine.options import RunOptions
 from cuvee.errors import Interrupted, RunError
 from cuvee.recipe.load import parse_recipe
+from cuvee.sources.catalogue import catalogue
+from cuvee.sources.open import open_source
 
 ray = pytest.importorskip("ray")
 psutil = pytest.importorskip("psutil")
@@ -120,3 +127,41 @@ def test_work_that_kills_every_worker_ends_the_run(root: Path, tmp_path: Path) -
         blend.save(tmp_path / "out", cluster=ClusterOptions(workers=2, retries=0))
     assert caught.value.diagnostics[0].code == "CV-E210"
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_known_is_neither_read_nor_made_again(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thresholds from a catalogue; then one changed block of an expert, the rest from the earlier output."""
+    monkeypatch.setenv("CUVEE_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(root, tmp_path / "models")
+    models, expert = tmp_path / "models", tmp_path / "models/two/model.safetensors"
+    merge = recipe(models, "ties").replace("density: 0.4", "density: 0.4, scope: tensor, count: official")
+    other = recipe(models, "linear")
+
+    def catalogued() -> None:
+        opened = [open_source(f"./{name}", anchor=models) for name in ("base", "one", "two")]
+        catalogue(opened[0], opened[1:])
+
+    catalogued()
+    for name, text in (("ties", merge), ("linear", other)):
+        own = Blend(parse_recipe(text))
+        own.save(tmp_path / f"local-{name}", run=RunOptions(catalogue=False))
+        plan = own.build()
+        found = remerge(plan, None, RunOptions())
+        runner = own.on_cluster(ClusterOptions(workers=2), found)
+        save(found.plan, tmp_path / name, RunOptions(), runner=runner, lineage=found.lineage)
+        assert weights(tmp_path / name) == weights(tmp_path / f"local-{name}")
+    tensors = load_file(expert)
+    tensors["embed.weight"][100] += 1.0
+    save_file(tensors, expert)
+    catalogued()
+    own = Blend(parse_recipe(other))
+    plan = own.build()
+    found = remerge(plan, tmp_path / "linear", RunOptions())
+    assert any(tensor.parts for tensor in found.lighter.tensors)
+    with Killer(1):
+        runner = own.on_cluster(ClusterOptions(workers=2), found)
+        save(found.plan, tmp_path / "two", RunOptions(), runner=runner, lineage=found.lineage)
+    own.save(tmp_path / "full", run=RunOptions(catalogue=False))
+    assert weights(tmp_path / "two") == weights(tmp_path / "full") != weights(tmp_path / "linear")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from cuvee.api.execute import Runner, Saved
+    from cuvee.api.remerge import Remerge
     from cuvee.engine.cluster.job import ClusterOptions
     from cuvee.engine.events import Listener
     from cuvee.engine.options import RunOptions
@@ -102,13 +103,15 @@ class Blend:
         finally:
             plan.close()
 
-    def on_cluster(self, cluster: ClusterOptions) -> Runner:
-        """What runs this merge's plan on a cluster."""
-        from cuvee.engine.cluster.drive import on_ray
+    def on_cluster(self, cluster: ClusterOptions, again: Remerge | None = None) -> Runner:
+        """What runs this merge's plan on a cluster; with `again`, what is the same in an earlier output is copied."""
+        from cuvee.api.clustered import again_on_cluster, on_cluster
         from cuvee.engine.cluster.job import origin_of
 
         origin = origin_of(self.recipe, self.anchor, self.offline, self.elsewhere, self.options)
-        return on_ray(origin, cluster)
+        if again is None:
+            return on_cluster(origin, cluster)
+        return again_on_cluster(again, lambda taken: on_cluster(origin, cluster, taken))
 
     def load(self, run: RunOptions | None = None) -> dict[str, Tensor]:
         """Merge in memory: a dictionary of tensors."""

@@ -1,7 +1,7 @@
 """Merging again: what is the same in an earlier output is taken from there, tensors and blocks of them.
 
-Owns the way from a plan and an earlier output to a plan that reads only what changed, and the copying. What is copied is
-held against the digests of the earlier manifest before anything is written. What is the same says `api.lineage`.
+Owns the way from a plan and an earlier output to a plan that reads only what changed, and the copying. What is copied
+is held against the digests of the earlier manifest before anything is written. What is the same says `api.lineage`.
 """
 
 from __future__ import annotations
@@ -89,6 +89,17 @@ class Remerge:
                 mended.take(tensor, step, blocks)
         return mended
 
+    def copy(self, name: str, session: Staging, told: Callable[[int], None]) -> None:
+        """Bring a whole tensor into the session; RunError when it is not what was looked at."""
+        source = self.lighter.sources[_KEY].source
+        meta = source.tensors[name]
+        for start in range(0, meta.numel, _STEP):
+            bits = bits_of(source, name, start, min(start + _STEP, meta.numel)).view("u1").data
+            session.write(name, start * meta.dtype.size, bits)
+            told(len(bits))
+        session.finish(name)
+        self._check(name, session.digests[name])
+
     def _check(self, name: str, digest: str) -> None:
         if self.earlier is not None and digest != self.earlier.tensors[name].blake3:
             raise damaged(name)
@@ -161,6 +172,19 @@ class Mended:
             bits = self.block(name, start // (step * width))
             session.write(name, start, bits)
             self.tell(Progress(name, len(bits)))
+
+    def run(self, name: str) -> Callable[[int, int], memoryview]:
+        """What gives the bytes of elements [start, stop) of a tensor that is made in parts, from between these."""
+        step, width, _ = self._cut[name]
+
+        def taken(start: int, stop: int) -> memoryview:
+            found = bytearray()
+            for first in range(start // step * step, stop, step):
+                inside = slice(max(0, start - first) * width, min(step, stop - first) * width)
+                found += self.block(name, first // step)[inside]
+            return memoryview(found)
+
+        return taken
 
     def block(self, name: str, number: int) -> memoryview:
         """A block of the earlier output, as it was when it was looked at first."""

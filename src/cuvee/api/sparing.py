@@ -6,7 +6,7 @@ Owns the way from a plan to one that reads less. What may be left out is decided
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from cuvee.errors import Diagnostic
 from cuvee.plan.explain import size
 from cuvee.plan.nodes import Apply, Convert, Difference, Node, Read, walk
 from cuvee.plan.plan import Plan
-from cuvee.plan.sharing import StandIns, nbytes_of, shared
+from cuvee.plan.sharing import StandIns, nbytes_of, shared, wrapped
 from cuvee.sinks.sink import Session
 from cuvee.sources.catalogue import changes_of, digests_of, fingerprint, kept
 from cuvee.sources.source import Source, stored_form
@@ -55,12 +55,17 @@ def runner_of(tables: Tables | None, prints: Prints) -> Callable[..., Finished]:
     """What runs a plan with these thresholds, once it has seen that the sources are those of the fingerprints."""
 
     def runner(plan: Plan, session: Session, options: RunOptions, listener: Listener = ignore) -> Finished:
-        for source, before in prints:
-            if fingerprint(source) != before:
-                raise changed(source.label)
+        refuse_others(prints)
         return run(plan, session, options, listener, None if tables is None else memo_of(tables))
 
     return runner
+
+
+def refuse_others(prints: Prints) -> None:
+    """RunError when a source is not what it was when its catalogue was asked."""
+    for source, before in prints:
+        if fingerprint(source) != before:
+            raise changed(source.label)
 
 
 def memo_of(tables: Tables) -> Memo:
@@ -101,20 +106,6 @@ def spared(plan: Plan, options: RunOptions, besides: StandIns | None = None) -> 
     note = Diagnostic("CV-P280", message, severity="note")
     lighter = replace(wrapped(plan, stand_ins), notes=(*plan.notes, note))
     return Spared(lighter, tables, nbytes, stand_ins, prints)
-
-
-def wrapped(plan: Plan, stand_ins: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> Plan:
-    """The plan with its sources behind `SparedSource`; stand-ins are keys of sources."""
-    sources = dict(plan.sources)
-    for key, tensors in stand_ins.items():
-        blocks = {
-            name: {number: plan.sources[other].source for number, other in found.items()}
-            for name, found in tensors.items()
-        }
-        sources[key] = replace(
-            plan.sources[key], source=SparedSource(plan.sources[key].source, blocks, facts)
-        )
-    return replace(plan, sources=sources)
 
 
 def tables_of(plan: Plan, options: RunOptions) -> Tables | None:

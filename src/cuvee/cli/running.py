@@ -52,7 +52,14 @@ def merge_into(
         plan.close()
 
 
-def merge_again(blend: Blend, out: Path, options: RunOptions, manner: Manner, earlier: Path | None) -> int:
+def merge_again(
+    blend: Blend,
+    out: Path,
+    options: RunOptions,
+    manner: Manner,
+    earlier: Path | None,
+    cluster: ClusterOptions | None = None,
+) -> int:
     """As `merge_into`, with lineage, and what is the same in an earlier output taken from there."""
     from cuvee.api.remerge import closed, lineage_of, remerge
 
@@ -60,12 +67,11 @@ def merge_again(blend: Blend, out: Path, options: RunOptions, manner: Manner, ea
     try:
         found = remerge(plan, earlier, options)
         try:
+            runner = found.run if cluster is None else blend.on_cluster(cluster, found)
             if options.recording == "on":  # what the inputs hold is known when they were read
-                return run_plan(
-                    found.plan, out, options, manner, found.run, lambda: lineage_of(plan, options)
-                )
+                return run_plan(found.plan, out, options, manner, runner, lambda: lineage_of(plan, options))
             options = replace(options, recording="off")
-            return run_plan(found.plan, out, options, manner, found.run, found.lineage)
+            return run_plan(found.plan, out, options, manner, runner, found.lineage)
         finally:
             closed(found)
     finally:

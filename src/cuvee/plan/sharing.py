@@ -6,11 +6,13 @@ Decided from digests alone; changes no byte of the output, whatever the method. 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from cuvee.plan.cost import inputs_of
 from cuvee.plan.plan import Plan
 from cuvee.sources.catalogue import step_of
+from cuvee.sources.spared import SparedSource
 
 Digests = Mapping[str, Mapping[str, Any]]  # by source key and tensor: (blocks, 16) bytes
 Place = tuple[str, str]  # source key, tensor
@@ -45,6 +47,20 @@ def _own(plan: Plan, digests: Digests, key: str, name: str) -> Any:
 
 def _alike(plan: Plan, one: str, other: str, name: str) -> bool:
     return plan.sources[one].source.tensors[name] == plan.sources[other].source.tensors[name]
+
+
+def wrapped(plan: Plan, stand_ins: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> Plan:
+    """The plan with its sources behind `SparedSource`; stand-ins are keys of sources."""
+    sources = dict(plan.sources)
+    for key, tensors in stand_ins.items():
+        blocks = {
+            name: {number: plan.sources[other].source for number, other in found.items()}
+            for name, found in tensors.items()
+        }
+        sources[key] = replace(
+            plan.sources[key], source=SparedSource(plan.sources[key].source, blocks, facts)
+        )
+    return replace(plan, sources=sources)
 
 
 def unneeded(plan: Plan) -> StandIns:

@@ -124,7 +124,7 @@ def test_a_manifest_that_says_what_it_does_not_list_gives_nothing() -> None:
     assert weights("two") == weights("one")
 
 
-@pytest.mark.parametrize("words", [["--read-budget", "50%"], ["--engine", "ray"], ["--workers", "2"]])
+@pytest.mark.parametrize("words", [["--read-budget", "50%"], ["--workers", "2"]])
 def test_ways_of_running_that_do_not_go_together_are_refused(words) -> None:
     result = command("merge", recipe(), "-o", "one", "--lineage", *words, code=1)
     assert result.exception.diagnostics[0].code == ("CV-U213" if "--workers" in words else "CV-U001")

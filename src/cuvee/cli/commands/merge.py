@@ -93,7 +93,8 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
     within = {key: given[key] for key in ("read_budget", "max_deviation")}
     is_within = any(value is not None for value in within.values())
     is_again, cluster = bool(given["lineage"] or given["earlier"]), cluster_choices(given)
-    _one_way({"a budget": is_within, "lineage": is_again, "a cluster": cluster is not None})
+    _one_way({"a budget": is_within, "lineage": is_again})
+    _one_way({"a budget": is_within, "a cluster": cluster is not None})
     for way in ({"a budget": is_within}, {"a cluster": cluster is not None}):
         _one_way({**way, "`--catalog`": bool(given["catalog"])})
     if given["dry_run"] and not is_within:
@@ -111,7 +112,7 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
 
         return merge_within(blend, out, options, manner, **within, dry_run=given["dry_run"])
     if is_again:
-        return merge_again(blend, out, options, manner, given["earlier"])
+        return merge_again(blend, out, options, manner, given["earlier"], cluster)
     return merge_into(blend, out, options, manner, cluster)
 
 

@@ -7,42 +7,30 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
-from cuvee.core.digests import joined_digest
+from cuvee.core.digests import RegionHasher, joined_digest
 from cuvee.core.disk import write_file
 from cuvee.engine.cluster.crew import Crew, Task
 from cuvee.engine.cluster.figures import learn
-from cuvee.engine.cluster.job import ClusterOptions, Job, Origin, Staged
-from cuvee.engine.cluster.regions import Batch, batches
+from cuvee.engine.cluster.job import ClusterOptions, Job, Known, Origin, Staged
+from cuvee.engine.cluster.regions import Batch, Region, Taken, batches
 from cuvee.engine.cluster.work import Done, Made, memo_of
-from cuvee.engine.events import Event, Finished, Listener, Progress, Started, ignore, peak_memory
+from cuvee.engine.events import Event, Finished, Listener, Progress, Started, peak_memory
 from cuvee.engine.options import RunOptions
 from cuvee.engine.run import OneThreadEach, bytes_read, evaluator_of, recorded, serialised, stop_flag
 from cuvee.engine.schedule import scheduled
 from cuvee.errors import RunError
+from cuvee.plan.nodes import Apply
 from cuvee.plan.plan import OutputTensor, Plan
 from cuvee.sinks.sink import Staging
 
 _RETURNED = 64 << 20  # bytes of a piece of work that comes back to the driver
 
 Runner = Callable[[Plan, Staging, RunOptions, Listener], Finished]
-
-
-def on_ray(origin: Origin, cluster: ClusterOptions | None = None) -> Runner:
-    """A runner to be given to `save`: the plan built from `origin`, run by the workers of a Ray cluster.
-
-    Raises what `run` raises, and CV-E210 to CV-E214 when workers are lost too often, cannot be had, plan something
-    else, fail, or do not see the storage they should write to.
-    """
-    chosen = cluster or ClusterOptions()
-
-    def run(plan: Plan, session: Staging, options: RunOptions, listener: Listener = ignore) -> Finished:
-        return drive(plan, session, options, listener, origin, chosen)
-
-    return run
 
 
 def drive(
@@ -52,8 +40,17 @@ def drive(
     listener: Listener,
     origin: Origin,
     cluster: ClusterOptions,
+    known: Known | None = None,
+    figure: Callable[[str, Sequence[Apply]], Any] | None = None,
+    taken: Taken | None = None,
 ) -> Finished:
-    """Have every output tensor made that the session does not hold yet; the caller commits."""
+    """Have every output tensor made that the session does not hold yet; the caller commits.
+
+    `known` is what workers are told beforehand, `figure` gives figures of groups that are; what is `taken` is copied.
+
+    Raises what `run` raises, and CV-E210 to CV-E214 when workers are lost too often, cannot be had, plan something
+    else, fail, or do not see the storage they should write to.
+    """
     began = time.monotonic()
     tell = serialised(listener)
     sources = {key: opened.source for key, opened in plan.sources.items()}
@@ -61,14 +58,15 @@ def drive(
     total = sum(t.meta.nbytes for t in plan.tensors)
     left = sum(t.meta.nbytes for t in waiting)
     tell(Started(len(plan.tensors), total, total - left))
-    job = Job(origin, plan.layout, plan.digest, options, _staged(session, cluster))
+    job = Job(origin, plan.layout, plan.digest, options, _staged(session, cluster), known or Known())
     with OneThreadEach() as mode, stop_flag() as stopped:
         crew = Crew(job, cluster, lambda: stopped.set)
         with crew if waiting else nullcontext():
             if waiting:
-                whole = learn(plan, waiting, crew, options)
+                whole = learn(plan, waiting, crew, options, figure)
                 most = {"most": _RETURNED} if job.staged is None else {}
-                _make(waiting, batches(waiting, crew.size, whole=whole, **most), session, crew, tell)
+                work = batches(waiting, crew.size, whole=whole, taken=taken, **most)
+                _make(waiting, work, session, crew, tell, taken)
         stopped.check()
         figures = recorded(evaluator_of(plan, options, tell, memo_of(plan.groups(), crew.learned)), mode)
     seconds = time.monotonic() - began
@@ -93,6 +91,7 @@ def _make(
     session: Staging,
     crew: Crew,
     tell: Callable[[Event], None],
+    taken: Taken | None = None,
 ) -> None:
     """Hand out all regions; a tensor is journalled when its last one is there."""
     tensors = {tensor.meta.name: tensor for tensor in waiting}
@@ -101,6 +100,9 @@ def _make(
     for batch in work:
         for region in batch.regions:
             regions[region.tensor] = regions.get(region.tensor, 0) + 1
+    for region, made in _taken(waiting, taken, session, tell):
+        regions[region.tensor] += 1
+        parts.setdefault(region.tensor, {})[region.start] = made
 
     def take(task: Task, found: Done) -> None:
         for finding in dict.fromkeys(found.findings):
@@ -119,6 +121,22 @@ def _make(
                 del parts[name]
 
     crew.run([Task("make", (b.regions,), b.cost, b.regions[0].tensor) for b in work], take)
+
+
+def _taken(
+    waiting: Sequence[OutputTensor], taken: Taken | None, session: Staging, tell: Callable[[Event], None]
+) -> Iterator[tuple[Region, Made]]:
+    """Regions that are there already, brought into the staged output."""
+    if taken is None:
+        return
+    for tensor in waiting:
+        name, size = tensor.meta.name, tensor.meta.dtype.size
+        for region in taken.gaps(tensor):
+            data, hasher = taken.blocks[name](region.start, region.stop), RegionHasher()
+            hasher.update(data)
+            session.put(name, region.start * size, data)
+            tell(Progress(name, len(data)))
+            yield region, Made(region, hasher.digests(), None)
 
 
 def _unseen(folder: Path) -> RunError:

@@ -27,14 +27,22 @@ from cuvee.plan.plan import OutputTensor, Plan
 _SHARES = 4  # pieces of work for each worker in a round
 
 
-def learn(plan: Plan, waiting: Sequence[OutputTensor], crew: Crew, options: RunOptions) -> set[str]:
+def learn(
+    plan: Plan,
+    waiting: Sequence[OutputTensor],
+    crew: Crew,
+    options: RunOptions,
+    known: Callable[[str, Sequence[Apply]], Any] | None = None,
+) -> set[str]:
     """Find what groups of tensors must know, and have every later task told of it (`crew.learned`).
+
+    `known` may have figures of groups beforehand.
 
     Returns the tensors that are to be made whole: kernels know their figures, the generic path would not.
     """
     groups = plan.groups()
     needed = {n.group for t in waiting for n in walk(t.node) if isinstance(n, Apply) and n.group}
-    memo = Memo()
+    memo = Memo(known=known)
     fused = fuse(plan, options, Account(), memo) if needed else None
     complete: set[str] = set()
     if fused is not None:

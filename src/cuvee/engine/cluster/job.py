@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from cuvee.engine.options import RunOptions
 from cuvee.errors import CuveeError, Diagnostic, PlanError, UsageError
 from cuvee.plan.build import PlanOptions, build
 from cuvee.plan.plan import Plan
+from cuvee.plan.sharing import wrapped
 from cuvee.plan.views import Opener
 from cuvee.recipe.model import InMemory, Recipe
 from cuvee.sinks.layout import Layout
@@ -45,6 +46,16 @@ class Staged:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """What a catalogue tells of a plan: blocks to be read from another source, by source, tensor and block; thresholds
+    within tensors, by tensor and the number of their stage among its nodes.
+    """
+
+    stand_ins: Mapping[str, Mapping[str, Mapping[int, str]]] = field(default_factory=dict)
+    cuts: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One run, for workers."""
 
@@ -53,6 +64,7 @@ class Job:
     digest: str
     options: RunOptions
     staged: Staged | None
+    known: Known = field(default_factory=Known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +132,7 @@ def rebuilt(job: Job) -> Plan:
             "a worker plans something else than the driver: its sources, or its version of cuvee, differ",
             hint="name sources that every machine sees, and install the same version everywhere",
         )
-    return plan
+    return wrapped(plan, job.known.stand_ins) if job.known.stand_ins else plan
 
 
 def failed(error: CuveeError) -> Failed:

@@ -26,7 +26,7 @@ from cuvee.engine.memo import Memo, summary_values
 from cuvee.engine.run import evaluator_of, make_tensor
 from cuvee.engine.spent import Account
 from cuvee.errors import CuveeError
-from cuvee.plan.nodes import Apply
+from cuvee.plan.nodes import Apply, walk
 from cuvee.plan.plan import OutputTensor
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class Workplace:
         self.plan = rebuilt(job)
         self.tensors = {tensor.meta.name: tensor for tensor in self.plan.tensors}
         self.groups = self.plan.groups()
+        self.cuts = job.known.cuts
         self.staged = job.staged
         if job.staged is not None and not _proven(job):
             self.staged = None
@@ -116,7 +117,10 @@ class Workplace:
                 findings.append(event)
 
         memo = memo_of(self.groups, learned)
-        fused = self._fused(memo, [self.tensors[region.tensor] for region in regions])
+        tensors = [self.tensors[region.tensor] for region in regions]
+        for tensor in tensors:
+            self._tell(memo, tensor)
+        fused = self._fused(memo, tensors)
         evaluator = evaluator_of(self.plan, self.options, tell, memo)
         made = []
         output: Any  # as much of a session as a tensor needs
@@ -134,6 +138,14 @@ class Workplace:
             finally:
                 output.close()
         return Done(tuple(made), tuple(findings))
+
+    def _tell(self, memo: Memo, tensor: OutputTensor) -> None:
+        """Thresholds within the tensor that are known."""
+        nodes = list(walk(tensor.node)) if tensor.meta.name in self.cuts else []
+        for number, value in self.cuts.get(tensor.meta.name, {}).items():
+            node = nodes[number]
+            if isinstance(node, Apply):
+                memo.keep("cuts", [node], depends(node, "cuts"), value)
 
     def _fused(self, memo: Memo, tensors: Sequence[OutputTensor]) -> Fused | None:
         """The fast path, for tensors whose groups are known."""
