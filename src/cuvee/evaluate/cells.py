@@ -115,7 +115,7 @@ def space_of(contender: Contender, budget: int) -> dict[str, Any] | None:
     """The ranges a contender was given, as plain data; None without a budget, which would not be spent on them."""
     if contender.space is None or not budget:
         return None
-    return {name: list(values) for name, values in contender.space.items()}
+    return {name: None if values is None else list(values) for name, values in contender.space.items()}
 
 
 def label_of(contender: Contender) -> str:

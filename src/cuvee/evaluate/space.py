@@ -15,7 +15,7 @@ from cuvee.core.names import printable
 from cuvee.errors import UsageError
 from cuvee.methods import registry
 from cuvee.methods.contract import Method
-from cuvee.methods.parameters import Parameter
+from cuvee.methods.parameters import Parameter, Range
 
 COEFFICIENTS = (
     "lambda",
@@ -63,8 +63,8 @@ class Dimension:
 def dimensions(method: str, given: Mapping[str, Any] | None = None) -> list[Dimension]:
     """What is tuned of a method: its coefficient and its first fraction, or exactly the `given` ranges.
 
-    `given` maps parameter names to `[low, high]`, or to a list of more values to choose from. UsageError for a name the
-    method does not have or values it refuses.
+    `given` maps parameter names to `[low, high]`, to a list of more values to choose from, or to None: the range of the
+    signature. UsageError for a name the method does not have, values it refuses, or a text without values.
     """
     asked = registry.get(method)
     known = registry.parameters_for(asked)
@@ -82,6 +82,33 @@ def dimensions(method: str, given: Mapping[str, Any] | None = None) -> list[Dime
     if fraction is not None:
         found.append(Dimension(fraction.name, 0.02, 1.0))
     return found
+
+
+def parsed(text: str) -> tuple[str, list[Any] | None]:
+    """A name and its range from `name`, `name=low:high` or `name=one,two,…`; UsageError CV-U372 for another text."""
+    name, equals, values = text.partition("=")
+    if not equals:
+        return name, None
+    pieces = values.split(":") if ":" in values else values.split(",")
+    if len(pieces) < 2 or (":" in values and len(pieces) != 2) or not all(pieces):
+        raise UsageError(
+            "CV-U372",
+            f"`{printable(text)}` is no range to tune over",
+            hint="write `density=0.1:0.9` for an interval, `merge=mean,sum` for a list, `density` for the whole range",
+        )
+    return name, [_value(piece) for piece in pieces]
+
+
+def _value(text: str) -> Any:
+    """A number, true or false, or the text itself."""
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _cancels(method: Method, known: Mapping[str, Parameter]) -> bool:
@@ -105,7 +132,24 @@ def _is_fraction(parameter: Parameter) -> bool:
     )
 
 
-def _given(method: str, known: Mapping[str, Parameter], name: str, values: Sequence[Any]) -> Dimension:
+def _from_signature(parameter: Parameter) -> Dimension:
+    """The whole range that a signature gives; where it has no end, a tenth to ten times the default."""
+    name, bounds, default = parameter.name, parameter.range or Range(), parameter.default
+    if parameter.type in ("bool", "choice"):
+        return Dimension(name, choices=(False, True) if parameter.type == "bool" else parameter.choices)
+    if parameter.type == "str":
+        raise UsageError("CV-U371", f"`{name}` is a text: it is tuned over values that are named")
+    whole = parameter.type == "int"
+    if math.isfinite(bounds.low) and math.isfinite(bounds.high):
+        inside = 0.0 if whole else 0.02 * (bounds.high - bounds.low)  # bounds may be excluded
+        return Dimension(name, bounds.low + inside, bounds.high - inside * bounds.open_high, whole=whole)
+    middle = float(default) if isinstance(default, (int, float)) and default > 0 else 1.0
+    low, high = max(middle / 10, bounds.low), min(middle * 10, bounds.high)
+    low = max(low, 1.0) if whole else low
+    return Dimension(name, low, high, log=low > 0, whole=whole)
+
+
+def _given(method: str, known: Mapping[str, Parameter], name: str, values: Sequence[Any] | None) -> Dimension:
     if name not in known:
         raise UsageError(
             "CV-U030",
@@ -113,6 +157,8 @@ def _given(method: str, known: Mapping[str, Parameter], name: str, values: Seque
             hint=f"it has {', '.join(known)}",
         )
     parameter = known[name]
+    if values is None:
+        return _from_signature(parameter)
     for value in values:
         problem = parameter.problem(value)
         if problem:

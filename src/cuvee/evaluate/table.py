@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from cuvee.core.digests import canonical_json
 from cuvee.core.lazy import numpy
 from cuvee.core.names import printable
 from cuvee.errors import EvaluationError
@@ -124,26 +125,32 @@ def _joined(cards: Sequence[tuple[Scorecard, Scorecard | None]]) -> tuple[Strata
 
 
 def told_apart(results: Results) -> list[tuple[Cell, Scorecard]]:
-    """The results with the budget in the label of methods that were tuned under several.
+    """The results with the tuning in the label of methods that were tuned in several ways (budget, search, ranges).
 
     A track of which a seed is there in two versions (its data or training have changed) becomes two tracks.
     """
-    budgets: dict[str, set[int]] = defaultdict(set)
+    tunings: dict[str, set[str]] = defaultdict(set)
     digests: dict[tuple[str, int], set[str]] = defaultdict(set)
     for cell, _ in results:
-        budgets[cell.label].add(cell.budget)
+        tunings[cell.label].add(_tuning(cell, whole=True))
         digests[(cell.track, cell.seed)].add(cell.digest)
     mixed = {track for (track, _), found in digests.items() if len(found) > 1}
     out = []
     for cell, card in results:
-        label = f"{cell.label} {_budget(cell)}" if len(budgets[cell.label]) > 1 else cell.label
+        ways = tunings[cell.label]
+        searched = len({way.partition(",")[2] for way in ways if "," in way}) > 1
+        label = f"{cell.label} {_tuning(cell, whole=searched)}" if len(ways) > 1 else cell.label
         track = f"{cell.track} ({cell.digest[:8]})" if cell.track in mixed else cell.track
         out.append((replace(cell, label=label, track=track), card))
     return out
 
 
-def _budget(cell: Cell) -> str:
-    return f"(budget {cell.budget})" if cell.budget else "(untuned)"
+def _tuning(cell: Cell, *, whole: bool) -> str:
+    """The budget; with `whole` how it was spent, too."""
+    if not cell.budget:
+        return "(untuned)"
+    ranges = "" if cell.space is None else f" over {canonical_json(cell.space).decode()}"
+    return f"(budget {cell.budget}, {cell.search}{ranges})" if whole else f"(budget {cell.budget})"
 
 
 def by_place(results: Results, label: str, count: int | None = None) -> dict[tuple[Any, ...], Scorecard]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +11,13 @@ import torch
 from linear_track import WEIGHT, Track
 
 from cuvee.errors import UsageError
+from cuvee.evaluate.bench import run
+from cuvee.evaluate.cells import Grid, Store
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.referee import Referee
 from cuvee.evaluate.search import searcher
-from cuvee.evaluate.space import Dimension, dimensions
+from cuvee.evaluate.space import Dimension, dimensions, parsed
+from cuvee.evaluate.table import boards
 from cuvee.methods import registry
 
 SPACE = [Dimension("a", 0.1, 10, log=True), Dimension("b")]
@@ -102,3 +106,61 @@ def test_without_a_budget_a_contender_takes_its_defaults_unseen() -> None:
 def test_methods_without_parameters_are_merged_once() -> None:
     choice = Referee(Track(), ["a", "b"]).choose(Contender("average"))
     assert (choice.spent.merges, choice.spent.evaluations) == (1, 0)
+
+
+@pytest.mark.parametrize("method", registry.names())
+def test_every_parameter_can_be_tuned_over_the_range_of_its_signature(method: str) -> None:
+    known = registry.parameters_for(registry.get(method))
+    for name, parameter in known.items():
+        if parameter.type == "str":
+            with pytest.raises(UsageError, match="values that are named"):
+                dimensions(method, {name: None})
+            continue
+        (dimension,) = dimensions(method, {name: None})
+        found = [dimension.at(share) for share in (0.0, 0.2, 0.5, 1.0)]
+        assert [parameter.problem(value) for value in found] == [None] * 4, (name, found)
+        assert len({repr(value) for value in found}) > 1, (name, found)
+
+
+def test_ranges_are_read_from_the_command_line() -> None:
+    assert parsed("density") == ("density", None)
+    assert parsed("density=0.1:1") == ("density", [0.1, 1])
+    assert parsed("merge=mean,sum") == ("merge", ["mean", "sum"])
+    assert parsed("normalize=true,false") == ("normalize", [True, False])
+    for wrong in ("density=", "density=1", "density=1:2:3", "density=1,"):
+        with pytest.raises(UsageError) as caught:
+            parsed(wrong)
+        assert caught.value.diagnostics[0].code == "CV-U372"
+
+
+def test_ways_of_tuning_are_told_apart_in_tables(tmp_path: Path) -> None:
+    ways: tuple[Mapping[str, Any], ...] = (
+        {},
+        {"search": "random"},
+        {"space": {"density": None}},
+        {"space": {"lambda": [0.5, 2.0]}},
+    )
+    methods = tuple(Contender("ties", **way) for way in ways)
+    assert run(Grid("linear", methods, budget=2, untuned=True), lambda n, s: Track(), Store(tmp_path)) == 0
+    labels = sorted(row.label for row in boards(Store(tmp_path).results())[0].rows)
+    assert labels == sorted(
+        [
+            "ties (untuned)",
+            "ties (budget 2, sobol)",
+            "ties (budget 2, random)",
+            'ties (budget 2, sobol over {"density":null})',
+            'ties (budget 2, sobol over {"lambda":[0.5,2.0]})',
+        ]
+    )
+
+
+def test_the_command_tunes_what_is_named(tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cuvee.evaluate.tracks.registry.open_track", lambda n, s: Track())
+    asked = ["bench", "run", "linear", "-m", "ties", "-m", "average", "--budget", "3", "--no-untuned"]
+    done = cli(*asked, "--tune", "density=0.2:0.4", "--search", "grid", "-o", str(tmp_path), "-q")
+    assert done.code == 0
+    card = next(card for cell, card in Store(tmp_path).results() if cell.method == "ties")
+    assert {point["density"] for point, _ in card.log[1:]} == {0.2, 0.4}
+    wrong = cli(*asked, "--tune", "densty", "-o", str(tmp_path), "-q")
+    assert "CV-U030" in wrong.err and "densty" in wrong.err
+    assert "at most 1" in cli(*asked, "--tune", "density=0.2:4", "-o", str(tmp_path), "-q").err

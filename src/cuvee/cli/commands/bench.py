@@ -14,6 +14,7 @@ from cuvee.cli.options import output_options
 
 if TYPE_CHECKING:
     from cuvee.evaluate.bench import Done
+    from cuvee.evaluate.contender import Contender
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -98,6 +99,13 @@ def command() -> None:
     help="How values to try are found.",
 )
 @click.option(
+    "--tune",
+    "tuned",
+    multiple=True,
+    metavar="NAME[=RANGE]",
+    help="Tune this parameter (`density`, `density=0.1:0.9`, `merge=mean,sum`) instead of the usual ones.",
+)
+@click.option(
     "--untuned/--no-untuned",
     default=True,
     show_default=True,
@@ -131,13 +139,11 @@ def run(
     """
     from cuvee.evaluate.bench import run as run_grid
     from cuvee.evaluate.cells import Grid, Store
-    from cuvee.evaluate.contender import Contender
     from cuvee.evaluate.tracks.registry import open_track
-    from cuvee.methods import registry
 
     grid = Grid(
         track,
-        tuple(Contender(registry.get(m).name, search=search) for m in methods),
+        _contenders(methods, given["tuned"], search),
         given["counts"],
         given["seeds"],
         given["budget"],
@@ -147,6 +153,26 @@ def run(
         transfer=given["transfer"],
     )
     return 1 if run_grid(grid, open_track, Store(out), told(as_json=as_json, quiet=quiet)) else 0
+
+
+def _contenders(methods: tuple[str, ...], tuned: tuple[str, ...], search: Any) -> tuple[Contender, ...]:
+    """The methods with the ranges that were named; one that has none of the parameters keeps its usual ones."""
+    from cuvee.errors import UsageError
+    from cuvee.evaluate.contender import Contender
+    from cuvee.evaluate.space import dimensions, parsed
+    from cuvee.methods import registry
+
+    ranges = dict(map(parsed, tuned))
+    known = {registry.get(m).name: registry.parameters_for(registry.get(m)) for m in methods}
+    unknown = [name for name in ranges if not any(name in found for found in known.values())]
+    if unknown:
+        raise UsageError("CV-U030", f"none of the methods has a parameter `{unknown[0]}` to tune")
+    out = []
+    for method, found in known.items():
+        space = {name: values for name, values in ranges.items() if name in found} or None
+        dimensions(method, space)  # so that a wrong range is told before anything is run
+        out.append(Contender(method, space=space, search=search))
+    return tuple(out)
 
 
 @command.command("add")
