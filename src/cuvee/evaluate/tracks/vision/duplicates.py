@@ -20,11 +20,12 @@ NEAR = 8.0  # grey levels of 255
 def distances(pictures: Sequence[Pixels], others: Sequence[Pixels]) -> Tensor:
     """(n) float32: from each picture to the nearest of `others`, root mean square of 4 × 4 block means, 0 to 255.
 
-    Grey pictures are compared in all three colours. Infinite where there are no others.
+    Beside coloured pictures grey ones count in all three colours. Infinite where there are no others.
     """
     if not pictures or not others:
         return torch.full((len(pictures),), torch.inf)
-    seen, given = _blocks(pictures), _blocks(others)
+    colour = any(picture.ndim == 3 for picture in (*pictures, *others))
+    seen, given = _blocks(pictures, colour), _blocks(others, colour)
     parts = [torch.cdist(seen[i : i + _AT_ONCE], given).amin(1) for i in range(0, len(seen), _AT_ONCE)]
     nearest: Tensor = torch.cat(parts) / seen.shape[1] ** 0.5
     return nearest
@@ -36,12 +37,17 @@ def near(pictures: Sequence[Pixels], others: Sequence[Pixels]) -> list[bool]:
     return found
 
 
-def _blocks(pictures: Sequence[Pixels]) -> Tensor:
-    """(n, d) float32, d = 3 · (side / 4)²."""
+def _blocks(pictures: Sequence[Pixels], colour: bool) -> Tensor:
+    """(n, d) float32: the block means of each picture, of all three colours where `colour`."""
     means = []
-    for picture in pictures:
-        coloured = picture if picture.ndim == 3 else numpy.repeat(picture[:, :, None], 3, 2)
-        high, wide = coloured.shape[0] // _BLOCK, coloured.shape[1] // _BLOCK
-        blocks = coloured.reshape(high, _BLOCK, wide, _BLOCK, 3)
-        means.append(blocks.mean((1, 3), dtype=numpy.float32).reshape(-1))
-    return torch.from_numpy(numpy.stack(means))
+    for first in range(0, len(pictures), _AT_ONCE):
+        part = [_coloured(p) if colour else p for p in pictures[first : first + _AT_ONCE]]
+        stacked = torch.from_numpy(numpy.stack(part)).float()
+        count, high, wide = stacked.shape[:3]
+        shape = (count, high // _BLOCK, _BLOCK, wide // _BLOCK, _BLOCK, -1)
+        means.append(stacked.reshape(shape).mean((2, 4)).flatten(1))
+    return torch.cat(means)
+
+
+def _coloured(picture: Pixels) -> Pixels:
+    return picture if picture.ndim == 3 else numpy.repeat(picture[:, :, None], 3, 2)
