@@ -13,6 +13,7 @@ RECIPES = {
     "ties": "{method: ties, density: 0.4}",
     "dare_ties": "{method: dare_ties, density: 0.5}",
     "slerp": "{method: slerp, t: 0.3}",
+    "lines": "{method: lines}",
     "tsv_m": "{method: tsv_m}",
 }
 

@@ -20,67 +20,97 @@ from cuvee.engine.fused.trace import floats, traced
 from cuvee.engine.fused.traced import Traced
 from cuvee.engine.kernels.library import Kernels
 from cuvee.engine.kernels.operations import Code
-from cuvee.engine.streams import uniforms_of
-from cuvee.methods.contract import Block, Uniforms
+from cuvee.methods.contract import Block, Place, Uniforms
 from cuvee.methods.exact_sums import Exact, expansion
 from cuvee.methods.registry import stage
 from cuvee.methods.summaries import Ties
 from cuvee.plan.nodes import Apply
 
-Figures = Callable[[Block], list[Any]]
-
 
 class _Asked(Exception):
-    """The question that has no answer yet, as the passes that find it."""
+    """What has no answer yet: a function of blocks, whose results are summed, or judged where there are `counts`."""
 
-    def __init__(self, question: Gathering) -> None:
-        self.question = question
+    def __init__(
+        self, function: Callable[[Block], Any], counts: Sequence[int] = (), ties: Ties = "index"
+    ) -> None:
+        self.function, self.counts, self.ties = function, counts, ties
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a stage's summary of some tensors asks after so many answers.
+
+    The function it asks about is found again wherever it is needed, since functions do not travel to other machines.
+    """
+
+    stage: str
+    values: tuple[tuple[str, Any], ...]
+    shapes: tuple[tuple[int, ...], ...]
+    places: tuple[Place, ...]
+    inputs: int
+    answers: tuple[Any, ...] = ()
+
+    def summary(self) -> Any:
+        """The summary; raises `_Asked` where an answer is missing, Unfusable where it asks for something else."""
+        summarise = stage(self.stage).summarise
+        if summarise is None:
+            raise Unfusable("no summary")
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in self.values}
+        return traced(lambda: summarise(Asking(self), **values))
+
+    def function(self) -> Callable[[Block], Any]:
+        """What is asked about next."""
+        try:
+            self.summary()
+        except _Asked as asked:
+            return asked.function
+        raise Unfusable("nothing is asked")
 
 
 @dataclass(slots=True)
 class Asking:
     """The stream that a summary is given (`methods.summaries.Answering`)."""
 
-    nodes: Sequence[Apply]
-    kernels: Kernels
-    answers: list[Any]
+    question: Question
     _asked: int = 0
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return tuple(math.prod(node.shape) for node in self.nodes)
+        return tuple(map(math.prod, self.question.shapes))
 
     @property
     def inputs(self) -> int:
-        return len(self.nodes[0].inputs)
+        return self.question.inputs
 
     def blocks(self) -> Iterator[Block]:
         raise Unfusable("a summary that reads blocks itself")
 
     def uniforms(self, number: int) -> Uniforms:
-        return uniforms_of(self.nodes[number])
+        raise Unfusable("a summary that draws")
 
-    def totals_by(self, figures: Figures, key: Callable[[Block], Any]) -> dict[Any, list[float]]:
+    def totals_by(
+        self, figures: Callable[[Block], list[Any]], key: Callable[[Block], Any]
+    ) -> dict[Any, list[float]]:
         """As `summaries.totals_by`."""
-        answer = self._answer(lambda: _sums(figures))
+        answer = self._answer(_Asked(figures))
         groups: dict[Any, list[Exact]] = {}
-        for number, (node, found) in enumerate(zip(self.nodes, answer, strict=True)):
-            group = key(Block([], 0, node.shape, number, node.place))
-            own = groups.setdefault(group, [Exact() for _ in found])
+        members = zip(self.question.shapes, self.question.places, answer, strict=True)
+        for number, (shape, place, found) in enumerate(members):
+            own = groups.setdefault(key(Block([], 0, shape, number, place)), [Exact() for _ in found])
             for total, terms in zip(own, found, strict=True):
                 total.extend(terms)
         return {group: [_finite(total.value()) for total in own] for group, own in groups.items()}
 
     def tops(self, magnitude: Callable[[Block], Any], counts: Sequence[int], ties: Ties) -> list[Any]:
         """As `summaries.tops`, of counts."""
-        answer = self._answer(lambda: _asked(cuts(counts, self.sizes, self.kernels, ties=ties), magnitude))
+        answer = self._answer(_Asked(magnitude, counts, ties))
         return [Selected(tuple(own[place] for own in answer)) for place in range(len(counts))]
 
-    def _answer(self, question: Callable[[], Gathering]) -> Any:
+    def _answer(self, asked: _Asked) -> Any:
         self._asked += 1
-        if self._asked > len(self.answers):
-            raise _Asked(question())
-        return self.answers[self._asked - 1]
+        if self._asked > len(self.question.answers):
+            raise asked
+        return self.question.answers[self._asked - 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +130,18 @@ class Selected:
 
 def summary_of(nodes: Sequence[Apply], kernels: Kernels) -> Gathering:
     """The summary that these applications share, for each with its place among them."""
-    step = stage(nodes[0].stage)
-    values = {k: list(v) if isinstance(v, tuple) else v for k, v in nodes[0].values}
-    summarise = step.summarise
-    if summarise is None:
-        raise Unfusable("no summary")
-    answers: list[Any] = []
+    first, shapes = nodes[0], tuple(node.shape for node in nodes)
+    question = Question(first.stage, first.values, shapes, tuple(n.place for n in nodes), len(first.inputs))
     while True:
-        asking = Asking(nodes, kernels, answers)
         try:
-            found = traced(lambda asking=asking: summarise(asking, **values))  # type: ignore[misc]
+            found = question.summary()
         except _Asked as asked:
-            answers.append((yield from asked.question))
+            if asked.counts:
+                figure = cuts(asked.counts, [math.prod(shape) for shape in shapes], kernels, ties=asked.ties)
+                answer = yield from _about(figure, question)
+            else:
+                answer = yield Probe("totals", ask=question)
+            question = replace(question, answers=(*question.answers, answer))
             continue
         return [(found, place) for place in range(len(nodes))]
 
@@ -145,19 +175,14 @@ def judged(builder: Builder, probe: Probe, node: Apply, number: int) -> Value:
 
 def _traced(probe: Probe, node: Apply, number: int) -> tuple[Graph, Any]:
     """What the probe's function makes of a block of traced values."""
-    graph, function = Graph(len(node.inputs)), probe.ask
-    if function is None:
+    if not isinstance(probe.ask, Question):
         raise Unfusable("a probe without a question")
+    graph, function = Graph(len(node.inputs)), probe.ask.function()
     tensors: Any = [Traced(graph, index) for index in range(graph.inputs)]
     return graph, traced(lambda: function(Block(tensors, 0, node.shape, number, node.place)))
 
 
-def _sums(figures: Figures) -> Gathering:
-    found = yield Probe("totals", ask=figures)
-    return found
-
-
-def _asked(figure: Gathering, magnitude: Callable[[Block], Any]) -> Generator[Probe, Found, Any]:
+def _about(figure: Gathering, question: Question) -> Generator[Probe, Found, Any]:
     """The same figure of a magnitude that a summary names."""
     found: Found | None = None
     while True:
@@ -165,7 +190,7 @@ def _asked(figure: Gathering, magnitude: Callable[[Block], Any]) -> Generator[Pr
             probe = next(figure) if found is None else figure.send(found)
         except StopIteration as end:
             return end.value
-        found = yield replace(probe, ask=magnitude)
+        found = yield replace(probe, ask=question)
 
 
 def _finite(total: float) -> float:

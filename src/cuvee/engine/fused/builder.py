@@ -62,7 +62,9 @@ class Builder:
 
     known: Mapping[int, Figures]
     staged: Mapping[int, int] = field(default_factory=dict)  # nodes that are computed elsewhere → number
-    same: Mapping[tuple[str, str], tuple[str, str]] = field(default_factory=dict)  # of the same bytes → the first
+    same: Mapping[tuple[str, str], tuple[str, str]] = field(
+        default_factory=dict
+    )  # of the same bytes → the first
     ops: list[Op] = field(default_factory=list)
     reads: dict[tuple[str, str], Read] = field(default_factory=dict)
     kept: list[Any] = field(default_factory=list)  # memory that operations point to

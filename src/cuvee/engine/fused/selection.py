@@ -15,7 +15,6 @@ from typing import Any, Literal
 from cuvee.engine.fused.builder import Unfusable
 from cuvee.engine.fused.chosen import ALL, Chosen
 from cuvee.engine.kernels.library import Kernels
-from cuvee.methods.contract import Block
 from cuvee.methods.summaries import Ties
 
 Kind = Literal["high", "low", "tied", "pick", "norms", "gram", "signs", "energies", "movers", "totals"]
@@ -27,7 +26,7 @@ class Probe:
 
     `every`: only one of so many tiles is looked at. `by`: what is judged, where a stage judges several things: the
     `size` of the input of this number, or its `score`. `ask`: what is summed, or judged, where a stage's own summary
-    says so: a function of a block of traced values.
+    says so (`asking.Question`).
     """
 
     kind: Kind
@@ -35,7 +34,7 @@ class Probe:
     windows: tuple[tuple[int, int], ...] = ()
     every: int = 1
     by: tuple[Literal["size", "score"], int] | None = None
-    ask: Callable[[Block], Any] | None = None
+    ask: Any = None
 
 
 # `high`, `low`: one table for each digit, all tensors counted together; the others: an entry for each tensor, with a
