@@ -66,7 +66,7 @@ class Contender:
         ordinary = registry.get(self.method).base == "ordinary"
         experts: Any = [dict(weights) for weights in room.experts]
         base = None if ordinary else dict(room.base)
-        return hold(experts, base=base, method=self.method, **{**self.settings, **point})
+        return hold(experts, base=base, method=self.method, seed=self.seed, **{**self.settings, **point})
 
 
 def _merged(room: Selection, held: Candidates, point: Mapping[str, Any]) -> Weights:

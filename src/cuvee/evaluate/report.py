@@ -32,9 +32,10 @@ def sections(results: Results, found: Sequence[Board] | None = None) -> list[Sec
     named = told_apart(results)
     out = leaderboard.sections(found)
     out += [part for track in largest if (part := scaling([b for b in found if b.track == track]))]
-    out += [part for board in found if (part := variation.section(board, _of(board, named)))]
     out += [part] if (part := robustness.section(found, results)) else []
     ordinary = [board for board in largest.values() if robustness.clean(board.track)]
+    spread = [board for board in found if robustness.clean(board.track)]
+    out += [part for board in spread if (part := variation.section(board, _of(board, named)))]
     out += [part for board in ordinary for part in _of_board(board, _of(board, named)) if part]
     return out
 

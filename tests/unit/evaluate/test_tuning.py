@@ -16,6 +16,7 @@ from cuvee.evaluate.cells import Grid, Store
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.referee import Referee
 from cuvee.evaluate.search import searcher
+from cuvee.evaluate.selection import Selection
 from cuvee.evaluate.space import Dimension, dimensions, parsed
 from cuvee.evaluate.table import boards
 from cuvee.methods import registry
@@ -164,3 +165,11 @@ def test_the_command_tunes_what_is_named(tmp_path: Path, cli: Any, monkeypatch: 
     wrong = cli(*asked, "--tune", "densty", "-o", str(tmp_path), "-q")
     assert "CV-U030" in wrong.err and "densty" in wrong.err
     assert "at most 1" in cli(*asked, "--tune", "density=0.2:4", "-o", str(tmp_path), "-q").err
+
+
+@pytest.mark.parametrize("method", ["dare_linear", "ties"])
+def test_the_seed_is_that_of_random_masks_too(method: str) -> None:
+    room = Selection(Track(), ["a", "b"], Track().examinee(), 0)
+    found = [Contender(method, {"density": 0.5}, seed=seed)(room)[0][WEIGHT] for seed in (0, 0, 1)]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2]) == (method == "ties")
