@@ -2,7 +2,8 @@
 
 Owns what the averaging and geometric stages share. Coefficients are float64, sums are taken in the compute
 dtype, multiply then add, inputs in order. Every coefficient may be a number or a 0-d tensor, so that a
-merge can be differentiated with respect to its parameters. Must not know any method.
+merge can be differentiated with respect to its parameters. A formula of coefficients is written once, in functions
+that numpy and torch have under one name. Must not know any method.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import functools
 import math
 import operator
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cuvee.core.lazy import torch
+from cuvee.core.lazy import numpy, torch
 from cuvee.errors import RunError
 from cuvee.methods.contract import Stream, Summary
 from cuvee.methods.summaries import gram
@@ -32,14 +34,35 @@ def products(stream: Stream, **_: Any) -> Summary:
     return {"gram": gram(stream)}
 
 
-def matrix_of(summary: Summary) -> Tensor:
-    """The Gram matrix of a summary made by `products`, float64 (K, K)."""
-    return torch.tensor(summary["gram"], dtype=torch.float64)
+def numbers(*values: Any) -> Any:
+    """What computes with a few numbers: torch where one of these is a tensor, else numpy, which is there sooner."""
+    library = sys.modules.get("torch")
+    return torch if library and any(isinstance(value, library.Tensor) for value in values) else numpy
+
+
+def wide(xp: Any, value: Any) -> Any:
+    """A number, list or tensor as a float64 array of what `numbers` gave; gradients pass."""
+    return torch.as_tensor(value, dtype=torch.float64) if xp is torch else numpy.asarray(value, numpy.float64)
+
+
+def plain(value: Any) -> float:
+    """A number without its gradient."""
+    return float(value.detach() if hasattr(value, "detach") else value)
+
+
+def factor(value: Any) -> Any:
+    """What a tensor can be multiplied by: a tensor as it is, another number as a float."""
+    return value if numbers(value) is torch else float(value)
+
+
+def matrix_of(summary: Summary, xp: Any = torch) -> Any:
+    """The Gram matrix of a summary made by `products`, float64 (K, K), as an array of what `numbers` gave."""
+    return wide(xp, summary["gram"])
 
 
 def combined(tensors: Sequence[Tensor], coefficients: Iterable[Any]) -> Tensor:
     """Σ cᵢ·xᵢ in the tensors' dtype; coefficients are numbers or 0-d tensors, one for each tensor."""
-    pairs = zip(tensors, coefficients, strict=True)
+    pairs = zip(tensors, map(factor, coefficients), strict=True)
     first, coefficient = next(pairs)
     total: Tensor = first * coefficient
     for tensor, coefficient in pairs:
@@ -47,20 +70,21 @@ def combined(tensors: Sequence[Tensor], coefficients: Iterable[Any]) -> Tensor:
     return total
 
 
-def vector(values: Any) -> Tensor:
-    """Numbers or 0-d tensors as one float64 vector; gradients pass."""
-    return torch.stack([torch.as_tensor(value, dtype=torch.float64) for value in values])
+def vector(values: Any) -> Any:
+    """Numbers or 0-d tensors as one float64 vector of numpy, or of torch, where gradients pass."""
+    xp = numbers(*values)
+    return xp.stack([wide(xp, value) for value in values])
 
 
-def normalized(weights: Any) -> Tensor:
+def normalized(weights: Any) -> Any:
     """The weights divided by their sum, in float64; RunError where they cancel (see `cancelling`).
 
     They are added in order, which a library's sum does not promise, so that the shares are the same everywhere.
     """
     column = vector(weights)
-    if _cancels(column.detach().tolist()):
+    if _cancels([plain(weight) for weight in column]):
         raise RunError("CV-E070", "the weights sum to 0, so they cannot be normalized", hint=_HINT)
-    return column / functools.reduce(operator.add, column.unbind())
+    return column / functools.reduce(operator.add, list(column))
 
 
 def in_proportion(amounts: Sequence[float]) -> list[float]:
@@ -95,15 +119,16 @@ def _cancels(weights: list[float]) -> bool:
     return abs(sum(weights)) <= _CANCELLED * sum(map(abs, weights))
 
 
-def arc(cosine: Tensor, t: Any, straight: Tensor) -> tuple[Tensor, Tensor]:
+def arc(cosine: Any, t: Any, straight: Any) -> tuple[Any, Any]:
     """The coefficients of spherical interpolation, (sin (1−t)θ, sin tθ) / sin θ with θ = arccos cosine.
 
     Where `straight` they are (1 − t, t). All float64, broadcast together. The angle is kept away from 0 on
     the branch that is not taken, so that gradients stay finite there too.
     """
-    t = torch.as_tensor(t, dtype=torch.float64)
-    angle = torch.acos(torch.where(straight, 0.0, cosine))
-    sine = torch.sin(angle)
-    first = torch.where(straight, 1 - t, torch.sin((1 - t) * angle) / sine)
-    second = torch.where(straight, t, torch.sin(t * angle) / sine)
+    xp = numbers(cosine, t)
+    t = wide(xp, t)
+    angle = xp.arccos(xp.where(straight, 0.0, cosine))
+    sine = xp.sin(angle)
+    first = xp.where(straight, 1 - t, xp.sin((1 - t) * angle) / sine)
+    second = xp.where(straight, t, xp.sin(t * angle) / sine)
     return first, second

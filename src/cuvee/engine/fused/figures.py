@@ -88,7 +88,7 @@ def gathering(figure: str, nodes: Sequence[Apply], kernels: Kernels) -> Generato
     if figure == "boosts":
         return _boosts(nodes)
     if figure == "cuts":
-        return cuts(_keeps(nodes[0], sum(sizes)), sizes, kernels, ties=_ties(nodes[0]))
+        return cuts(kept_counts(nodes[0], sum(sizes)), sizes, kernels, ties=_ties(nodes[0]))
     if figure == "factor":
         return _factor(len(nodes))
     if figure == "majority":
@@ -102,7 +102,8 @@ def _ties(node: Apply) -> Ties:
     return counts.get(dict(node.values).get("count", ""), "index")
 
 
-def _keeps(node: Apply, size: int) -> list[int]:
+def kept_counts(node: Apply, size: int) -> list[int]:
+    """How many of the largest of `size` magnitudes a stage that thins asks for."""
     values = dict(node.values)
     density = values["density"]
     if node.stage == "band":
@@ -166,16 +167,13 @@ def _products(node: Apply) -> Gathering:
     gram = [[sums[min(i, j), max(i, j)] for j in range(count)] for i in range(count)]
     if node.stage != "karcher":
         return [gram]
-    from cuvee.core.lazy import torch
     from cuvee.methods.coefficients import normalized
     from cuvee.methods.combine.karcher import mean_coefficients
     from cuvee.methods.parameters import each
 
     values = dict(node.values)
-    with torch.no_grad():
-        weights = normalized(each(values["weight"], count))
-        found = mean_coefficients(gram, weights, max_iter=values["max_iter"], tol=values["tol"])
-    return [list(found)]
+    weights = normalized(each(values["weight"], count))
+    return [list(mean_coefficients(gram, weights, max_iter=values["max_iter"], tol=values["tol"]))]
 
 
 def exact(lines: Sequence[float]) -> float:

@@ -5,10 +5,10 @@ One pass for the K×K Gram matrix, one to combine; the iteration between them ne
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cuvee.core.lazy import torch
-from cuvee.methods.coefficients import cancelling, combined, normalized
+from cuvee.methods.coefficients import cancelling, combined, normalized, numbers, plain, wide
 from cuvee.methods.contract import Stream, Summary, stage
 from cuvee.methods.parameters import NonNegative, PerExpert, Range, each
 from cuvee.methods.summaries import gram
@@ -63,17 +63,18 @@ def karcher(
     return combined(tensors, summary["coefficients"])
 
 
-def mean_coefficients(products: list[list[float]], shares: Tensor, *, max_iter: int, tol: float) -> Tensor:
+def mean_coefficients(products: list[list[float]], shares: Any, *, max_iter: int, tol: float) -> Any:
     """Coefficients c with y = Σ cᵢ vᵢ; float64, differentiable in the shares.
 
     A vector Σ aᵢ uᵢ of the span is held as a; its products with the uᵢ are a times their cosines.
     """
-    matrix = torch.tensor(products, dtype=torch.float64)
-    norms = matrix.diagonal().sqrt()
+    xp = numbers(shares)
+    matrix = wide(xp, products)
+    norms = xp.sqrt(xp.diagonal(matrix))
     valid = norms > tol
-    lengths = torch.where(valid, norms, 1.0)
-    cosines = matrix / torch.outer(lengths, lengths)
-    alphas = torch.where(valid, shares, 0.0)
+    lengths = xp.where(valid, norms, 1.0)
+    cosines = matrix / xp.outer(lengths, lengths)
+    alphas = xp.where(valid, shares, 0.0)
     if not bool(alphas.any()):
         return alphas
     alphas = alphas / alphas.sum()
@@ -81,31 +82,34 @@ def mean_coefficients(products: list[list[float]], shares: Tensor, *, max_iter: 
     for _ in range(max_iter):
         tangent = _tangent(mean, alphas, cosines, tol)
         length = _length(tangent, cosines)
-        if float(length.detach()) < tol:
+        if plain(length) < tol:
             break
-        mean = torch.cos(length) * mean + torch.sin(length) / length * tangent
+        mean = xp.cos(length) * mean + xp.sin(length) / length * tangent
         mean = mean / _length(mean, cosines)
     return (shares * norms).sum() * mean / lengths
 
 
-def _start(alphas: Tensor, cosines: Tensor, tol: float) -> Tensor:
+def _start(alphas: Any, cosines: Any, tol: float) -> Any:
     length = _length(alphas, cosines)
-    if float(length.detach()) >= tol:
+    if plain(length) >= tol:
         return alphas / length
-    first = int(alphas.nonzero()[0])
-    return torch.eye(len(alphas), dtype=torch.float64)[first]
+    first = next(i for i, alpha in enumerate(alphas) if plain(alpha) != 0)
+    xp = numbers(alphas)
+    return xp.eye(len(alphas), dtype=xp.float64)[first]
 
 
-def _tangent(mean: Tensor, alphas: Tensor, cosines: Tensor, tol: float) -> Tensor:
+def _tangent(mean: Any, alphas: Any, cosines: Any, tol: float) -> Any:
     """Σ αᵢ log_mean(uᵢ), as coefficients of the uᵢ."""
-    dots = (cosines @ mean).clamp(-1, 1)
-    near = dots >= torch.cos(torch.tensor(tol, dtype=torch.float64))
-    opposite = (dots < 0) & (1 - dots.square() < _OPPOSITE**2)
+    xp = numbers(mean)
+    dots = xp.clip(cosines @ mean, -1, 1)
+    near = dots >= math.cos(tol)
+    opposite = (dots < 0) & (1 - dots * dots < _OPPOSITE**2)
     still = near | opposite
-    angles = torch.acos(torch.where(still, 0.0, dots))
-    pulls = torch.where(still, 0.0, alphas * angles / torch.sin(angles))
+    angles = xp.arccos(xp.where(still, 0.0, dots))
+    pulls = xp.where(still, 0.0, alphas * angles / xp.sin(angles))
     return pulls - (pulls * dots).sum() * mean
 
 
-def _length(vector: Tensor, cosines: Tensor) -> Tensor:
-    return (vector @ cosines @ vector).clamp(min=0).sqrt()
+def _length(vector: Any, cosines: Any) -> Any:
+    xp = numbers(vector)
+    return xp.sqrt(xp.clip(vector @ cosines @ vector, 0, None))

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
-from cuvee.core.lazy import torch
-from cuvee.methods.coefficients import matrix_of, products
+from cuvee.methods.coefficients import factor, matrix_of, numbers, products
 from cuvee.methods.contract import Access, Block, Scope, Summary, stage
 from cuvee.methods.parameters import NonNegative
 from cuvee.methods.vectors import along_last, dot
@@ -72,35 +71,39 @@ def model_stock(
     if filter_wise and filter_axis == "last":
         vectors = [along_last(delta, block.shape) for delta in deltas]
     cosine = _cosine(*_products(vectors, summary), average=average, floor=floor)
-    step = _step(cosine, len(deltas), clamp=clamp).to(deltas[0].dtype)
+    step = _step(cosine, len(deltas), clamp=clamp)
+    step = factor(step) if summary else step.to(deltas[0].dtype)
     total = vectors[0]
     for vector in vectors[1:]:
         total = total + vector
-    return (total / len(deltas) * step).reshape(deltas[0].shape)
+    merged: Tensor = total / len(deltas) * step
+    return merged.reshape(deltas[0].shape)
 
 
-def _products(vectors: list[Tensor], summary: Summary | None) -> tuple[list[Tensor], list[Tensor]]:
+def _products(vectors: list[Tensor], summary: Summary | None) -> tuple[list[Any], list[Any]]:
     """Squared norms, and dot products of all pairs: whole tensors from the summary, else by filter."""
-    numbers = range(len(vectors))
+    count = range(len(vectors))
     if summary:
-        matrix = matrix_of(summary)
-        return [matrix[i, i] for i in numbers], [matrix[i, j] for i, j in combinations(numbers, 2)]
+        matrix = matrix_of(summary, numbers())
+        return [matrix[i, i] for i in count], [matrix[i, j] for i, j in combinations(count, 2)]
     return [dot(v, v) for v in vectors], [dot(v, w) for v, w in combinations(vectors, 2)]
 
 
-def _cosine(squares: list[Tensor], pairs: list[Tensor], *, average: str, floor: float) -> Tensor:
+def _cosine(squares: list[Any], pairs: list[Any], *, average: str, floor: float) -> Any:
     """The mean cosine over all pairs, elementwise; zero vectors have cosine 0."""
+    xp = numbers(*squares)
     found = []
     for (a, b), product in zip(combinations(squares, 2), pairs, strict=True):
-        length = (a.sqrt() * b.sqrt()).clamp(min=floor)
-        found.append((product / torch.where(length > 0, length, 1.0)).clamp(-1, 1))
-    cosines = torch.stack(found)
-    return cosines.mean(0) if average == "cosines" else torch.cos(torch.acos(cosines).mean(0))
+        length = xp.clip(xp.sqrt(a) * xp.sqrt(b), floor, None)
+        found.append(xp.clip(product / xp.where(length > 0, length, 1.0), -1, 1))
+    cosines = xp.stack(found)
+    return cosines.mean(0) if average == "cosines" else xp.cos(xp.arccos(cosines).mean(0))
 
 
-def _step(cosine: Tensor, count: int, *, clamp: bool) -> Tensor:
+def _step(cosine: Any, count: int, *, clamp: bool) -> Any:
     """t = K cos θ / (1 + (K−1) cos θ), 0 where the denominator vanishes."""
+    xp = numbers(cosine)
     denominator = 1 + (count - 1) * cosine
-    singular = denominator.abs() < _SINGULAR
-    step = torch.where(singular, 0.0, count * cosine / torch.where(singular, 1.0, denominator))
-    return step.clamp(0, 1) if clamp else step
+    singular = xp.abs(denominator) < _SINGULAR
+    step = xp.where(singular, 0.0, count * cosine / xp.where(singular, 1.0, denominator))
+    return xp.clip(step, 0, 1) if clamp else step

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cuvee.errors import RunError
-from cuvee.methods.coefficients import cancelling, combined, matrix_of, normalized, products, vector
+from cuvee.methods.coefficients import (
+    cancelling,
+    combined,
+    matrix_of,
+    normalized,
+    numbers,
+    plain,
+    products,
+    vector,
+)
 from cuvee.methods.contract import Summary, stage
 from cuvee.methods.parameters import PerExpert, Positive, each
 
@@ -58,17 +67,18 @@ def multislerp(
         return tensors[0]
     weights = each(weight, len(tensors))
     shares = normalized(weights) if normalize else vector(weights)
-    return combined(tensors, _coefficients(matrix_of(summary), shares, eps))
+    return combined(tensors, _coefficients(matrix_of(summary, numbers(shares)), shares, eps))
 
 
-def _coefficients(matrix: Tensor, shares: Tensor, eps: float) -> Tensor:
+def _coefficients(matrix: Any, shares: Any, eps: float) -> Any:
     """Coefficients cᵢ of y = Σ cᵢ vᵢ, differentiable in the shares."""
-    norms = matrix.diagonal().sqrt()
+    xp = numbers(shares)
+    norms = xp.sqrt(xp.diagonal(matrix))
     pulls = shares / (norms + eps)
     square = pulls @ matrix @ pulls
-    shortest = max(eps, _NOISE * float(shares.detach().abs().sum()))
-    if float(square.detach()) > shortest**2:
-        return pulls * ((shares * norms).sum() / square.sqrt())
+    shortest = max(eps, _NOISE * plain(xp.abs(shares).sum()))
+    if plain(square) > shortest**2:
+        return pulls * ((shares * norms).sum() / xp.sqrt(square))
     if len(shares) == 2 or not bool((norms > eps).any()):
         return shares
     message = f"the weighted directions of the {len(shares)} models cancel, so their mean has no direction"

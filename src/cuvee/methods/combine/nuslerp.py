@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from cuvee.core.lazy import torch
-from cuvee.methods.coefficients import arc, combined, matrix_of, products, vector
+from cuvee.methods.coefficients import arc, combined, matrix_of, numbers, products, vector
 from cuvee.methods.contract import Access, Block, Scope, Summary, stage
 from cuvee.methods.parameters import PerExpert, each
 from cuvee.methods.vectors import along_last, dot
@@ -66,19 +65,22 @@ def nuslerp(
             (columns)
     """
     pull = vector(each(weight, 2))
+    xp = numbers(pull)
     total = pull.sum()
-    t = torch.where(total.abs() < _BALANCED, 0.5, pull[1] / torch.where(total == 0, 1.0, total))
+    t = xp.where(xp.abs(total) < _BALANCED, 0.5, pull[1] / xp.where(total == 0, 1.0, total))
     if summary:
-        matrix = matrix_of(summary)
+        matrix = matrix_of(summary, xp)
         return combined(tensors, _coefficients(matrix[0, 0], matrix[1, 1], matrix[0, 1], t))
     a, b = (along_last(x, block.shape) if axis == "last" else x for x in tensors)
     along = -1 if axis == "last" else 0
     first, second = _coefficients(dot(a, a, along), dot(b, b, along), dot(a, b, along), t)
-    return (a * first.to(a.dtype) + b * second.to(b.dtype)).reshape(tensors[0].shape)
+    merged: Tensor = a * first.to(a.dtype) + b * second.to(b.dtype)
+    return merged.reshape(tensors[0].shape)
 
 
-def _coefficients(square: Tensor, other: Tensor, product: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def _coefficients(square: Any, other: Any, product: Any, t: Any) -> tuple[Any, Any]:
     """Coefficients of both vectors from their squared norms and dot product, elementwise."""
-    norms = square.sqrt().clamp(min=_SHORTEST) * other.sqrt().clamp(min=_SHORTEST)
-    cosine = (product / norms).clamp(-1, 1)
-    return arc(cosine, t, 1 - cosine.square() <= _COLINEAR)
+    xp = numbers(square)
+    norms = xp.clip(xp.sqrt(square), _SHORTEST, None) * xp.clip(xp.sqrt(other), _SHORTEST, None)
+    cosine = xp.clip(product / norms, -1, 1)
+    return arc(cosine, t, 1 - cosine * cosine <= _COLINEAR)

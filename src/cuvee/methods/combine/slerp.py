@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cuvee.core.lazy import torch
-from cuvee.methods.coefficients import arc, combined, matrix_of, products
+from cuvee.methods.coefficients import arc, combined, matrix_of, numbers, products
 from cuvee.methods.contract import Summary, stage
 from cuvee.methods.parameters import Fraction, NonNegative
 
@@ -38,8 +37,9 @@ def slerp(
         threshold: absolute cosine above which the line replaces the arc
         eps: a vector of this norm or less has no direction and is not normalized when the cosine is taken
     """
-    matrix = matrix_of(summary)
-    norms = matrix.diagonal().sqrt()
-    first, second = torch.where(norms > eps, norms, 1.0)
-    cosine = (matrix[0, 1] / first / second).clamp(-1, 1)
-    return combined(tensors, arc(cosine, t, cosine.abs() > threshold))
+    xp = numbers(t)
+    matrix = matrix_of(summary, xp)
+    norms = xp.sqrt(xp.diagonal(matrix))
+    first, second = xp.where(norms > eps, norms, 1.0)
+    cosine = xp.clip(matrix[0, 1] / first / second, -1, 1)
+    return combined(tensors, arc(cosine, t, xp.abs(cosine) > threshold))
