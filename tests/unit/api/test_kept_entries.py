@@ -91,6 +91,14 @@ def test_ties_with_new_weights(dtype: torch.dtype, density: float, used: list[in
     assert bool(used) == (density < 0.5)  # what is dense is merged as ever
 
 
+def test_a_base_of_another_type(used: list[int]) -> None:
+    (base, _), (_, experts) = models(torch.float32), models(torch.bfloat16)
+    compare(base, experts, "ties", density=0.2)
+    (base, _), (_, experts) = models(torch.bfloat16), models(torch.float32)
+    compare(base, experts, "ties", density=0.2)
+    assert used
+
+
 @pytest.mark.parametrize("scope", ["tensor", "model"])
 def test_thresholds_of_tensors_and_of_models(scope: str, used: list[int]) -> None:
     compare(*models(torch.bfloat16), "ties", density=0.3, scope=scope, lam=1.3)

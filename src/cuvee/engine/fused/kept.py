@@ -58,6 +58,8 @@ def voted(builder: Builder, node: Apply, values: Mapping[str, Any], tied: float)
         expert.weight, expert.share, expert.divisor = weight, share, entries.divisor
     bases = [builder.use(difference_of(child).base) for child in thinned]
     head.count, head.base, head.made, head.tied = len(found), bases[0].register, MADE[values["merge"]], tied
+    origin = _plain(difference_of(thinned[0]).base)
+    head.narrow = origin is not None and origin.meta.dtype == BFLOAT16
     head.divided = any(entries.divisor != 1 for entries in found)
     to = builder.new()
     builder.emit(Code.VOTED, to, data=ctypes.addressof(head))

@@ -16,8 +16,9 @@ typedef struct {
     int32_t size, half;
     float weight, share, divisor, unused;
 } Kept;
-/* `base`: register; `made` and `tied` as of a Crowd; `divided`: whether any divisor is not 1. */
-typedef struct { int32_t count, base, made, divided; float tied, unused; Kept each[]; } Ballot;
+/* `base`: register; `made` and `tied` as of a Crowd; `divided`: whether any divisor is not 1; `narrow`: the base's values are those of
+ * bfloat16. */
+typedef struct { int32_t count, base, made, divided; float tied; int32_t narrow; Kept each[]; } Ballot;
 /* Where entries of size `size` go; there is room for a tile after the `used` ones. */
 typedef struct { u64 *bits; int64_t *before; char *entries; int64_t used; int32_t size, unused; } Gathered;
 enum { MARKS = TILE / 64 };
@@ -139,6 +140,63 @@ static u32 vote(const Ballot *all, int64_t line, float *to, const float *base, i
 }
 #endif
 
+#ifdef __AVX512VBMI2__
+/* As `vote`, where experts and base are bfloat16: 32 at a time, those in even places in one vector and those in odd places
+ * in another. What is not kept of an expert is the base's own, so that it differs by +0. */
+static inline __attribute__((always_inline)) u32 narrow_vote(const Ballot *all, int64_t line, float *to, const float *base,
+                                                             int made) {
+    const __m512i sign = _mm512_set1_epi32((int)0x80000000u), upper = _mm512_set1_epi32((int)0xffff0000u);
+    const __m512i front = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i rear = _mm512_add_epi32(front, _mm512_set1_epi32(8));
+    const __m512 none = _mm512_setzero_ps(), one = _mm512_set1_ps(1.0f), tied = _mm512_set1_ps(all->tied);
+    const u16 *at[CROWD];
+    const u32 *bits[CROWD];
+    u16 own[TILE];
+    __mmask16 bad = 0;
+    EACH own[i] = (u16)(bits_of(base[i]) >> 16);
+    for (int k = 0; k < all->count; k++) {
+        at[k] = (const u16 *)all->each[k].entries + all->each[k].before[line];
+        bits[k] = (const u32 *)(all->each[k].bits + line * MARKS);
+    }
+    for (int j = 0; j < TILE / 32; j++) {
+        __m512i stored = _mm512_loadu_si512(own + 32 * j);
+        __m512 value[2][CROWD], sum[2] = {none, none}, total[2] = {none, none}, share[2] = {none, none};
+        __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(stored, 16));
+        __m512 odd = _mm512_castsi512_ps(_mm512_and_si512(stored, upper));
+        for (int k = 0; k < all->count; k++) {
+            const __m512 weight = _mm512_set1_ps(all->each[k].weight);
+            const u32 here = bits[k][j];
+            __m512i x = _mm512_mask_expand_epi16(stored, here, _mm512_loadu_si512(at[k]));
+            at[k] += __builtin_popcount(here);
+            value[0][k] = _mm512_mul_ps(_mm512_sub_ps(_mm512_castsi512_ps(_mm512_slli_epi32(x, 16)), even), weight);
+            value[1][k] = _mm512_mul_ps(_mm512_sub_ps(_mm512_castsi512_ps(_mm512_and_si512(x, upper)), odd), weight);
+            sum[0] = _mm512_add_ps(sum[0], value[0][k]);
+            sum[1] = _mm512_add_ps(sum[1], value[1][k]);
+        }
+        __m512i turn[2];
+        for (int h = 0; h < 2; h++) {
+            bad |= _mm512_cmp_ps_mask(sum[h], sum[h], _CMP_UNORD_Q);
+            __m512 led = _mm512_mask_mov_ps(sum[h], _mm512_cmp_ps_mask(sum[h], none, _CMP_EQ_OQ), tied);
+            turn[h] = _mm512_and_si512(_mm512_castps_si512(led), sign);
+        }
+        for (int k = 0; k < all->count; k++)
+            for (int h = 0; h < 2; h++) {
+                __m512 turned = _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(value[h][k]), turn[h]));
+                __mmask16 agrees = _mm512_cmp_ps_mask(turned, none, _CMP_GT_OQ);
+                total[h] = _mm512_mask_add_ps(total[h], agrees, total[h], value[h][k]);
+                if (made == MEAN) share[h] = _mm512_mask_add_ps(share[h], agrees, share[h], _mm512_set1_ps(all->each[k].share));
+            }
+        for (int h = 0; h < 2 && made == MEAN; h++) {
+            __mmask16 empty = _mm512_cmp_ps_mask(share[h], none, _CMP_EQ_OQ);
+            total[h] = _mm512_div_ps(total[h], _mm512_mask_mov_ps(share[h], empty, one));
+        }
+        _mm512_storeu_ps(to + 32 * j, _mm512_permutex2var_ps(total[0], front, total[1]));
+        _mm512_storeu_ps(to + 32 * j + 16, _mm512_permutex2var_ps(total[0], rear, total[1]));
+    }
+    return bad != 0;
+}
+#endif
+
 static u32 voted(const Ballot *all, int64_t line, float *to, const float *regs) {
     const float *base = regs + all->base * TILE;
     const int wide = all->each->size == 4, half = all->each->half, divided = all->divided;
@@ -149,6 +207,10 @@ static u32 voted(const Ballot *all, int64_t line, float *to, const float *regs) 
         fetch(next, next - (e->entries + e->before[line] * e->size)); /* about as many as here */
     }
     if (wide || half || divided || all->made == GREATEST) return vote(all, line, to, base, all->made, wide, half, divided);
+#ifdef __AVX512VBMI2__
+    if (all->narrow && all->made == MEAN) return narrow_vote(all, line, to, base, MEAN);
+    if (all->narrow) return narrow_vote(all, line, to, base, TOTAL);
+#endif
     if (all->made == MEAN) return vote(all, line, to, base, MEAN, 0, 0, 0);
     return vote(all, line, to, base, TOTAL, 0, 0, 0);
 }

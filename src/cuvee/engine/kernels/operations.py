@@ -173,7 +173,7 @@ class Ballot(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("count", "base", "made", "divided")),
         ("tied", ctypes.c_float),
-        ("unused", ctypes.c_float),
+        ("narrow", ctypes.c_int32),
     )
 
 
