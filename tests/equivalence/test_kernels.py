@@ -513,14 +513,32 @@ def test_a_library_that_others_may_write_to_is_not_used(
     assert build.built() is None
 
 
-@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "ties", "dare_ties", "breadcrumbs"])
+TORCHLESS: dict[
+    str, tuple[int, dict[str, Any], dict[str, Any]]
+] = {  # experts, and parameters of all and of each
+    "linear": (2, {}, {"weight": 0.5}),
+    "task_arithmetic": (1, {}, {"weight": 0.5}),
+    "ties": (1, {}, {"weight": 0.5, "density": 0.3}),
+    "dare_ties": (1, {}, {"weight": 0.5, "density": 0.3}),
+    "breadcrumbs": (1, {}, {"weight": 0.5, "density": 0.3}),
+    "slerp": (1, {"t": 0.3}, {}),
+    "nuslerp": (2, {}, {"weight": 0.5}),
+    "multislerp": (2, {}, {"weight": 0.5}),
+    "model_stock": (2, {}, {}),
+    "karcher": (2, {}, {}),
+}
+
+
+@pytest.mark.parametrize("method", TORCHLESS)
 def test_the_command_does_not_import_torch(method: str, tmp_path: Path) -> None:
     base = model(tmp_path / "base.safetensors", 0, ["bfloat16"], None)
-    model(tmp_path / "one.safetensors", 1, ["bfloat16"], base)
-    recipe: dict[str, Any] = {"merge_method": method, "base_model": "./base.safetensors", "parameters": {}}
-    recipe["models"] = [{"model": "./one.safetensors", "parameters": {"weight": 0.5, "density": 0.3}}]
-    if method == "linear":
-        del recipe["base_model"], recipe["models"][0]["parameters"]["density"]
+    count, shared, own = TORCHLESS[method]
+    for number in range(count):
+        model(tmp_path / f"{number}.safetensors", 1 + number, ["bfloat16"], base)
+    models = [{"model": f"./{n}.safetensors", "parameters": own} for n in range(count)]
+    recipe: dict[str, Any] = {"merge_method": method, "parameters": shared, "models": models}
+    if method not in ("linear", "karcher"):
+        recipe["base_model"] = "./base.safetensors"
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     code = (
         "import atexit, sys\n"
