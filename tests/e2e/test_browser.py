@@ -52,7 +52,7 @@ def analysis() -> str:
 def leaderboard() -> str:
     random = np.random.default_rng(0)
     results = []
-    for count in (2, 3):
+    for track, count in (("track", 2), ("track", 3), ("track+junk", 3)):
         for label, share in (
             ("base", 0.3),
             ("experts", 0.95),
@@ -62,11 +62,16 @@ def leaderboard() -> str:
         ):
             for budget in (0, 3) if label in ("average", "ties", "tsv_m") else (0,):
                 tasks = {
-                    f"task {i}": TaskScore(ACCURACY, 1.0 * (random.random(50) < share), np.ones(50))
+                    f"task {i}": TaskScore(
+                        ACCURACY,
+                        1.0 * (random.random(50) < share),
+                        np.ones(50),
+                        confidence=random.random(50),
+                    )
                     for i in range(count)
                 }
                 log = [({"lambda": v}, share - abs(v - 1) / 9) for v in (0.3, 1.0, 2.0)] if budget else []
-                cell = Cell("track", "d", 0, tuple(tasks), label, label, budget=budget)
+                cell = Cell(track, "d", 0, tuple(tasks), label, label, budget=budget)
                 results.append((cell, Scorecard(label, tasks, log=log)))
     return html("Leaderboard", sections(results))
 

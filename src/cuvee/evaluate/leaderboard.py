@@ -21,7 +21,8 @@ references, which are not ranked."""
 
 COSTS = """\
 What choosing cost, means over cells: candidates scored on the selection part (the same budget for all), examples \
-answered, passes, arithmetic, weights handed to the method, wall time, and the largest memory of the process so far."""
+answered, passes, arithmetic, weights handed to the method, wall time, and the largest memory of the process \
+meanwhile, the live model included."""
 
 _SCORES = ("group", "method", "mean (95 %)", "normalised", "worst", "unseen", "forgetting", "shifted")
 _SPENT = (

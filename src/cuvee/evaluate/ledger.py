@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from cuvee.engine.events import peak_memory
@@ -20,7 +21,7 @@ class Ledger:
 
     `forward` and `backward` are passes of batches; FLOPs count a multiply-add as two; `bytes_read` the weights that
     were handed to the method; `seconds` is wall time within `spending`; `peak_bytes` the largest resident memory of the
-    process seen at its ends.
+    process within it (where the system cannot forget earlier peaks: since the process began).
     """
 
     evaluations: int = 0
@@ -40,7 +41,8 @@ class Ledger:
 
     @contextmanager
     def spending(self) -> Iterator[Ledger]:
-        """Count the wall time of the block, and the memory seen at its end."""
+        """Count the wall time of the block and its peak of memory."""
+        _forget_peak()
         began = time.monotonic()
         try:
             yield self
@@ -60,3 +62,9 @@ class Ledger:
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
+
+
+def _forget_peak() -> None:
+    """Let the kernel measure this process's peak of memory from now on, where it offers that (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # no file: a request to the kernel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -266,3 +267,15 @@ def test_a_model_that_answers_nan_is_an_error() -> None:
 def test_unknown_tasks_are_named() -> None:
     with pytest.raises(EvaluationError, match="no expert for `c`, `z`"):
         Referee(Track(), ["a", "z", "c"])
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="peaks cannot be forgotten here")
+def test_the_peak_of_memory_is_that_of_the_block() -> None:
+    large = np.ones(40_000_000)  # 320 MB that somebody else took
+    del large
+    first, second = Ledger(), Ledger()
+    with first.spending():
+        pass
+    with second.spending():
+        np.ones(25_000_000)
+    assert second.peak_bytes - first.peak_bytes > 150_000_000
