@@ -5,13 +5,13 @@ Owns what is known of the compiled kernels' speed and memory; `plan.cost` adds i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from cuvee.engine.fused.feed import padded
 from cuvee.engine.fused.figures import wanted
 from cuvee.engine.fused.fuse import Fused, fuse
-from cuvee.engine.fused.rows import ranks
 from cuvee.engine.options import RunOptions
+from cuvee.engine.rounds import compiled_reads
 from cuvee.errors import SourceError
 from cuvee.plan.cost import PROGRAM, Means, inputs_of
 from cuvee.plan.nodes import Apply, Read, walk
@@ -20,8 +20,9 @@ from cuvee.sources.source import unfetched
 
 COMPILED = 36_000_000  # bytes of the interpreter and cuvee without torch
 _TORCH = 215_000_000  # more, where coefficients are computed with it
-_COEFFICIENTS = {"slerp", "nuslerp", "multislerp", "karcher", "model_stock", "slerp_fold"}
-_COEFFICIENTS |= {"emr_expert", "layer_top", "one_bit", "slack", "tall_masks"}  # whose functions name torch's
+_NUMPY = 13_000_000  # the same
+_BY_TORCH = {"slerp_fold", "emr_expert", "layer_top", "one_bit", "slack", "tall_masks"}
+_BY_NUMPY = {"slerp", "nuslerp", "multislerp", "karcher", "model_stock"}
 _STEP = 128 * 1024  # elements of a block of each input
 _RUNS = 8  # blocks of the output
 _KEY = 4  # bytes of a magnitude that is gathered
@@ -65,29 +66,20 @@ def foreseen(plan: Plan, options: RunOptions) -> Means:
     """How the engine will go about the plan with these options."""
     fused = fuse(plan, options)
     late = {key for key, opened in plan.sources.items() if unfetched(opened.source)}
-    compiled = {t.meta.name for t in plan.tensors if fused is not None and _takes(fused, t, late)}
+    taken = [t for t in plan.tensors if fused is not None and _takes(fused, t, late)]
+    compiled = {tensor.meta.name for tensor in taken}
+    reads, before = compiled_reads(plan, taken, options.memory // max(1, options.threads))
     held = {t.meta.name: _held(t, options) for t in plan.tensors if t.meta.name in compiled}
     stages = {n.stage for t in plan.tensors for n in walk(t.node) if isinstance(n, Apply)}
-    program = COMPILED + (_TORCH if stages & _COEFFICIENTS else 0)
+    program = COMPILED + (_TORCH if stages & _BY_TORCH else _NUMPY if stages & _BY_NUMPY else 0)
     seconds = sum(_seconds(t, compiled=t.meta.name in compiled) for t in plan.tensors)
     return Means(
         program=program + _gathered(plan) if len(compiled) == len(plan.tensors) else PROGRAM,
         held=held,
         seconds=seconds / max(1, options.threads),
-        again=_again([t for t in plan.tensors if t.meta.name in compiled]),
+        reads=reads,
+        before=before,
     )
-
-
-def _again(tensors: Iterable[OutputTensor]) -> dict[str, int]:
-    """Bytes that are read before the pass that writes, where a stage goes about it otherwise than others."""
-    found = {}
-    for tensor in tensors:
-        nodes = [node for node in walk(tensor.node) if isinstance(node, Apply)]
-        passes = 2 * any(node.stage == "pcb" for node in nodes)  # sizes, then scores
-        passes += any(ranks(node) and dict(node.values)["rescale"] == "l1" for node in nodes)
-        if passes:
-            found[tensor.meta.name] = passes * sum(meta.nbytes for meta in inputs_of([tensor]).values())
-    return found
 
 
 def _takes(fused: Fused, tensor: OutputTensor, late: Collection[str]) -> bool:
