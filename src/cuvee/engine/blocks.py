@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from cuvee.methods.contract import Access, rows_of
 from cuvee.methods.registry import stage
-from cuvee.plan.matrices import is_whole
-from cuvee.plan.nodes import Apply, Coordinate, Gather, Leave, Node, walk
+from cuvee.plan.matrices import is_joint, is_whole, region
+from cuvee.plan.nodes import Apply, Gather, Node, walk
+
+__all__ = ["LEAST", "LINE", "MOST", "Cut", "access_of", "cut", "cut_of", "is_joint", "region"]
 
 LINE = 1024  # elements; flat blocks start at its multiples
 LEAST = 64 * LINE
@@ -42,33 +44,6 @@ class Cut:
 def access_of(node: Apply) -> Access:
     """The access a stage application declares for its values, on this tensor."""
     return stage(node.stage).access_for(dict(node.values), node.shape, node.place)
-
-
-def is_joint(node: Node) -> bool:
-    """Whether evaluation by runs stops at a node: it is made whole, or stands for what was."""
-    if isinstance(node, Gather):
-        return any(map(is_whole, walk(node)))
-    return is_whole(node) or isinstance(node, Coordinate | Leave)
-
-
-def region(node: Node) -> tuple[list[Node], list[Node]]:
-    """The nodes that runs of `node` are made of, children first, and the joints that they stand on."""
-    inner: list[Node] = []
-    joints: list[Node] = []
-    seen: set[int] = set()
-
-    def visit(current: Node) -> None:
-        seen.add(id(current))
-        if current is not node and is_joint(current):
-            joints.append(current)
-            return
-        for child in current.children:
-            if id(child) not in seen:
-                visit(child)
-        inner.append(current)
-
-    visit(node)
-    return inner, joints
 
 
 def cut(node: Node, budget: int, fixed: int | None = None) -> Cut:

@@ -79,7 +79,7 @@ class Evaluator:
         self._group_summaries: dict[str, Summary] = {}
         self._summaries: dict[int, tuple[Apply, Summary]] = {}
         self._coordinates = Kept(options.memory)
-        self._inputs = Inputs(sources, guard)
+        self.stored = Inputs(sources, guard)
         self._means: Means = {}  # nodes live as long as their plan, so they are not mistaken
 
     def blocks(
@@ -91,6 +91,9 @@ class Evaluator:
 
         A tensor without elements has no runs. Raises Stopped between two blocks of any pass.
         """
+        for part in walk(node):  # figures of other tensors before inputs of this one
+            if isinstance(part, Apply) and part.group and _summarised(part):
+                self._group_summary(part.group)
         ranges = cut(node, *self.share)
         whole = self.frame(node)
         if whole.lean and not is_joint(node):
@@ -103,12 +106,12 @@ class Evaluator:
                 if self.stopped():
                     raise Stopped
                 yield frame.start, frame.stop, self.value(node, frame)
+        self.stored.release(node)
 
     def keeping(self, node: Node) -> AbstractContextManager[None]:
         """Within its block this thread reads each input of a tensor once, where they fit its share of the budget."""
-        if not keeps(node, self.share[0], self.sources):
-            return nullcontext()
-        return self._inputs.kept.of(stored_below([node], self.sources))
+        kept = keeps(node, self.share[0], self.sources)
+        return self.stored.kept.of(stored_below([node], self.sources)) if kept else nullcontext()
 
     @property
     def share(self) -> tuple[int, int | None]:
@@ -215,14 +218,12 @@ class Evaluator:
 
     def _read(self, node: Read, frame: Frame) -> Tensor:
         shared = None if frame.lean else frame.stored
-        return self._inputs.read(node, frame.start, frame.stop, shared).to(self.options.device)
+        return self.stored.read(node, frame.start, frame.stop, shared).to(self.options.device)
 
     def _sum(self, node: Sum, frame: Frame) -> Tensor:
         total: Tensor | None = None
-        if frame.stop - frame.start == _elements(node):
-            self.value(
-                node.terms[-1][1], frame
-            )  # a stage that sees the whole tensor, before the base takes memory
+        if frame.stop - frame.start == _elements(node):  # a whole tensor, before the base takes memory
+            self.value(node.terms[-1][1], frame)
         for coefficient, child in node.terms:
             term = self.value(child, frame)
             term = term if coefficient == 1 else term * coefficient
@@ -265,8 +266,7 @@ class Evaluator:
 
     def inputs(self, node: Apply, frame: Frame) -> Sequence[Tensor]:
         """What the stage is handed there: all inputs, or for a lazy stage a sequence that computes each when asked."""
-        step, access = stage(node.stage), access_of(node)
-        if step.lazy and access == "tensor":
+        if stage(node.stage).lazy:
             return LazyInputs(self, node, frame)
         self._make_together(node.inputs, frame)
         return [self.shaped(node, index, frame) for index in range(len(node.inputs))]
@@ -349,7 +349,7 @@ class Evaluator:
             lock = self._group_locks.setdefault(group, threading.RLock())
         with lock:
             if group not in self._group_summaries:
-                with self._inputs.kept.aside():
+                with self.stored.kept.aside():
                     self._group_summaries[group] = self._summarise(self.groups[group], None)
             return self._group_summaries[group]
 

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 
 from cuvee.engine.blocks import MOST
 from cuvee.engine.guard import Guard
-from cuvee.plan.nodes import Read
+from cuvee.plan.nodes import Node, Read, walk
 from cuvee.plan.stored import Leaf, leaf_of
 from cuvee.sources.adapted import added
 from cuvee.sources.source import Source
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from cuvee.sources.low_rank import FactorCache
 
 Reader = Callable[[int, int], "Tensor"]
 
@@ -49,6 +51,16 @@ class Inputs:
         if leaf.deltas:
             self.guard.check_input(values, node, start)
         return values
+
+    def release(self, node: Node) -> None:
+        """Forget what adapters add to a tensor that this thread has made."""
+        for part in walk(node):
+            source = self.sources[part.source] if isinstance(part, Read) else None
+            under = getattr(source, "under", None)
+            for delta in under(part.meta.name)[1] if under and isinstance(part, Read) else ():
+                cache: FactorCache | None = getattr(delta, "cache", None)
+                if cache is not None:
+                    cache.clear()
 
     def _checked(self, node: Read, leaf: Leaf, start: int, stop: int) -> Tensor:
         tensor = leaf.source.read(leaf.name, start, stop)

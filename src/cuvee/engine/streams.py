@@ -91,6 +91,8 @@ class NodeStream:
                     raise Stopped
                 shape = self.evaluator.shape(node, frame)
                 yield Block(self.evaluator.inputs(node, frame), frame.start, shape, number, node.place)
+            if node.group is not None:
+                self.evaluator.stored.release(node)
 
     def _frames(self, node: Apply) -> Iterator[Frame]:
         whole = self.frame

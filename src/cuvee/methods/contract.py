@@ -28,8 +28,9 @@ How an engine may call a stage (the traits; `cuvee.testing` tries to refute each
   for a stage that declares `heads=True`.
 - a condition or rescale stage that declares `beside="base"` or `beside="experts"` finds the base's tensor, or the task
   vectors as they entered the chain, behind its own tensor in `block.tensors`, in its summary's stream too.
-- a combine stage of `tensor` access that declares `lazy=True` gets a sequence that evaluates an input anew each time
-  it is asked for, so that memory does not grow with the number of experts; others get a list.
+- a combine stage that declares `lazy=True` gets a sequence that evaluates an input when it is asked for, so that what
+  it does not ask for is not read; whole tensors are evaluated anew each time, so that memory does not grow with the
+  number of experts. Others get a list.
 - a space turns the task vectors of one matrix into `Coordinates`, whose shape the data may decide; the stages behind
   it work on those as on any tensor, until its `leave` makes a task vector of what they combined to. It sees whole
   tensors (`access="tensor"`), and low-rank factors of its inputs where it names `factors`.
@@ -40,7 +41,7 @@ This package imports only `cuvee.core`, `cuvee.errors` and (lazily) torch and Nu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -62,8 +63,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "NOWHERE", "Access", "Base", "Beside", "Block", "Coordinates", "Decomposer", "Dialect", "Factors", "Heads", "Kind",
-    "Method", "Missing", "Place", "Role", "Scope", "Spelling", "Stage", "Status", "Step", "Stream", "Summary",
+    "NOWHERE", "Access", "Asks", "Base", "Beside", "Block", "Coordinates", "Decomposer", "Dialect", "Factors", "Heads",
+    "Kind", "Method", "Missing", "Place", "Role", "Scope", "Spelling", "Stage", "Status", "Step", "Stream", "Summary",
     "Uniforms", "rows_of", "stage",
 ]  # fmt: skip
 
@@ -76,6 +77,9 @@ Missing = Literal["error", "skip", "base"]
 Status = Literal["exact", "exact-math", "reconstructed"]
 Beside = Literal["base", "experts"]
 Summary = Mapping[str, Any]
+Asks = Callable[
+    [Mapping[str, Any], tuple[int, ...], Place, int], Sequence[int]
+]  # values, shape, place, inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,10 @@ class Stage:
     fits: Callable[[Mapping[str, Any], int], tuple[str, str] | None] | None = None
     whole: Callable[[tuple[int, ...], Place, Mapping[str, Any]], bool] | None = None
     passes: int | Callable[[Mapping[str, Any]], int] = 1
-    asks: int | Callable[[Mapping[str, Any]], int] = 1
+    passes_more: int | Callable[[Mapping[str, Any]], int] = 0
+    asks: int | Asks = 1
+    asks_before: int | Asks = 1
+    apart: bool = False
 
     def access_for(
         self, values: Mapping[str, Any], shape: tuple[int, ...] | None = None, place: Place = NOWHERE
@@ -127,14 +134,31 @@ class Stage:
         return self.scope(values) if self.summarise else None
 
     def passes_for(self, values: Mapping[str, Any]) -> int:
-        """How often the summary walks its stream with these parameter values, as a rule; 0 where it needs none."""
+        """How often the summary walks its stream with these parameter values; 0 where it needs none."""
         if self.scope_for(values) is None:
             return 0
         return self.passes(values) if callable(self.passes) else self.passes
 
-    def asks_for(self, values: Mapping[str, Any]) -> int:
-        """How often a stage that takes whole tensors one at a time asks for each, as a rule."""
-        return self.asks(values) if callable(self.asks) else self.asks
+    def passes_at_most(self, values: Mapping[str, Any]) -> int:
+        """How often the summary walks its stream at most, whatever the data: magnitudes may tie at a threshold."""
+        if self.scope_for(values) is None:
+            return 0
+        more = self.passes_more(values) if callable(self.passes_more) else self.passes_more
+        return self.passes_for(values) + more
+
+    def asks_for(
+        self, values: Mapping[str, Any], shape: tuple[int, ...], place: Place, count: int
+    ) -> tuple[int, ...]:
+        """How often the stage asks for each of `count` inputs of a tensor; once where it takes all of them together."""
+        found = self.asks if self.lazy else 1
+        return (found,) * count if isinstance(found, int) else tuple(found(values, shape, place, count))
+
+    def asks_before_for(
+        self, values: Mapping[str, Any], shape: tuple[int, ...], place: Place, count: int
+    ) -> tuple[int, ...]:
+        """The same of one walk of the stage's summary over its stream."""
+        found = self.asks_before if self.lazy else 1
+        return (found,) * count if isinstance(found, int) else tuple(found(values, shape, place, count))
 
     def problem(self, values: Mapping[str, Any]) -> str | None:
         """What is wrong with scalar values that are each within range, as a sentence without full stop, or
@@ -266,7 +290,10 @@ def stage(  # noqa: PLR0913 (one keyword for each trait)
     fits: Callable[[Mapping[str, Any], int], tuple[str, str] | None] | None = None,
     whole: Callable[[tuple[int, ...], Place, Mapping[str, Any]], bool] | None = None,
     passes: int | Callable[[Mapping[str, Any]], int] = 1,
-    asks: int | Callable[[Mapping[str, Any]], int] = 1,
+    passes_more: int | Callable[[Mapping[str, Any]], int] = 0,
+    asks: int | Asks = 1,
+    asks_before: int | Asks = 1,
+    apart: bool = False,
 ) -> Callable[[Callable[..., Any]], Stage]:
     """Make a stage of a function; its keyword-only annotated arguments become parameters.
 
@@ -282,8 +309,10 @@ def stage(  # noqa: PLR0913 (one keyword for each trait)
     `whole(shape, place, values)` says of a stage of `tensor` access without a summary which tensors it needs whole; the
     others come to it as runs of elements, so that no memory is spent on them.
 
-    `passes` says how often `summarise` walks its stream, `asks` how often a lazy stage asks for each input: what a
-    plan's bytes are predicted by, for normal values.
+    `passes` says how often `summarise` walks its stream, `passes_more` how much more often at most, as the data have
+    it. `asks`: how often a lazy stage asks for each input, one number or one for each by (values, shape, place, number
+    of inputs); `asks_before` the same of a walk of its summary; `apart`: each input has walks of its own. The bytes of
+    a plan are predicted by them, exactly, so they must be right.
 
     `heads=True` asks for `block.place.heads` in every layer; a model whose attention is not known is then refused.
 
@@ -321,7 +350,10 @@ def stage(  # noqa: PLR0913 (one keyword for each trait)
             fits=fits,
             whole=whole,
             passes=passes,
+            passes_more=passes_more,
             asks=asks,
+            asks_before=asks_before,
+            apart=apart,
         )
 
     return wrap

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from cuvee.core import settings
 from cuvee.errors import Diagnostic
 from cuvee.methods.registry import stage
-from cuvee.plan.nodes import Apply, Enter, Gather, Node, walk
+from cuvee.plan.nodes import Apply, Coordinate, Enter, Gather, Leave, Node, walk
 from cuvee.plan.plan import OutputTensor
 from cuvee.plan.stored import stored_below
 from cuvee.sources.source import Source
@@ -28,6 +28,33 @@ def is_whole(node: Node) -> bool:
     if isinstance(node, Apply):
         return stage(node.stage).access_for(dict(node.values), node.shape, node.place) == "tensor"
     return isinstance(node, Enter) or (isinstance(node, Gather) and node.axis != 0)
+
+
+def is_joint(node: Node) -> bool:
+    """Whether evaluation by runs stops at a node: it is made whole, or stands for what was."""
+    if isinstance(node, Gather):
+        return any(map(is_whole, walk(node)))
+    return is_whole(node) or isinstance(node, Coordinate | Leave)
+
+
+def region(node: Node) -> tuple[list[Node], list[Node]]:
+    """The nodes that runs of `node` are made of, children first, and the joints that they stand on."""
+    inner: list[Node] = []
+    joints: list[Node] = []
+    seen: set[int] = set()
+
+    def visit(current: Node) -> None:
+        seen.add(id(current))
+        if current is not node and is_joint(current):
+            joints.append(current)
+            return
+        for child in current.children:
+            if id(child) not in seen:
+                visit(child)
+        inner.append(current)
+
+    visit(node)
+    return inner, joints
 
 
 def memory_of(node: Node) -> int:

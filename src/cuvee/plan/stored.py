@@ -6,14 +6,15 @@ that adapters know by themselves needs no base. Asks sources by their protocol; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cuvee.core.dtypes import DType
 from cuvee.errors import SourceError
+from cuvee.methods.registry import stage
 from cuvee.plan.changes import changes_of
-from cuvee.plan.nodes import Convert, Difference, Node, Read
+from cuvee.plan.nodes import Apply, Convert, Difference, Node, Read
 from cuvee.sources.adapted import sum_dtype
 from cuvee.sources.source import Source, stored_form
 
@@ -67,7 +68,7 @@ def stored_below(
             leaf = leaf_of(node, sources)
             found[leaf.key] = leaf.nbytes
         elif not known(node, sources):
-            children = [child for child in node.children if id(child) not in seen and not stop(child)]
+            children = [child for child in asked(node) if id(child) not in seen and not stop(child)]
             seen.update(map(id, children))
             left += children
     return found
@@ -90,7 +91,35 @@ def laid_below(nodes: Iterable[Node], sources: Sources) -> Bytes:
             own = (_laid(expert, sources) or 0) - (_laid(base, sources) or 0)
             found.setdefault((expert.source, expert.meta.name), own)
         else:
-            left += node.children
+            left += asked(node)
+    return found
+
+
+def asked(node: Node) -> Sequence[Node]:
+    """The children of a node without those that a stage leaves alone."""
+    if not isinstance(node, Apply) or not stage(node.stage).lazy:
+        return node.children
+    step, values, count = stage(node.stage), dict(node.values), len(node.inputs)
+    often = step.asks_for(values, node.shape, node.place, count)
+    if step.scope_for(values) is not None and node.group is None:
+        before = step.asks_before_for(values, node.shape, node.place, count)
+        often = tuple(map(max, often, before))
+    return [child for child, times in zip(node.inputs, often, strict=True) if times]
+
+
+def needed(root: Node) -> list[Node]:
+    """Every node that evaluating one comes to, children first, shared ones once; not those that stages leave alone."""
+    seen: set[int] = set()
+    found: list[Node] = []
+
+    def visit(node: Node) -> None:
+        seen.add(id(node))
+        for child in asked(node):
+            if id(child) not in seen:
+                visit(child)
+        found.append(node)
+
+    visit(root)
     return found
 
 

@@ -109,7 +109,9 @@ def _overlay(facts: OverlayFacts) -> str:
 
 def _costs(figures: Cost, outlook: Outlook | None) -> Iterator[str]:
     again = outlook.prediction.bytes_read if outlook else figures.reads
-    passes = f" ({size(again)} with repeated passes)" if again > figures.reads else ""
+    at_most = outlook.prediction.bytes_read_at_most if outlook else None
+    more = f", up to {size(at_most)} as the values have it" if at_most else ""
+    passes = f" ({size(again)} with repeated passes{more})" if again > figures.reads or more else ""
     yield f"reads {size(figures.reads)}{passes}"
     yield f"writes {size(figures.writes)}"
     if outlook is None:

@@ -91,8 +91,8 @@ class Sum:
 
 
 class FactorCache(threading.local):
-    """The factors of the tensor that a thread works on, as they are stored and as they were asked for; the pair not used
-    for longest makes room. Threads share nothing, so that what each of them reads depends on its own tensors alone.
+    """The factors of the tensor that a thread works on, as they are stored and as they were asked for; the pair that
+    was not used for longest makes room. Threads share nothing: what each reads depends on its own tensors alone.
     """
 
     def __init__(self, kept: int = _KEPT) -> None:

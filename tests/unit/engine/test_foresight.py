@@ -58,8 +58,12 @@ def test_thresholds_hold_the_inputs_and_cost_more(paths: list[Path]) -> None:
 
 def test_passes_that_are_known_are_counted(paths: list[Path]) -> None:
     inputs = 4 * 512 * 1024 * 2
-    assert dict(foreseen(paths, "pcb").again) == dict.fromkeys("abc", 2 * inputs)
-    assert dict(foreseen(paths, "ties").again) == {}
+    pcb, ties, sum_of = (foreseen(paths, method) for method in ("pcb", "ties", "task_arithmetic"))
+    assert {name: reads.least for name, reads in pcb.reads.items()} == dict.fromkeys("abc", inputs)
+    # sizes, then scores, each in a sample and in all; where the sample misleads, digit by digit and ties
+    assert 2 * 3 * inputs < pcb.before.least < 2 * 1.2 * 3 * inputs < pcb.before.most
+    assert 3 * inputs < ties.before.least < 1.2 * 3 * inputs < ties.before.most
+    assert (sum_of.before.least, sum_of.before.most) == (0, 0)
 
 
 def test_torch_is_counted_where_it_is_needed(paths: list[Path]) -> None:

@@ -8,7 +8,7 @@ would be gathered, magnitudes are counted digit by digit instead, in a pass for 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -206,18 +206,30 @@ def _bounds(
     keys = kernels.joined([window.keys for window in seen])
     zeros = sum(window.low for window in seen)
     count = zeros + len(keys)
-    uneven = (_UNEVEN if total <= _SMALL else _UNEVEN_LARGE) * count
     bounds, held = [], 0.0
     for goal in goals:
         share = goal(round(zeros / count * total)) / total
-        spread = max(share * (1 - share), 0.0)
-        half = _DEVIATIONS * math.sqrt(count * spread) + uneven * min(10 * spread + _EVEN, 1)
+        half = _half(share, count, total)
         held += 2 * half / count * total
         places = int(share * count - half), int(share * count + half) + 1
         low = 0 if places[0] < zeros else _key(keys, places[0] - zeros, kernels)
         high = 1 if places[1] < zeros else _key(keys, places[1] - zeros, kernels)
         bounds.append((low, max(high, low + 1)))
     return tuple(bounds) if held <= _HELD else ()
+
+
+def gatherable(shares: Iterable[float], total: int) -> bool:
+    """Whether the magnitudes may be gathered between which thresholds at these shares of all are looked for, where few
+    are 0."""
+    count = total // spacing(total)
+    return sum(2 * _half(share, count, total) / count * total for share in shares) <= _HELD
+
+
+def _half(share: float, count: int, total: int) -> float:
+    """How many places of a sample of `count` a threshold may be off."""
+    spread = max(share * (1 - share), 0.0)
+    uneven = (_UNEVEN if total <= _SMALL else _UNEVEN_LARGE) * count
+    return _DEVIATIONS * math.sqrt(count * spread) + uneven * min(10 * spread + _EVEN, 1)
 
 
 def _key(keys: Any, place: int, kernels: Kernels) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cuvee.errors import RunError
-from cuvee.methods.contract import stage
+from cuvee.methods.contract import Asks, Place, stage
 from cuvee.methods.parameters import PerExpert, each
 
 if TYPE_CHECKING:
@@ -32,7 +32,16 @@ def not_one(flags: Any, name: str) -> str | None:
     return f"`{name}` must be true for exactly one model, got {sum(map(bool, flags))} of {len(flags)}"
 
 
-@stage("donor", role="combine", takes="weight", check=_check)
+def asks_for_one(name: str) -> Asks:
+    """Of a lazy stage that asks for the one input whose flag of this name is true."""
+
+    def asks(values: Mapping[str, Any], shape: tuple[int, ...], place: Place, count: int) -> Sequence[int]:
+        return tuple(map(int, map(bool, each(values[name], count))))
+
+    return asks
+
+
+@stage("donor", role="combine", takes="weight", check=_check, lazy=True, asks=asks_for_one("take"))
 def donor(tensors: list[Tensor], *, take: PerExpert[bool] = False) -> Tensor:
     """Copy the tensor of the one model whose `take` is true there, bit for bit.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cuvee.methods.combine.donor import not_one, only
+from cuvee.methods.combine.donor import asks_for_one, not_one, only
 from cuvee.methods.contract import stage
 from cuvee.methods.parameters import PerExpert
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     "restore_expert",
     role="combine",
     check=lambda values: not_one(values.get("restore"), "restore"),
+    lazy=True,
+    asks=asks_for_one("restore"),
 )
 def restore_expert(deltas: list[Tensor], *, restore: PerExpert[bool] = False) -> Tensor:
     """Give one expert's task vector, as the stages before made it.

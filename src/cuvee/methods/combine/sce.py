@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from cuvee.core.lazy import torch
 from cuvee.methods.contract import Block, Stream, Summary, stage
@@ -30,7 +30,20 @@ def _summarise(stream: Stream, *, select_topk: float, guard: Guard, mask_scope: 
     return {"cut": cut, "weights": energy_weights(energies, sum(stream.sizes), guard)}
 
 
-@stage("sce", role="combine", summarise=_summarise, passes=4, upcast=True, paper="arXiv:2408.07990")
+def _passes(values: Mapping[str, Any]) -> int:
+    """Where not all is selected: what varies, and two for the threshold; then the energies."""
+    return 1 if values["select_topk"] >= 1 else 4
+
+
+@stage(
+    "sce",
+    role="combine",
+    summarise=_summarise,
+    passes=_passes,
+    passes_more=1,
+    upcast=True,
+    paper="arXiv:2408.07990",
+)
 def sce(
     deltas: list[Tensor],
     *,

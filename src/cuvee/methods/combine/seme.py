@@ -5,7 +5,7 @@ Owns the map between two latent spaces and which axes of which tensors live ther
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +87,15 @@ def _summarise(stream: Stream, **_: Any) -> Summary:
         return {"alignments": _aligned(found, gains)}
 
 
+def _asks_before(
+    values: Mapping[str, Any], shape: tuple[int, ...], place: Place, count: int
+) -> Sequence[int]:
+    """Heads and embeddings, the pivot's twice, and the norm behind the layers."""
+    table = place.role in ("head", "embeddings") and len(shape) == 2
+    norm = place.role == "norm" and place.layer is None and len(shape) == 1
+    return tuple(int(norm) if not table else 2 if i == 0 else 1 for i in range(count))
+
+
 @stage(
     "seme",
     role="combine",
@@ -96,6 +105,7 @@ def _summarise(stream: Stream, **_: Any) -> Summary:
     scope=lambda values: "model",
     upcast=True,
     lazy=True,
+    asks_before=_asks_before,
     inputs=(2, None),
     paper="arXiv:2505.20144",
 )

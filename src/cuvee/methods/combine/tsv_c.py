@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cuvee.methods.combine.donor import not_one, only
+from cuvee.methods.combine.donor import asks_for_one, not_one, only
 from cuvee.methods.contract import Block, Decomposer, stage
 from cuvee.methods.parameters import Fraction, PerExpert
 from cuvee.methods.recompression import Bound, compress
@@ -34,6 +34,7 @@ def kept_rank(shape: tuple[int, ...], count: int, share: float | None) -> int | 
     check=lambda values: not_one(values.get("restore"), "restore"),
     upcast=True,
     lazy=True,
+    asks=asks_for_one("restore"),
     paper="arXiv:2412.00081",
 )
 def tsv_c(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 from cuvee.core.lazy import torch
-from cuvee.methods.contract import Block, Stream, Summary, rows_of, stage
+from cuvee.methods.contract import Block, Stream, Summary, Uniforms, rows_of, stage
 from cuvee.methods.summaries import totals
 from cuvee.methods.vectors import dot
 
@@ -23,13 +25,15 @@ def _by_row(block: Block, axis: Axis) -> bool:
 
 
 def _summarise(stream: Stream, *, ratio: float, calibration: float, axis: Axis) -> Summary:
-    first = next(iter(stream.blocks()), None)
+    blocks = stream.blocks()
+    first = next(blocks, None)
     if first is None or not sum(stream.sizes):
         return {}
+    begun = _Begun(stream, chain([first], blocks))
     if len(first.shape) < 2:
-        sums = totals(stream, lambda block: [x.double().abs() for x in _changes(block.tensors)])
+        sums = totals(begun, lambda block: [x.double().abs() for x in _changes(block.tensors)])
         return {"means": [total / sum(stream.sizes) for total in sums]}
-    moved = _moves(_products(stream, by_row=_by_row(first, axis)))
+    moved = _moves(_products(begun, by_row=_by_row(first, axis)))
     halves = [_scores(_ranks(move), ratio * (move.shape[1] - 1) / 2, calibration) for move in moved]
     return {"weights": (halves[0] + halves[1]) / 2}
 
@@ -92,6 +96,28 @@ def widen(
 
 def _changes(tensors: Any) -> list[Tensor]:
     return [tensor - tensors[0] for tensor in tensors[1:]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A stream for one walk, whose first block was looked at already and is not read again."""
+
+    stream: Stream
+    walk: Iterator[Block]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return self.stream.sizes
+
+    @property
+    def inputs(self) -> int:
+        return self.stream.inputs
+
+    def blocks(self) -> Iterator[Block]:
+        return self.walk
+
+    def uniforms(self, number: int) -> Uniforms:
+        return self.stream.uniforms(number)
 
 
 def _products(stream: Stream, *, by_row: bool) -> Tensor:

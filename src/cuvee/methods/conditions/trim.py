@@ -41,6 +41,7 @@ def _summarise(stream: Stream, *, density: float, count: str, rescale: str, **_:
     summarise=_summarise,
     scope=_scope,
     passes=lambda values: 2 + (values["rescale"] == "l1"),
+    passes_more=lambda values: int(values["count"] == "exact"),
     upcast=True,
     paper="arXiv:2306.01708",
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cuvee.core.lazy import torch
 from cuvee.methods.combine.spectral.matrices import Matrices, is_matrix, matrices_of, matrix_stage
 from cuvee.methods.combine.spectral.quadratic import Optimizer, adam_steps, length, sgd_steps
-from cuvee.methods.contract import Block, Decomposer, Stream, Summary
+from cuvee.methods.contract import Block, Decomposer, Place, Stream, Summary
 from cuvee.methods.parameters import Fraction, NonNegative, Positive, Range
 from cuvee.methods.summaries import magnitude_of, top
 
@@ -31,6 +32,20 @@ def _summarise(stream: Stream, *, density: float, **values: Any) -> Summary:
     return {"cuts": [top(_Entries(stream, values, i), magnitude_of(0), kept, ties="all") for i in experts]}
 
 
+def _asks(values: Mapping[str, Any], shape: tuple[int, ...], count: int) -> Sequence[int]:
+    """Once to be kept and once for the subspace; or for lengths, subspace, two sums, each step, and the result."""
+    if count * math.prod(shape) <= _HELD:
+        return (4, *(2,) * (count - 1))
+    each_one = 5 + values["steps"]
+    return (each_one + 3, *(each_one,) * (count - 1))
+
+
+def _asks_before(
+    values: Mapping[str, Any], shape: tuple[int, ...], place: Place, count: int
+) -> Sequence[int]:
+    return (int(is_matrix(shape, place, values)),) * count
+
+
 @matrix_stage(
     name="doge_ta",
     paper="arXiv:2501.01230",
@@ -39,6 +54,10 @@ def _summarise(stream: Stream, *, density: float, **values: Any) -> Summary:
     elsewhere="base",
     summarise=_summarise,
     scope=lambda values: "model",
+    asks=_asks,
+    asks_before=_asks_before,
+    passes=2,
+    apart=True,
 )
 def doge_ta(
     matrices: Matrices,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cuvee.core.lazy import torch
 from cuvee.methods.combine.spectral.matrices import Matrices, is_matrix, matrix_stage
-from cuvee.methods.contract import Block, Decomposer, Scope, Stream, Summary
+from cuvee.methods.contract import Block, Decomposer, Place, Scope, Stream, Summary
 from cuvee.methods.parameters import Fraction, NonNegative, PerExpert, Range, each
 from cuvee.methods.summaries import order_statistics
 
@@ -37,6 +37,20 @@ def _summarise(stream: Stream, *, rest_drop_rate: float, **values: Any) -> Summa
         return tensors
 
     return {"thresholds": [threshold(expert(i), rest_drop_rate) for i in range(stream.inputs)]}
+
+
+def _asks(values: Mapping[str, Any], shape: tuple[int, ...], count: int) -> Sequence[int]:
+    """For the basis, its type, the number of entries, two passes over them, the election and the mean; or the mean."""
+    each_once = 0 if values["drop_rate"] == 0 else 5
+    first = 1 if values["drop_rate"] else 0
+    return tuple((1 + each_once + first * (i == 0)) * values["parts"] for i in range(count))
+
+
+def _asks_before(
+    values: Mapping[str, Any], shape: tuple[int, ...], place: Place, count: int
+) -> Sequence[int]:
+    """Tensors that are no matrices: in a walk for the number of entries and in two for the threshold."""
+    return (0 if is_matrix(shape, place, values) else 1,) * count
 
 
 def _rest(deltas: Sequence[Tensor], *, summary: Summary, coefficient: Any, weight: Any, **_: Any) -> Tensor:
@@ -70,7 +84,11 @@ def _merged(matrices: Matrices, *, across: bool, **values: Any) -> Tensor:
 @matrix_stage(
     name="drm_h",
     paper="arXiv:2505.23117",
-    asks=6,
+    asks=_asks,
+    asks_rest=2,
+    asks_before=_asks_before,
+    passes=3,
+    apart=True,
     elsewhere=None,
     tensors="layers",
     exclude="",
@@ -117,7 +135,11 @@ def drm_h(
 @matrix_stage(
     name="drm_v",
     paper="arXiv:2505.23117",
-    asks=6,
+    asks=_asks,
+    asks_rest=2,
+    asks_before=_asks_before,
+    passes=3,
+    apart=True,
     elsewhere=None,
     tensors="layers",
     exclude="",

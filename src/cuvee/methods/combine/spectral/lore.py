@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     takes="either",
     paper="arXiv:2502.10749",
     exclude="",
-    asks=lambda values: 3 * values["steps"] + 2,
+    asks=lambda values, shape, count: (3 * values["steps"] + 2,) * count,
 )
 def lore(
     matrices: Matrices,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from cuvee.core.lazy import torch
-from cuvee.methods.contract import Access, Block, Kind, Place, Scope, Stage, Summary, stage
+from cuvee.methods.contract import Access, Asks, Block, Kind, Place, Scope, Stage, Summary, stage
 from cuvee.methods.parameters import PerExpert, each
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Elsewhere = Literal["mean", "sum", "base"]
 Tensors = Literal["matrices", "layers"]
+Asked = Callable[[Mapping[str, Any], tuple[int, ...], int], Sequence[int]]
 
 # Roles of `families.ROLES` that stand around the layers: what "layers" leaves out.
 _AROUND = frozenset(
@@ -99,7 +100,11 @@ def matrix_stage(  # noqa: PLR0913 (one keyword for each trait and default)
     rest: Callable[..., Tensor] | None = None,
     rest_help: str = "",
     records: tuple[str, ...] = (),
-    asks: int | Callable[[Mapping[str, Any]], int] = 1,
+    asks: int | Asked = 1,
+    asks_rest: int | Asks = 1,
+    asks_before: int | Asks = 1,
+    passes: int = 1,
+    apart: bool = False,
 ) -> Callable[[Callable[..., Tensor]], Stage]:
     """Make a stage of a function `f(matrices, *, …) -> Tensor` that merges `Matrices` to one matrix.
 
@@ -107,7 +112,8 @@ def matrix_stage(  # noqa: PLR0913 (one keyword for each trait and default)
     brought into the tensor's shape. Tensors that are no matrices go to `rest`, where given, else to the rule of
     `elsewhere` (None: there is no such parameter); `rest_help` are help of parameters that then mean another thing.
     `cut`: whether tensors that are no matrices may be merged in pieces (with `summarise` those with `spectral: false`
-    alone). `asks`: how often each matrix is asked for. Gradients do not pass.
+    alone). `asks`: how often each matrix is asked for, one number or one for each by (values, shape, number of inputs);
+    `asks_rest`: how often `rest` asks for each input of other tensors. Gradients do not pass.
     """
     shared = _shared_parameters(elsewhere, tensors, exclude)
 
@@ -143,7 +149,10 @@ def matrix_stage(  # noqa: PLR0913 (one keyword for each trait and default)
             lazy=True,
             paper=paper,
             records=records,
-            asks=asks,
+            asks=_asks(asks, asks_rest),
+            asks_before=asks_before,
+            passes=passes,
+            apart=apart,
         )
         return made(function)
 
@@ -185,6 +194,19 @@ def merged_elsewhere(deltas: Sequence[Tensor], values: Mapping[str, Any]) -> Ten
     weights = each(values["weight"], len(deltas))
     total = added(deltas[i] * weight for i, weight in enumerate(weights))
     return total.div_(len(deltas)) if values["elsewhere"] == "mean" else total
+
+
+def _asks(matrices: int | Asked, rest: int | Asks) -> Asks:
+    """How often a stage asks for each input: of a matrix, by `rest`, or by the rule for elsewhere."""
+
+    def asks(values: Mapping[str, Any], shape: tuple[int, ...], place: Place, count: int) -> Sequence[int]:
+        if is_matrix(shape, place, values):
+            return (matrices,) * count if isinstance(matrices, int) else matrices(values, shape, count)
+        if values.get("elsewhere") == "base":
+            return (1, *(0,) * (count - 1))  # for its type and shape
+        return (rest,) * count if isinstance(rest, int) else rest(values, shape, place, count)
+
+    return asks
 
 
 def _access(values: Mapping[str, Any]) -> Access:

@@ -66,6 +66,7 @@ def _rest_scaled(deltas: Sequence[Tensor], *, summary: Summary, **values: Any) -
     summarise=_summarise,
     scope=lambda values: "model",
     records=("seen", "seen_lambda"),
+    asks_before=2,
     rest=_rest_scaled,
 )
 def opcm(

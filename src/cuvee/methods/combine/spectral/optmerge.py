@@ -39,6 +39,7 @@ def _rest(deltas: Sequence[Tensor], *, block: Block, **values: Any) -> Tensor:
     name="optmerge",
     paper="arXiv:2505.19892",
     asks=5,
+    asks_rest=lambda values, shape, place, count: (1, *(int(not is_excluded(place, values)),) * (count - 1)),
     exclude="visual,embed_tokens,lm_head,norm,bias",
     rest=_rest,
     rest_help=_HELP,

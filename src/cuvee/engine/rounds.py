@@ -1,0 +1,151 @@
+"""How many bytes the compiled kernels will read for a plan: the passes in which figures are found, and the last one.
+
+Owns the order of those passes, as `engine.fused` has them, without running any. Thresholds are searched in a sample and
+then in windows; where the data mislead a sample, magnitudes are counted instead, which is the most that is read.
+Reads no weight, imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from cuvee.engine.fused.figures import kept_counts, wanted
+from cuvee.engine.fused.passes import pending
+from cuvee.engine.fused.recognise import copied
+from cuvee.engine.fused.rows import pruned
+from cuvee.engine.fused.selection import gatherable, spacing
+from cuvee.engine.kernels.operations import TILE
+from cuvee.methods.combine.pcb import ranks
+from cuvee.plan.nodes import Apply, Node, Read, walk
+from cuvee.plan.plan import OutputTensor, Plan
+from cuvee.plan.reads import Reads
+from cuvee.plan.stored import Bytes, Sources, leaf_of
+
+Known = dict[int, dict[str, None]]
+Looked = dict[int, list[Node]]  # for each spacing of tiles, what is looked at below these nodes
+Members = Sequence[tuple[OutputTensor, Apply]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """The reads of one worker's share of memory; `most`: as the data may have it at worst."""
+
+    sources: Sources
+    share: int
+    most: bool
+
+    def tensor(self, tensor: OutputTensor, known: Known) -> int:
+        """Bytes that making a tensor reads, the figures of its groups known."""
+        root = tensor.node
+        inputs = self.below([root])
+        once = sum(inputs.values())
+        if copied(tensor):
+            return once
+        thinned = pruned(root)
+        if thinned:
+            before = [n for n in thinned if dict(n.values)["rescale"] == "l1"]
+            return once + sum(self.below([child for node in before for child in node.inputs]).values())
+        own = {id(node): dict(known.get(id(node), {})) for node in walk(root)}
+        found = pending(root, own)
+        if found and once <= self.share:
+            return once
+        total = once
+        while found:
+            total += self.searched([([node], figure) for node, figure in found])
+            for node, figure in found:
+                own[id(node)][figure] = None
+            found = pending(root, own)
+        return total
+
+    def groups(self, groups: Mapping[str, Members]) -> tuple[int, Known]:
+        """Bytes that the figures of several tensors take, and what is known then."""
+        known: Known = {}
+        total, left = 0, dict(groups)
+        while left:
+            ready = []
+            for members in left.values():
+                nodes = [node for _, node in members]
+                figure = next(f for f in wanted(nodes[0]) if f not in known.get(id(nodes[0]), {}))
+                ready.append((nodes, figure))
+            total += self.searched(ready)
+            for nodes, figure in ready:
+                for node in nodes:
+                    known.setdefault(id(node), {})[figure] = None
+            left = {
+                name: m for name, m in left.items() if not set(wanted(m[0][1])) <= set(known[id(m[0][1])])
+            }
+        return total, known
+
+    def searched(self, figures: Sequence[tuple[Sequence[Apply], str]]) -> int:
+        """Bytes of the passes of several figures, which they make together."""
+        steps = [self.steps(figure, nodes) for nodes, figure in figures]
+        total = 0
+        for turn in range(max(map(len, steps), default=0)):
+            looked: dict[str, Looked] = {}
+            for (nodes, _), own in zip(figures, steps, strict=True):
+                for node in nodes if turn < len(own) else ():
+                    looked.setdefault(node.tensor, {}).setdefault(own[turn], []).extend(node.inputs)
+            for by_spacing in looked.values():
+                for every, inputs in by_spacing.items():
+                    share = sampled(math.prod(inputs[0].shape), every)
+                    total += sum(round(nbytes * share) for nbytes in self.below(inputs).values())
+        return total
+
+    def steps(self, figure: str, nodes: Sequence[Apply]) -> list[int]:
+        """The spacing of tiles in each pass of a figure."""
+        total = sum(math.prod(node.shape) for node in nodes)
+        values = dict(nodes[0].values)
+        if figure in ("sizes", "scores"):
+            clamp = values["clamp"]
+            goals = (
+                ranks(total, clamp, clamp) if figure == "sizes" else ranks(total, 1 - values["ratio"], 0.0)
+            )
+            return self.selection([goal / total for goal in goals], total, several=False)
+        if figure != "cuts":
+            return [1]
+        if nodes[0].stage == "sce":
+            return self.selection([1 - values["select_topk"]], total, several=False, zeros=True)
+        inner = {count for count in kept_counts(nodes[0], total) if 0 < count < total}
+        several = len(nodes) > 1 and values.get("count") != "official"
+        return self.selection([1 - count / total for count in inner], total, several=several)
+
+    def selection(
+        self, shares: Collection[float], total: int, *, several: bool, zeros: bool = False
+    ) -> list[int]:
+        """The passes for some thresholds; `several`: ties are shared by several tensors, and may have to be counted."""
+        every = spacing(total)
+        if not shares or every == 1:
+            return [1] * bool(shares)
+        fits = gatherable(shares, total)
+        if fits and not self.most:
+            return [every, 1]
+        return [every, *[1] * (fits + (zeros and not fits) + 2 + (several and self.most))]
+
+    def below(self, nodes: Iterable[Node]) -> Bytes:
+        """What lies in files below some nodes; kernels know no changes of adapters."""
+        reads = (n for node in nodes for n in walk(node) if isinstance(n, Read))
+        leaves = (leaf_of(read, self.sources) for read in reads)
+        return {leaf.key: leaf.nbytes for leaf in leaves}
+
+
+def sampled(total: int, every: int) -> float:
+    """The share of a tensor's elements that lie in one tile of `every`, from the first on."""
+    starts = range(0, max(total, 1), TILE * every)
+    full, last = len(starts) - 1, starts[-1]
+    return (full * TILE + min(TILE, total - last)) / max(total, 1)
+
+
+def compiled_reads(
+    plan: Plan, tensors: Sequence[OutputTensor], share: int
+) -> tuple[Mapping[str, Reads], Reads]:
+    """What each of the tensors reads that kernels make, and what the figures of their groups read before, by workers
+    with `share` bytes."""
+    sources = {key: opened.source for key, opened in plan.sources.items()}
+    needed = {n.group for t in tensors for n in walk(t.node) if isinstance(n, Apply) and n.group}
+    groups = {name: m for name, m in plan.groups().items() if name in needed and wanted(m[0][1])}
+    least, most = (Rounds(sources, share, worst) for worst in (False, True))
+    (before, known), (at_most, _) = least.groups(groups), most.groups(groups)
+    reads = {t.meta.name: Reads(least.tensor(t, known), most.tensor(t, known)) for t in tensors}
+    return reads, Reads(before, at_most)
