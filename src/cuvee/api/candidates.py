@@ -138,7 +138,8 @@ def hold(
     """Hold models in memory for merging them many times. Arguments as of `cuvee.merge`.
 
     Tensors and modules are used where they are; checkpoints are read once, in their own types. Where a search changes
-    only coefficients behind the combination (`lambda`), one more model is kept, in float32.
+    only coefficients behind the combination (`lambda`), one more model is kept, in float32. Where it changes weights of
+    an election over trimmed or dropped changes, the entries left are gathered, in at most half of the experts' bytes.
     """
     given = Models(models, base, method, parameters, {"seed": seed, "dtype": dtype, "out_dtype": out_dtype})
     made = variants(given.recipe({}), Opener(Path(), offline))

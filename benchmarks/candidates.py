@@ -1,11 +1,12 @@
-"""Candidates merged in memory: seconds for each, beside copying the same bytes.
+"""Candidates merged in memory: seconds for each, beside reading the held models once and writing the output.
 
-    python benchmarks/memory.py --out benchmarks/results/memory.json
+    python benchmarks/candidates.py --out benchmarks/results/candidates.json
 
 Tensors shaped as SmolLM2-135M, a base and K experts, are held (`cuvee.hold`) and merged with new weights, and with a
-new `lambda`, into the same output tensors. Each candidate is followed by the floor: every input is copied with plain
-large copies into memory that is reused, in as many threads. Reported are medians, ratios taken pair by pair, and CPU
-time, which other work on the machine disturbs least. Nothing is written.
+new `lambda`, into the same output tensors. Each candidate is followed by the floor, in as many threads: every expert is
+copied piece by piece into memory that stays in cache, and the base (or the first expert) to where the output goes.
+Reported are medians, ratios taken pair by pair, CPU time, which other work on the machine disturbs least, bytes
+gathered for later candidates as a share of the experts', and the machine's load. Nothing is written to disk.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import cuvee
 from cuvee.engine.options import RunOptions
 
 HIDDEN, INNER, LAYERS, VOCABULARY, KEYS = 576, 1536, 30, 49152, 192
+PIECE = 1 << 18  # elements that are copied at once
 Tensors = dict[str, torch.Tensor]
 
 
@@ -60,16 +62,20 @@ def timed(function: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def copier(inputs: list[Tensors], threads: int) -> Callable[[], None]:
-    """Copies every input, tensor by tensor, into one buffer for each thread."""
-    largest = max(t.numel() for t in inputs[0].values())
-    work = [list(one.values()) for one in inputs]
-    buffers = [torch.empty(largest, dtype=work[0][0].dtype) for _ in range(threads)]
+def floor_of(experts: list[Tensors], base: Tensors | None, threads: int) -> Callable[[], None]:
+    """Reads all that is held once, and writes as much as the output takes."""
+    sources = [list(one.values()) for one in experts]
+    written = list(base.values()) if base is not None else sources[0]
+    read = [tensor for one in (sources if base is not None else sources[1:]) for tensor in one]
+    results = [torch.empty_like(tensor) for tensor in written]
+    pieces = [torch.empty(PIECE, dtype=read[0].dtype) for _ in range(threads)]
 
     def share(number: int) -> None:
-        for tensors in work:
-            for tensor in tensors[number::threads]:
-                buffers[number][: tensor.numel()].copy_(tensor.reshape(-1))
+        for tensor in read[number::threads]:
+            for part in tensor.reshape(-1).split(PIECE):
+                pieces[number][: part.numel()].copy_(part)
+        for result, tensor in list(zip(results, written, strict=True))[number::threads]:
+            result.copy_(tensor)
 
     def run() -> None:
         with ThreadPoolExecutor(threads) as pool:
@@ -89,8 +95,9 @@ def measured(
 ) -> dict[str, Any]:
     """One method and one kind of change."""
     values = {"density": 0.2} if method == "ties" else {}
+    held_bytes = sum(tensor.nbytes for expert in experts for tensor in expert.values())
     given = None if method == "linear" else base
-    floor = copier([*experts, *([] if given is None else [base])], threads)
+    floor = floor_of(experts, given, threads)
     found: list[tuple[float, float]] = []
     floors: list[tuple[float, float]] = []
     with cuvee.hold(experts, base=given, method=method, run=RunOptions(threads=threads), **values) as held:
@@ -101,7 +108,9 @@ def measured(
             asked = changes(kind, len(experts))
             found.append(timed(lambda asked=asked: held.merge(out=out, **asked)))  # type: ignore[misc]
             floors.append(timed(floor))
+        entries = [e.value for key, e in held._memo._entries.items() if key[0] == "entries"]
     return {
+        "gathered": sum(one.nbytes for several in entries for one in several) / held_bytes,
         "wall": median(wall for wall, _ in found),
         "best": min(wall for wall, _ in found),
         "cpu": median(cpu for _, cpu in found),
@@ -123,7 +132,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="JSON file of results")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    heads = ("wall", "best", "cpu", "floor", "floor_cpu", "ratio", "cpu_ratio")
+    heads = ("wall", "best", "cpu", "floor", "floor_cpu", "ratio", "cpu_ratio", "gathered")
     print(f"{'type':10}{'method':18}{'changed':9}" + "".join(f"{head:>10}" for head in heads))
     results: list[dict[str, Any]] = []
     for name in given.types:
