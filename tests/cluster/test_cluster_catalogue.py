@@ -18,6 +18,7 @@ from cuvee.api.blend import Blend
 from cuvee.api.execute import save as save_plan
 from cuvee.api.remerge import closed, remerge
 from cuvee.engine.cluster.job import ClusterOptions
+from cuvee.engine.fused.fuse import Fused
 from cuvee.engine.options import RunOptions
 from cuvee.errors import RunError
 from cuvee.recipe.load import parse_recipe
@@ -80,9 +81,12 @@ def made(root: Path, merge: str) -> Blend:
     "merge", ["{method: task_arithmetic}", "{method: ties, density: 0.3}", PER_TENSOR, "{method: dare_ties}"]
 )
 @pytest.mark.parametrize("storage", ["auto", "driver"])
-def test_workers_read_what_a_local_run_reads(root: Path, tmp_path: Path, merge: str, storage: Any) -> None:
+def test_workers_read_what_a_local_run_reads(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merge: str, storage: Any
+) -> None:
     full = made(root, merge).save(tmp_path / "full", run=RunOptions(catalogue=False))
     local = made(root, merge).save(tmp_path / "local", run=OPTIONS)
+    monkeypatch.setattr(Fused, "_figures", lambda *_: pytest.fail("a threshold is looked for"))
     done = made(root, merge).save(tmp_path / "out", run=OPTIONS, cluster=ClusterOptions(storage=storage))
     assert weights(tmp_path / "out") == weights(tmp_path / "local") == weights(tmp_path / "full")
     assert done.finished.read_bytes == local.finished.read_bytes < full.finished.read_bytes

@@ -65,7 +65,7 @@ def keep(kind: str, rows: Iterable[Row], *prints: str | None) -> None:
     """Write arrays, one at a time, in place of those that were there; whole or not at all."""
     path = path_of(kind, [text for text in prints if text is not None])
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, array in rows:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 numpy.lib.format.write_array(member, numpy.asanyarray(array), allow_pickle=False)

@@ -16,7 +16,7 @@ from cuvee.core.tensors import Extent
 
 _LOOKS = 64  # bytes that are asked for
 _PROBES = 4  # MiBs that are read to find out how fast
-SLOW = 600e6  # bytes a second: below it one core catalogues faster than the disk delivers
+SLOW = 200e6  # bytes a second: below it a catalogue costs less than the waiting
 
 
 def resident(number: int, offset: int) -> bool | None:

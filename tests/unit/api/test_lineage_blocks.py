@@ -261,7 +261,9 @@ def test_a_nan_in_a_changed_block_is_named_and_one_that_was_allowed_is_not_taken
     merged("lax", options=allow)
     with pytest.raises(RunError, match="NaN"):
         merged("strict", earlier="lax")
-    changed(0)
+    changed(0)  # another block than that of the NaN
+    with pytest.raises(RunError, match="NaN"):
+        merged("stricter", earlier="lax")
     found, _ = merged("three", earlier="lax", options=allow)
     assert parts(found) == {"a.weight": ((0, STEP),)}
     assert weights("three") == fresh("full", options=allow)
