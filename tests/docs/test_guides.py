@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -103,6 +104,7 @@ def test_the_guides_track_joins_the_benchmark_as_an_installed_plug_in(tmp_path: 
             text=True,
             check=False,
             cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         said = done.stdout
         assert done.returncode == 0, done.stdout + done.stderr

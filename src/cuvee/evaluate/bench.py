@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from cuvee.core.names import printable
 from cuvee.errors import CuveeError, EvaluationError
 from cuvee.evaluate.cells import (
+    REFERENCES,
     Cell,
     Grid,
     Store,
@@ -102,7 +104,7 @@ def _cells(grid: Grid, track: Track, seed: int) -> Iterator[tuple[Cell, Method |
     """The cells of one seed: references first, then the methods, set by set."""
     names = [n for n, t in track.tasks.items() if not t.unseen and (not grid.tasks or n in grid.tasks)]
     asked = grid.references
-    references = ("base", "experts", *track.references()) if asked is None else asked
+    references = ("base", "experts", *_offered(track)) if asked is None else asked
     for tasks in grid.sets(names, seed):
         place = Cell(track.name, track.digest, seed, tasks, "", "", unseen=grid.unseen)
         single = map(of_expert, tasks) if grid.transfer else ()
@@ -124,6 +126,19 @@ def _cells(grid: Grid, track: Track, seed: int) -> Iterator[tuple[Cell, Method |
                     space=space_of(contender, budget),
                 )
                 yield cell, replace(contender, seed=seed)
+
+
+def _offered(track: Track) -> Sequence[str]:
+    """The track's own references; EvaluationError for a name that tables would take for a method's."""
+    found = tuple(track.references())
+    strange = [name for name in found if name not in REFERENCES[2:]]
+    if strange:
+        raise EvaluationError(
+            "CV-B373",
+            f"the track `{track.name}` calls a reference `{printable(strange[0])}`",
+            hint=f"references are called {' or '.join(f'`{name}`' for name in REFERENCES[2:])}",
+        )
+    return found
 
 
 def _one(ring: Ring, cell: Cell, method: Method | None) -> Done:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cuvee.core.lazy import numpy
+from cuvee.core.names import printable
 from cuvee.errors import EvaluationError
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.scorecard import Scorecard, TaskScore
@@ -76,6 +77,13 @@ class Selection:
         if self.ledger.evaluations >= self.budget:
             self.best = self.best or (weights, dict(settings or {}))
             raise BudgetSpent
+        empty = next((task.name for task in self.tasks if not task.selection), None)
+        if empty is not None:
+            raise EvaluationError(
+                "CV-B374",
+                f"the task `{printable(empty)}` has no selection items, so candidates cannot be scored",
+                hint="give it some, or run without tuning (`--budget 0`)",
+            )
         self._examinee.load({**self.track.base, **weights})
         card = answered(self._examinee, self.tasks, "selection", self.ledger)
         self.ledger.add(evaluations=1)

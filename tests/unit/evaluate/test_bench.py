@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from linear_track import Track
+from linear_track import HERE, Track, items
 
 from cuvee.errors import EvaluationError
 from cuvee.evaluate.addition import add, duels, newcomer_of
@@ -20,7 +20,7 @@ from cuvee.evaluate.referee import Referee
 from cuvee.evaluate.report import sections as whole_report
 from cuvee.evaluate.scorecard import Scorecard, TaskScore
 from cuvee.evaluate.table import boards, pairs
-from cuvee.evaluate.task import ACCURACY
+from cuvee.evaluate.task import ACCURACY, Task
 
 METHODS = (Contender("average"), Contender("task_arithmetic"), Contender("slerp"))
 GRID = Grid("linear", METHODS, counts=(2, 1), budget=4)
@@ -221,3 +221,45 @@ def test_every_expert_is_scored_on_every_task_where_that_is_asked_for(tmp_path: 
     labels = {cell.label for cell, _ in Store(tmp_path).results()}
     assert {d.other for d in duels(Store(tmp_path).results(), "task_arithmetic")} == {"average"}
     assert labels == {"base", "experts", "expert a", "expert b", "average", "task_arithmetic"}
+
+
+def test_a_reference_that_would_pass_for_a_method_is_refused(tmp_path: Path) -> None:
+    class Bound(Track):
+        label = "bound"
+
+        def references(self) -> Any:
+            return {self.label: self.expert("a")}
+
+    grid = Grid("linear", (Contender("average"),), budget=0)
+    with pytest.raises(EvaluationError, match="`bound`") as caught:
+        run(grid, lambda name, seed: Bound(), Store(tmp_path))
+    assert caught.value.diagnostics[0].code == "CV-B373"
+    Bound.label = "multitask"
+    assert run(grid, lambda name, seed: Bound(), Store(tmp_path)) == 0
+    assert [row.label for row in boards(Store(tmp_path).results())[0].references] == [
+        "base",
+        "experts",
+        "multitask",
+    ]
+
+
+def test_without_selection_items_nothing_is_tuned(tmp_path: Path) -> None:
+    class Bare(Track):
+        def __init__(self) -> None:
+            super().__init__()
+            bare = Task.of(
+                "a",
+                train=(),
+                selection=(),
+                test=items(self.truth["a"], 20, 12),
+                metric=ACCURACY,
+                head="none",
+                provenance=HERE,
+            )
+            self.tasks = {**self.tasks, "a": bare}
+
+    told: list[Done] = []
+    grid = Grid("linear", (Contender("task_arithmetic"),), budget=2, untuned=True)
+    assert run(grid, lambda name, seed: Bare(), Store(tmp_path), told.append) == 1
+    problem = next(done.problem for done in told if done.state == "failed")
+    assert "CV-B374" in problem and {d.cell.budget for d in told if d.state == "scored"} == {0}
