@@ -125,6 +125,12 @@ def case(
     return {**made, "digest": digest(flags or 0, out, data, after)}
 
 
+def marks(values: Tensor) -> bytes:
+    """A bit for each element, to the end of the last tile."""
+    flags = [int(x != 0) for x in values.tolist()] + [0] * (-len(values) % 8)
+    return bytes(sum(flags[i + j] << j for j in range(8)) for i in range(0, len(flags), 8))
+
+
 def arithmetic() -> list[dict[str, Any]]:
     x, y, z, few = INPUTS["x"], INPUTS["y"], INPUTS["z"], INPUTS["few"]
     safe = torch.where(y == 0, 1.0, y)
@@ -143,6 +149,7 @@ def arithmetic() -> list[dict[str, Any]]:
         case("multiply", "x y", [op(Code.MUL, 5, 0, 1)], x * y),
         case("quotient", "x y", [op(Code.QUOTIENT, 5, 0, 1)], x / safe),
         case("divide", "x y", [*nonzero, op(Code.DIVIDE, 5, 0, 4)], x / safe),
+        case("mark", "few", [op(Code.MARK, 0, 0)], None, data=marks(few), flags=0),
         case("above", "few x", [op(Code.ABOVE, 5, 0, 1)], (few > x).float()),
         case("reaches", "few x", [op(Code.REACHES, 5, 0, 1)], (few >= x).float()),
         case("equals", "few x", [op(Code.EQUALS, 5, 0, 1)], (few == x).float()),

@@ -34,7 +34,17 @@ SETTINGS = {
 }
 ADAPTERS = ("core_space", "do_merging", "knots", "lora_", "robustmerge")  # first parts of names
 # Figures of thresholds take more where magnitudes tie, coordinates of spaces where they do not fit: at most is said.
-BOUNDED = {"breadcrumbs", "breadcrumbs_ties", "core_space_ties", "knots", "knots_ties", "pcb", "sce", "ties"}
+BOUNDED = {
+    "breadcrumbs",
+    "breadcrumbs_ties",
+    "core_space_ties",
+    "knots",
+    "knots_ties",
+    "localize_stitch_datafree",
+    "pcb",
+    "sce",
+    "ties",
+}
 
 
 class WeightReads:

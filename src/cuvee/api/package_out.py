@@ -22,14 +22,16 @@ from cuvee.bundle.json_files import dump_json
 from cuvee.bundle.manifest_form import Origin, build
 from cuvee.core.lazy import torch
 from cuvee.core.names import printable
-from cuvee.core.tensors import TensorMeta
 from cuvee.engine.decompositions import decomposer
 from cuvee.engine.evaluate import Evaluator
 from cuvee.engine.events import Finished, Listener, Progress, Started, ignore, peak_memory
+from cuvee.engine.fused.fuse import fuse
 from cuvee.engine.guard import Guard
+from cuvee.engine.memo import Memo
 from cuvee.engine.options import RunOptions
 from cuvee.engine.packing import Packing, Stored
-from cuvee.engine.run import as_bytes
+from cuvee.engine.run import as_bytes, serialised
+from cuvee.engine.threads import Mapped, threads
 from cuvee.errors import Diagnostic, PlanError, Where
 from cuvee.formats.package_form import BASE, FILE, SHARED, BaseModel, Package, to_json
 from cuvee.plan.packages import base_of, source_of
@@ -81,14 +83,15 @@ def save_package(
     if out.suffix == ".safetensors":
         raise not_a_folder(f"`{printable(out.name)}` names a file")
     before = stamps(plan)
-    packing = _packing(plan, form, chosen, listener)
-    with torch.no_grad():
+    tell = serialised(listener)
+    packing = _packing(plan, form, chosen, tell)
+    with torch.no_grad(), threads(plan, packing.evaluator) as mapped:
         base = _base_model(plan, form, out)
         stored = packing.stored()
         layout = _layout(stored, plan, packing)
         key = resume_key(plan, before, {"cuvee": cuvee.__version__, "device": chosen.device, **libraries()})
         with FolderSink(out).begin(layout, key, resume=resume, overwrite=overwrite) as session:
-            left = _write(stored, session, layout, listener)
+            left = _write(packing, stored, session, layout, tell, mapped)
             refuse_changed(plan, before)
             content = to_json(_package(plan, packing, base, layout))
             files = _files(plan, packing, form, content)
@@ -122,13 +125,14 @@ def folders_of(tasks: tuple[str, ...]) -> dict[str, str]:
 def _packing(plan: Plan, form: PackageOutput, options: RunOptions, listener: Listener) -> Packing:
     sources = {key: opened.source for key, opened in plan.sources.items()}
     groups = {name: [node for _, node in members] for name, members in plan.groups().items()}
-    evaluator = Evaluator(
-        sources, groups, options, Guard(options, sources, listener), decompose=decomposer(options)
-    )
+    memo, guard = Memo(), Guard(options, sources, listener)
+    evaluator = Evaluator(sources, groups, options, guard, decompose=decomposer(options), memo=memo)
     if len({name for name in groups if ":emr_expert:" in name}) > 1:
         message = "some experts lack tensors that EMR's factors are taken over, so there is no one factor for each task"
         raise PlanError("CV-P180", message, hint="`--tensor-intersection` leaves such tensors out")
-    return Packing(plan, evaluator, folders_of(tasks_of(plan.recipe)), form.include_base)
+    return Packing(
+        plan, evaluator, folders_of(tasks_of(plan.recipe)), form.include_base, fuse(plan, options, memo=memo)
+    )
 
 
 def _layout(stored: list[Stored], plan: Plan, packing: Packing) -> Layout:
@@ -138,16 +142,24 @@ def _layout(stored: list[Stored], plan: Plan, packing: Packing) -> Layout:
     return plan_parts(metas, dict.fromkeys(parts, "model"), max_shard_bytes=plan.recipe.output.shard_bytes)
 
 
-def _write(stored: list[Stored], session: StagedSession, layout: Layout, listener: Listener) -> int:
+def _write(
+    packing: Packing,
+    stored: list[Stored],
+    session: StagedSession,
+    layout: Layout,
+    listener: Listener,
+    mapped: Mapped,
+) -> int:
     """Compute and write what the session does not hold yet; how many bytes that was."""
     done = session.done
     missing = [one for one in stored if any(meta.name not in done for meta in one.metas)]
     left = sum(meta.nbytes for one in missing for meta in one.metas if meta.name not in done)
     listener(Started(len(layout.tensors), layout.total_bytes, layout.total_bytes - left))
-    for one in missing:
+
+    def make(one: Stored) -> None:
         kinds = {meta.name: meta for meta in one.metas}
 
-        def write(name: str, start: int, values: Tensor, kinds: Mapping[str, TensorMeta] = kinds) -> None:
+        def write(name: str, start: int, values: Tensor) -> None:
             if name not in done:
                 data = as_bytes(values)
                 session.write(name, start * kinds[name].dtype.size, data)
@@ -157,6 +169,12 @@ def _write(stored: list[Stored], session: StagedSession, layout: Layout, listene
         for meta in one.metas:
             if meta.name not in done:
                 session.finish(meta.name)
+
+    if packing.fused is not None and missing:
+        packing.fused.prepare(
+            packing.plan.tensors, lambda find, items: mapped(find, [("", i) for i in items])
+        )
+    mapped(make, [(one.tensor, one) for one in missing])
     return left
 
 

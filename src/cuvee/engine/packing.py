@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.dtypes import FLOAT64
@@ -17,7 +18,11 @@ from cuvee.core.tensors import TensorMeta
 from cuvee.engine.blocks import cut
 from cuvee.engine.changes import factors_of
 from cuvee.engine.evaluate import Evaluator
-from cuvee.engine.streams import Frame
+from cuvee.engine.fused.builder import Unfusable
+from cuvee.engine.fused.fuse import Fused
+from cuvee.engine.fused.marks import Marking
+from cuvee.engine.streams import Frame, Stopped
+from cuvee.errors import CuveeError
 from cuvee.formats.package_form import BASE, RESCALER, SHARED, Codec, Task, matrix, packed, part_name
 from cuvee.methods.combine import emr
 from cuvee.methods.combine.consensus import scope as consensus_scope
@@ -44,6 +49,7 @@ class Stored:
 
     metas: tuple[TensorMeta, ...]
     fill: Callable[[Write], None]
+    tensor: str = ""  # of the plan, whose room they take
 
 
 @dataclass(slots=True)
@@ -54,6 +60,7 @@ class Packing:
     evaluator: Evaluator
     folders: Mapping[str, str]
     include_base: bool
+    fused: Fused | None = None
     codecs: dict[str, dict[str, Codec]] = field(default_factory=dict)
     absent: dict[str, list[str]] = field(default_factory=dict)
     rescaled: bool = False
@@ -87,41 +94,75 @@ class Packing:
             return [self._masks(piece)]
         if piece.codecs[0] == "basis":
             return [self._basis(piece)]
-        makers = {"low_rank": self._low_rank, "sign": self._signs}
-        return [
-            stored
-            for i, codec in enumerate(piece.codecs)
-            for stored in (makers[codec](piece, i) if codec in makers else self._plain(piece, i))
-        ]
+        signs = [i for i, codec in enumerate(piece.codecs) if codec == "sign"]
+        out = [self._signs(piece, signs)] if signs else []
+        for i, codec in enumerate(piece.codecs):
+            if codec != "sign":
+                out += self._low_rank(piece, i) if codec == "low_rank" else self._plain(piece, i)
+        return out
 
     def _masks(self, piece: Piece) -> Stored:
         (vector,) = self._named(SHARED, piece.shared())
         masks = [self._own(piece, i)[0] for i in range(len(piece.owners))]
 
         def fill(write: Write) -> None:
+            marking = Marking(piece.apply.inputs, partial(self._masked, piece.apply), piece.dtype)
+            if self._compiled(piece, marking, masks, write, piece.apply.inputs, vector) is not None:
+                return
             for start, stop in cut(piece.apply, *self._budget()):
-                merged, flags = self._masked(piece.apply, Frame(start, stop))
+                frame = Frame(start, stop)
+                merged, *flags = self._masked(piece.apply, self.evaluator.inputs(piece.apply, frame), frame)
                 write(vector.name, start, merged.to(piece.dtype.torch))
                 for meta, own in zip(masks, flags, strict=True):
                     write(meta.name, start // 8, packed(own))
             self.evaluator.forget(piece.apply)
 
-        return Stored((vector, *masks), fill)
+        return Stored((vector, *masks), fill, piece.name)
 
-    def _masked(self, apply: Apply, frame: Frame) -> tuple[Tensor, list[Tensor]]:
-        """The shared vector and each task's mask of it on a run of elements."""
-        deltas = self.evaluator.inputs(apply, frame)
+    def _masked(self, apply: Apply, deltas: Sequence[Tensor], frame: Frame | None = None) -> list[Tensor]:
+        """The shared vector and each task's mask of it, on a run of elements or of traced values."""
         values = dict(apply.values)
         if apply.stage == "emr_expert":
             merged = emr.unified(deltas)
-            return merged, [emr.mask(delta, merged) for delta in deltas]
+            return [merged, *(emr.mask(delta, merged) for delta in deltas)]
+        if frame is None and consensus_scope(values):
+            raise Unfusable("masks of a trimmed sum")
         summary = self.evaluator.summary(apply, frame) if consensus_scope(values) else {}
-        number = self.evaluator.number(apply)
-        block = Block(deltas, frame.start, apply.shape, number, apply.place)
+        start, number = frame.start if frame else 0, self.evaluator.number(apply)
+        block = Block(deltas, start, apply.shape, number, apply.place)
         merged = total_vector(deltas, values["total"], values["density"], summary, block)
         strengths = values["strength"]
         each = strengths if isinstance(strengths, tuple) else (strengths,) * len(deltas)
-        return merged, [tall_mask(d, merged, s) for d, s in zip(deltas, each, strict=True)]
+        return [merged, *(tall_mask(d, merged, s) for d, s in zip(deltas, each, strict=True))]
+
+    def _compiled(
+        self,
+        piece: Piece,
+        marking: Marking,
+        bits: Sequence[TensorMeta],
+        write: Write,
+        roots: Sequence[Node],
+        vector: TensorMeta | None = None,
+    ) -> Mapping[int, Any] | None:
+        """The vector and the bits of a piece by the compiled kernels; the figures of the roots, or None where they
+        cannot."""
+        options = self.evaluator.options
+        if self.fused is None or len(bits) * math.prod(piece.shape) // 8 > options.memory // options.threads:
+            return None
+
+        def wrote(first: int, count: int, data: memoryview) -> None:
+            if self.evaluator.stopped():
+                raise Stopped
+            if vector is not None:
+                write(vector.name, first, torch.frombuffer(data, dtype=vector.dtype.torch))
+
+        try:
+            places, known = self.fused.marks(piece.tensor, marking, roots, wrote)
+        except (Unfusable, CuveeError):
+            return None
+        for meta, place in zip(bits, places, strict=True):
+            write(meta.name, 0, torch.frombuffer(place, dtype=torch.uint8))
+        return known
 
     def _rescalers(self, found: Sequence[Piece]) -> list[Stored]:
         """EMR's factor of each task, from the one summary over the model."""
@@ -132,27 +173,37 @@ class Packing:
         metas = [TensorMeta(f"{folder}.{RESCALER}", FLOAT64, (1,)) for folder in self.folders.values()]
 
         def fill(write: Write) -> None:
-            factors = self.evaluator.summary(first)["rescalers"]
-            for meta, factor in zip(metas, factors, strict=True):
+            known = self.fused.known(first) if self.fused else {}
+            summary = known["traced"][0] if "traced" in known else self.evaluator.summary(first)
+            for meta, factor in zip(metas, summary["rescalers"], strict=True):
                 write(meta.name, 0, torch.tensor([factor], dtype=torch.float64))
 
         return [Stored(tuple(metas), fill)]
 
-    def _signs(self, piece: Piece, number: int) -> list[Stored]:
-        node = piece.apply.inputs[number]
-        assert isinstance(node, Apply)
-        bits, scale = self._own(piece, number)
+    def _signs(self, piece: Piece, numbers: Sequence[int]) -> Stored:
+        """The signs of several tasks' changes and their mean magnitudes."""
+        nodes = [node for i in numbers if isinstance(node := piece.apply.inputs[i], Apply)]
+        parts = [self._own(piece, i) for i in numbers]
 
         def fill(write: Write) -> None:
-            with self.evaluator.keeping(node):
-                mean: float = self.evaluator.summary(node)["mean"]
+            changes = [node.inputs[0] for node in nodes]
+            marking = Marking(changes, lambda values: [value < 0 for value in values])
+            known = self._compiled(piece, marking, [bits for bits, _ in parts], write, nodes)
+            for node, (bits, scale) in zip(nodes, parts, strict=True):
+                found = known[id(node)]["traced"][0] if known else None
+                mean = found["mean"] if found else self._generic_signs(node, bits, write)
                 write(scale.name, 0, torch.tensor([mean], dtype=torch.float64))
-                for start, stop in cut(node, *self._budget()):
-                    (delta,) = self.evaluator.inputs(node, Frame(start, stop))
-                    write(bits.name, start // 8, packed(delta < 0))
-            self.evaluator.forget(node)
 
-        return [Stored((bits, scale), fill)]
+        return Stored(tuple(meta for own in parts for meta in own), fill, piece.name)
+
+    def _generic_signs(self, node: Apply, bits: TensorMeta, write: Write) -> float:
+        with self.evaluator.keeping(node):
+            mean: float = self.evaluator.summary(node)["mean"]
+            for start, stop in cut(node, *self._budget()):
+                (delta,) = self.evaluator.inputs(node, Frame(start, stop))
+                write(bits.name, start // 8, packed(delta < 0))
+        self.evaluator.forget(node)
+        return mean
 
     def _plain(self, piece: Piece, number: int) -> list[Stored]:
         """A task vector whole, as an adapter's factors or by its entries that are not 0: what takes least room."""
@@ -175,7 +226,7 @@ class Packing:
             for start, part in self._blocks(node):
                 write(meta.name, start, part.to(piece.dtype.torch))
 
-        return [Stored((meta,), fill)]
+        return [Stored((meta,), fill, piece.name)]
 
     def _product(self, piece: Piece, number: int, rank: int) -> Stored:
         """An adapter's own factors."""
@@ -187,7 +238,7 @@ class Packing:
             for meta, factor in zip(metas, (found.left, found.right), strict=True):
                 write(meta.name, 0, factor.to(meta.dtype.torch))
 
-        return Stored(tuple(metas), fill)
+        return Stored(tuple(metas), fill, piece.name)
 
     def _sparse(self, piece: Piece, number: int, many: int) -> Stored:
         node = piece.apply.inputs[number]
@@ -201,7 +252,7 @@ class Packing:
                 write(values.name, done, part[places].to(values.dtype.torch))
                 done += len(places)
 
-        return Stored((indices, values), fill)
+        return Stored((indices, values), fill, piece.name)
 
     def _low_rank(self, piece: Piece, number: int) -> list[Stored]:
         metas = self._own(piece, number)
@@ -214,7 +265,7 @@ class Packing:
                 filled[: factor.shape[0], : factor.shape[1]] = factor
                 write(meta.name, 0, filled.to(meta.dtype.torch))
 
-        return [Stored(tuple(metas), fill)]
+        return [Stored(tuple(metas), fill, piece.name)]
 
     def _basis(self, piece: Piece) -> Stored:
         inner = self._product_rank(piece)
@@ -231,7 +282,7 @@ class Packing:
                 for i, metas in enumerate(own):
                     write(metas[side].name, 0, basis.coefficients[:, i].double())
 
-        return Stored((*shared, *(meta for metas in own for meta in metas)), fill)
+        return Stored((*shared, *(meta for metas in own for meta in metas)), fill, piece.name)
 
     def _bases(self, piece: Piece) -> tuple[Any, ...]:
         decompose = self.evaluator.decompose

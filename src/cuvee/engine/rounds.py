@@ -107,8 +107,9 @@ class Rounds:
             return [1]
         if nodes[0].stage == "sce":
             return self.selection([1 - values["select_topk"]], total, several=False, zeros=True)
-        inner = {count for count in kept_counts(nodes[0], total) if 0 < count < total}
-        several = len(nodes) > 1 and values.get("count") != "official"
+        strict = values.get("count") == "strict"  # which asks for the least of all, too
+        inner = {count for count in kept_counts(nodes[0], total) if 0 < count < total + strict}
+        several = len(nodes) > 1 and values.get("count") not in ("official", "strict")
         return self.selection([1 - count / total for count in inner], total, several=several)
 
     def selection(

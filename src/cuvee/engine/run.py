@@ -89,9 +89,9 @@ def run(
 
         with ThreadPoolExecutor(options.threads, thread_name_prefix="cuvee") as pool:
             if fused:
-                fused.prepare(waiting, lambda function, items: _each(function, items, pool, stopped))
+                fused.prepare(waiting, lambda function, items: each(function, items, pool, stopped))
             with fused.ahead(waiting) if fused else nullcontext():
-                _each(one, waiting, pool, stopped)
+                each(one, waiting, pool, stopped)
         figures = recorded(evaluator, torch_mode)
     if options.profile:
         tell(_profile(account, options.threads, time.monotonic() - began))
@@ -125,8 +125,8 @@ def recorded(evaluator: Evaluator, torch_mode: OneThreadEach) -> Figures:
     return figures
 
 
-def _each(
-    function: Callable[[Any], None], items: Iterable[Any], pool: ThreadPoolExecutor, stopped: _Stop
+def each(
+    function: Callable[[Any], None], items: Iterable[Any], pool: ThreadPoolExecutor, stopped: Stop
 ) -> None:
     """Call the function for every item, in the threads of the pool; the first error stops the others."""
     futures = [pool.submit(function, item) for item in items]
@@ -230,7 +230,7 @@ def bytes_read(plan: Plan, waiting: list[OutputTensor]) -> int:
     return sum(nbytes(key, meta) for (key, _), meta in inputs_of(waiting).items())
 
 
-class _Stop:
+class Stop:
     """Whether work must end soon, and why."""
 
     def __init__(self) -> None:
@@ -250,9 +250,9 @@ class _Stop:
 
 
 @contextmanager
-def stop_flag() -> Iterator[_Stop]:
+def stop_flag() -> Iterator[Stop]:
     """SIGINT and SIGTERM ask politely the first time; a second one interrupts at once."""
-    stop = _Stop()
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

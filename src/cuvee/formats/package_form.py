@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cuvee.core.dtypes import BY_NAME, FLOAT64, DType
-from cuvee.core.lazy import torch
+from cuvee.core.lazy import numpy, torch
 from cuvee.core.tensors import TensorMeta
 
 if TYPE_CHECKING:
@@ -125,11 +125,8 @@ def matrix(shape: tuple[int, ...]) -> tuple[int, int]:
 
 def packed(flags: Tensor) -> Tensor:
     """Truth values (flat) as bytes: element 8i + j is bit j of byte i; the last byte is filled with zeros."""
-    filled = torch.nn.functional.pad(flags.reshape(-1).to(torch.uint8), (0, -flags.numel() % 8)).reshape(
-        -1, 8
-    )
-    weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=flags.device)
-    return (filled * weights).sum(dim=1, dtype=torch.uint8)
+    found = numpy.packbits(flags.detach().reshape(-1).cpu().numpy(), bitorder="little")
+    return torch.from_numpy(found)
 
 
 def unpacked(data: Tensor, start: int, stop: int) -> Tensor:

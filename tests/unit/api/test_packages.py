@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 import cuvee
 from cuvee.api.blend import Blend
 from cuvee.api.package import save_as_package
+from cuvee.engine.fused.fuse import Fused
+from cuvee.engine.kernels import library as kernels
 from cuvee.engine.options import RunOptions
 from cuvee.errors import CuveeError, PlanError, RecipeError, SourceError
 from cuvee.recipe.load import parse_recipe
@@ -125,6 +127,41 @@ def test_written_again_it_is_the_same_bytes(tmp_path: Path) -> None:
         for path in sorted(first.path.rglob("*.safetensors")):
             twin = second.path / path.relative_to(first.path)
             assert path.read_bytes() == twin.read_bytes(), path
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", ["tall_masks", "emr", "onebit", "trimmed"])
+def test_kernels_and_threads_change_no_byte(method: str, dtype: Any, tmp_path: Path) -> None:
+    models = _models(tmp_path, dtype)
+    models["math"]["a.weight"][:9] = models["base"]["a.weight"][:9]  # changes of 0
+    _write(tmp_path / "again", models["math"]).rename(tmp_path / "math2")
+    chain: Any = {"trimmed": [("trim", {"density": 0.3}), "tall_masks"]}.get(method, method)
+    found = []
+    for on, threads, block in ((False, 1, None), (True, 1, 1024), (True, 2, None)):
+        run = RunOptions(kernels=on, threads=threads, block=block)
+        given = {"math": str(tmp_path / "math2"), "code": str(tmp_path / "code")}
+        saved = save_as_package(
+            given, tmp_path / "pack", base=str(tmp_path / "base"), method=chain, run=run, overwrite=True
+        )
+        found.append({p.relative_to(saved.path): p.read_bytes() for p in saved.path.rglob("*.safetensors")})
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.skipif(kernels.kernels() is None, reason="no kernels")
+@pytest.mark.parametrize("method", ["tall_masks", "emr", "onebit"])
+def test_kernels_make_what_has_elements(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    original = Fused.marks
+
+    def counted(fused: Any, tensor: Any, *arguments: Any) -> Any:
+        found = original(fused, tensor, *arguments)
+        made.append(tensor.meta.name)
+        return found
+
+    monkeypatch.setattr(Fused, "marks", counted)
+    _models(tmp_path, torch.bfloat16)
+    _save(tmp_path, method)
+    assert set(made) == {name for name in SHAPES if name != "empty.weight"}
 
 
 def test_weights_over_tasks(tmp_path: Path) -> None:

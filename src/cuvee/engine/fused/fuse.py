@@ -19,6 +19,7 @@ from cuvee.engine.fused.ahead import Ahead
 from cuvee.engine.fused.builder import Unfusable, program_of
 from cuvee.engine.fused.feed import Feed, Key, Lies, Worker, opened, view_of
 from cuvee.engine.fused.figures import depends, gathering, wanted
+from cuvee.engine.fused.marks import Marking, marked
 from cuvee.engine.fused.passes import Part, Tally, gather, pending, run, sweep
 from cuvee.engine.fused.recognise import MASKS, computable, copied, extents_of, storable
 from cuvee.engine.fused.rows import merge_rows, pruned
@@ -155,7 +156,7 @@ class Fused:
             with self._feed(extents, tensor, resident=False) as feed:
                 merge_rows(feed, self._worker(), self._kernels, tensor.node, tensor.meta.dtype, write)
             return
-        known: Known = {id(n): self._known(n) for n in walk(tensor.node)}
+        known: Known = {id(n): self.known(n) for n in walk(tensor.node)}
         found = pending(tensor.node, known)
         several = bool(found)
         if several and tensor.parts:
@@ -174,6 +175,32 @@ class Fused:
             place = _place(session, tensor)
             done = write if place is None else partial(write, made=True)
             run(feed, worker, self._kernels, program, done, size, place=place)
+
+    def marks(
+        self,
+        tensor: OutputTensor,
+        marking: Marking,
+        roots: Sequence[Node],
+        write: Callable[[int, int, memoryview], None],
+    ) -> tuple[list[memoryview], Known]:
+        """The bits of a marking over a tensor, and the figures of the roots, under which its nodes lie.
+
+        Raises Unfusable or CuveeError where the generic path has to do it (what was written is written again).
+        """
+        if any(n.group in self._lost for root in roots for n in walk(root) if isinstance(n, Apply)):
+            raise Unfusable("figures that cannot be had here")
+        if tensor.meta.numel == 0 or not all(map(computable, roots)):
+            raise Unfusable("an expression that is not recognised")
+        extents = {key: lies for root in roots for key, lies in self._extents(root).items()}
+        known: Known = {id(n): self.known(n) for root in roots for n in walk(root)}
+        several = any(pending(root, known) for root in roots)
+        with charging(self._account, tensor), self._feed(extents, tensor, resident=several) as feed:
+            worker = self._worker()
+            worker.blocks.reserve(feed.room(marking.dtype.size if marking.dtype else 0))
+            feed.load(worker.blocks)
+            while found := {id(n): (n, figure) for root in roots for n, figure in pending(root, known)}:
+                self._figures(feed, list(found.values()), known)
+            return marked(feed, worker, self._kernels, marking, known, write), known
 
     def _figures(self, feed: Feed, found: list[tuple[Apply, str]], known: Known) -> None:
         """The figures that can be found now, all in common passes."""
@@ -227,7 +254,7 @@ class Fused:
             for node, value in zip(nodes, values or (), strict=bool(values)):
                 self._shared.setdefault(id(node), {})[figure] = value
 
-    def _known(self, node: Node) -> dict[str, Any]:
+    def known(self, node: Node) -> dict[str, Any]:
         """The figures of a node that are there already."""
         found = dict(self._shared.get(id(node), {}))
         if self._memo is not None and isinstance(node, Apply) and node.group is None:

@@ -24,7 +24,7 @@ enum {
     TRIM, KEEP, AGREE, LARGEST, QUOTIENT, HIGH, LOW, TIED, SUM, DOT, PICK,
     MOVED, BOOST, UNIQUE, LARGER, OUTWEIGHS, REACHED, AT_LEAST,
     SPILL, VARIANCE, LOAD_E4M3, LOAD_E5M2, SCORES, BALANCED, ORDERED, MIXED, ELECTED, GATHER, VOTED,
-    ABOVE, REACHES, EQUALS, CHOOSE, GREATER, DIVIDE, CODES
+    ABOVE, REACHES, EQUALS, CHOOSE, GREATER, DIVIDE, MARK, CODES
 };
 enum { BAD_INPUT = 1, BAD_OUTPUT = 2, BAD_CODE = 4 };
 
@@ -46,6 +46,22 @@ static void trim(Op *op, float *to, const float *by, const float *value, int m) 
         }
     }
     op->count = op->count > ties ? op->count - ties : 0;
+}
+
+/* A bit for each of `m` values that is not 0; bits after the last are 0. */
+static void mark(uint8_t *to, const float *a, int m) {
+    int i = 0;
+#ifdef __AVX512F__
+    for (; i + 16 <= m; i += 16) {
+        u16 bits = (u16)_mm512_cmp_ps_mask(_mm512_loadu_ps(a + i), _mm512_setzero_ps(), _CMP_NEQ_UQ);
+        memcpy(to + i / 8, &bits, 2);
+    }
+#endif
+    for (; i < m; i += 8) {
+        unsigned bits = 0;
+        for (int j = 0; j < 8 && i + j < m; j++) bits |= (unsigned)(a[i + j] != 0.0f) << j;
+        to[i / 8] = (uint8_t)bits;
+    }
 }
 
 static void high(const Op *op, const float *a, int m) {
@@ -262,6 +278,7 @@ int cuvee_run(Op *ops, int32_t count, const void **in, void *out, int64_t first,
             case CHOOSE: { const float *c = REG(op->c); EACH to[i] = c[i] != 0.0f ? a[i] : b[i]; break; }
             case GREATER: EACH { float v = a[i] > b[i] ? a[i] : b[i]; to[i] = a[i] != a[i] ? a[i] : b[i] != b[i] ? b[i] : v; } break;
             case DIVIDE: EACH to[i] = a[i] / b[i]; break;
+            case MARK: mark((uint8_t *)op->data + line * (TILE / 8), a, m); break;
             default: return BAD_CODE;
             }
             if (m < TILE && (op->code <= LOAD_F32 || op->code == LOAD_E4M3 || op->code == LOAD_E5M2)) memset(to + m, 0, (size_t)(TILE - m) * 4);

@@ -67,6 +67,7 @@ class Code(IntEnum):
     CHOOSE = 51  # a where c is not 0, else b
     GREATER = 52  # the larger of a and b
     DIVIDE = 53  # a / b
+    MARK = 54  # a bit for each element, whether it is not 0
 
 
 class Op(ctypes.Structure):
