@@ -10,7 +10,7 @@
 #define WIDE 1
 #endif
 
-enum { SCALE = 11, SLOTS = 1 << SCALE, CONTEXTS = 32, TOKENS = 128, DIRECT = 16, MOST = 32, FEW = 4, LONG = 16384, BLOCK = 4096 };
+enum { SCALE = 11, SLOTS = 1 << SCALE, CONTEXTS = 32, TOKENS = 128, DIRECT = 16, MOST = 32, FEW = 4, LONG = 16384, BLOCK = 4096, SPARE = 32 };
 #define LOWEST 65536u
 
 typedef struct {
@@ -144,34 +144,49 @@ static const uint8_t *tokens_of(const uint8_t *word, const uint8_t *end, uint32_
     return word;
 }
 
+/* What is left of a body to decode, and a block of it. */
+typedef struct {
+    const uint8_t *word, *end, *raw;
+    uint64_t bit, bits;
+    uint32_t states[MOST];
+    uint8_t contexts[BLOCK + SPARE], tokens[BLOCK + SPARE];
+} Body;
+
 #ifdef WIDE
-static const uint8_t *wide_tokens(const uint8_t *word, const uint8_t *end, uint32_t *states,
-                                  const uint8_t *contexts, int64_t whole, const uint32_t *table, uint8_t *tokens) {
-    __m512i x[2] = {_mm512_loadu_si512(states), _mm512_loadu_si512(states + 16)};
-    const __m512i slots = _mm512_set1_epi32(SLOTS - 1), lowest = _mm512_set1_epi32(LOWEST);
-    for (int64_t i = 0; i < whole; i += 32) {
-        for (int half = 0; half < 2; half++) {
-            __m512i context = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(contexts + i + 16 * half)));
-            __m512i slot = _mm512_or_si512(_mm512_slli_epi32(context, SCALE), _mm512_and_si512(x[half], slots));
-            __m512i entry = _mm512_i32gather_epi32(slot, table, 4);
-            _mm_storeu_si128((__m128i *)(tokens + i + 16 * half),
-                             _mm512_cvtepi32_epi8(_mm512_and_si512(entry, _mm512_set1_epi32(TOKENS - 1))));
-            __m512i frequency = _mm512_and_si512(_mm512_srli_epi32(entry, 7), _mm512_set1_epi32(4095));
-            x[half] = _mm512_add_epi32(_mm512_mullo_epi32(frequency, _mm512_srli_epi32(x[half], SCALE)),
-                                       _mm512_srli_epi32(entry, 19));
-        }
-        for (int half = 0; half < 2; half++) {
-            __mmask16 low = _mm512_cmplt_epu32_mask(x[half], lowest);
-            __m512i next = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)word));
-            x[half] = _mm512_mask_or_epi32(x[half], low, _mm512_slli_epi32(x[half], 16),
-                                           _mm512_maskz_expand_epi32(low, next));
-            word += 2 * __builtin_popcount(low);
-        }
-        if (word > end) return 0;
+/* The next `whole` tokens of one or two bodies: lines of a body wait for one another, those of two do not. */
+static inline __attribute__((always_inline)) int wide_tokens(Body *const *bodies, int many, int64_t whole, const uint32_t *table) {
+    const __m512i slots = _mm512_set1_epi32(SLOTS - 1), lowest = _mm512_set1_epi32(LOWEST), names = _mm512_set1_epi32(TOKENS - 1);
+    const __m512i shares = _mm512_set1_epi32(4095);
+    __m512i x[4];
+    const uint8_t *word[2];
+    for (int b = 0; b < many; b++) {
+        word[b] = bodies[b]->word;
+        for (int half = 0; half < 2; half++) x[2 * b + half] = _mm512_loadu_si512(bodies[b]->states + 16 * half);
     }
-    _mm512_storeu_si512(states, x[0]);
-    _mm512_storeu_si512(states + 16, x[1]);
-    return word;
+    for (int64_t i = 0; i < whole; i += 32) {
+        for (int v = 0; v < 2 * many; v++) {
+            Body *body = bodies[v / 2];
+            int64_t at = i + 16 * (v % 2);
+            __m512i context = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(body->contexts + at)));
+            __m512i slot = _mm512_or_si512(_mm512_slli_epi32(context, SCALE), _mm512_and_si512(x[v], slots));
+            __m512i entry = _mm512_i32gather_epi32(slot, table, 4);
+            _mm_storeu_si128((__m128i *)(body->tokens + at), _mm512_cvtepi32_epi8(_mm512_and_si512(entry, names)));
+            __m512i share = _mm512_and_si512(_mm512_srli_epi32(entry, 7), shares);
+            x[v] = _mm512_add_epi32(_mm512_mullo_epi32(share, _mm512_srli_epi32(x[v], SCALE)), _mm512_srli_epi32(entry, 19));
+        }
+        for (int v = 0; v < 2 * many; v++) {
+            __mmask16 low = _mm512_cmplt_epu32_mask(x[v], lowest);
+            __m512i next = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)word[v / 2]));
+            x[v] = _mm512_mask_or_epi32(x[v], low, _mm512_slli_epi32(x[v], 16), _mm512_maskz_expand_epi32(low, next));
+            word[v / 2] += 2 * __builtin_popcount(low);
+        }
+        for (int b = 0; b < many; b++) if (word[b] > bodies[b]->end) return 0;
+    }
+    for (int b = 0; b < many; b++) {
+        bodies[b]->word = word[b];
+        for (int half = 0; half < 2; half++) _mm512_storeu_si512(bodies[b]->states + 16 * half, x[2 * b + half]);
+    }
+    return 1;
 }
 #endif
 
@@ -182,33 +197,57 @@ static inline uint32_t wider(uint32_t token, const uint8_t *raw, uint64_t bit) {
     return (4u + ((token - DIRECT) & 3u)) << extra | (uint32_t)((window >> (bit & 7)) & ((1u << extra) - 1));
 }
 
+/* Where tokens that need stored bits stand in a block; there is room for 16 more of both. */
+static int64_t places_of(const uint8_t *tokens, int64_t count, uint32_t *places) {
+    int64_t found = 0;
+#ifdef WIDE
+    const __m512i step = _mm512_set1_epi32(16), least = _mm512_set1_epi32(DIRECT);
+    __m512i place = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (int64_t i = 0; i < count; i += 16) {
+        __m512i token = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(tokens + i)));
+        __mmask16 wide = _mm512_cmpge_epu32_mask(token, least);
+        _mm512_storeu_si512(places + found, _mm512_maskz_compress_epi32(wide, place));
+        found += __builtin_popcount(wide);
+        place = _mm512_add_epi32(place, step);
+    }
+#else
+    for (int64_t i = 0; i < count; i++) {
+        places[found] = (uint32_t)i;
+        found += tokens[i] >= DIRECT;
+    }
+#endif
+    return found;
+}
+
 /* Elements of one block from its tokens; the stored bits they took are added to `bit`. 0 where these are not there. */
 static int restored(const uint8_t *tokens, int64_t count, const uint8_t *raw, uint64_t *bit, uint64_t bits,
                     const void *base, int32_t size, void *out) {
-    uint32_t folded[BLOCK];
-    for (int64_t i = 0; i < count; i++) folded[i] = tokens[i];
-    for (int64_t i = 0; i < count; i += 8) {
-        uint64_t eight;
-        memcpy(&eight, tokens + i, 8); /* there is room after the last one */
-        if (!(eight & 0x7070707070707070u)) continue;
-        for (int64_t j = i; j < i + 8 && j < count; j++)
-            if (tokens[j] >= DIRECT) {
-                uint32_t extra = extra_of(tokens[j]);
-                if (*bit + extra > bits) return 0;
-                folded[j] = wider(tokens[j], raw, *bit);
-                *bit += extra;
-            }
+    uint32_t places[BLOCK + SPARE], values[BLOCK + SPARE];
+    int64_t many = places_of(tokens, count, places);
+    uint64_t at = *bit;
+    for (int64_t i = 0; i < many; i++) {
+        uint32_t token = tokens[places[i]];
+        values[i] = wider(token, raw, at < bits ? at : bits); /* nothing is read behind the end */
+        at += extra_of(token);
     }
+    if (at > bits) return 0;
+    *bit = at;
     if (size == 2) {
+        uint16_t steps[BLOCK];
         const uint16_t *b = base;
         uint16_t *o = out;
+        for (int64_t i = 0; i < count; i++) steps[i] = (uint16_t)(tokens[i] >> 1) ^ (uint16_t)-(tokens[i] & 1);
+        for (int64_t i = 0; i < many; i++) steps[places[i]] = (uint16_t)(values[i] >> 1 ^ (0u - (values[i] & 1u)));
         for (int64_t i = 0; i < count; i++) {
-            uint32_t d = folded[i] >> 1 ^ (0u - (folded[i] & 1u));
-            o[i] = (uint16_t)disordered((ordered(b[i], 0x8000u) + d) & 0xFFFFu, 0x8000u);
+            uint16_t rank = (uint16_t)((b[i] ^ (uint16_t)((int16_t)b[i] >> 15 | 0x8000)) + steps[i]);
+            o[i] = rank ^ (uint16_t)(~((int16_t)rank >> 15) | 0x8000);
         }
     } else {
+        uint32_t folded[BLOCK];
         const uint32_t *b = base;
         uint32_t *o = out;
+        for (int64_t i = 0; i < count; i++) folded[i] = tokens[i];
+        for (int64_t i = 0; i < many; i++) folded[places[i]] = values[i];
         for (int64_t i = 0; i < count; i++) {
             uint32_t d = folded[i] >> 1 ^ (0u - (folded[i] & 1u));
             o[i] = disordered(ordered(b[i], 0x80000000u) + d, 0x80000000u);
@@ -217,40 +256,61 @@ static int restored(const uint8_t *tokens, int64_t count, const uint8_t *raw, ui
     return 1;
 }
 
-/* Decode a body of `nbytes` against `base`; 0, or what is wrong with it. Blocks stay in the first-level cache. */
-int32_t cuvee_packed_decode(const uint8_t *body, int64_t nbytes, const void *base, int64_t count, const Kind *kind,
-                            const uint32_t *table, void *out) {
-    int lanes = count >= LONG ? MOST : FEW;
-    uint32_t number, states[MOST];
-    uint8_t contexts[BLOCK + 8], tokens[BLOCK + 8];
-    if (nbytes < 4 + 4 * lanes) return 1;
+static void contexts_of(const void *base, int64_t count, const Kind *kind, uint8_t *contexts) {
+    const Kind own = *kind;
+    if (own.size == 2)
+        for (int64_t i = 0; i < count; i++) { /* as context_of, in 16 bits */
+            int16_t found = (int16_t)(own.top - (((const uint16_t *)base)[i] >> own.shift & own.mask));
+            found = found < 0 ? 0 : found;
+            contexts[i] = (uint8_t)(found < CONTEXTS ? found : CONTEXTS - 1);
+        }
+    else
+        for (int64_t i = 0; i < count; i++) contexts[i] = (uint8_t)context_of(((const uint32_t *)base)[i], &own);
+}
+
+static int begun(Body *to, const uint8_t *body, int64_t nbytes, int lanes) {
+    uint32_t number;
+    if (nbytes < 4 + 4 * lanes) return 0;
     memcpy(&number, body, 4);
-    memcpy(states, body + 4, (size_t)(4 * lanes));
-    const uint8_t *word = body + 4 + 4 * lanes, *stop = body + nbytes;
-    if (2 * (int64_t)number > stop - word) return 1;
-    const uint8_t *end = word + 2 * (int64_t)number;
-    uint64_t bit = 0, bits = 8 * (uint64_t)(stop - end);
-    Kind own = *kind;
+    memcpy(to->states, body + 4, (size_t)(4 * lanes));
+    to->word = body + 4 + 4 * lanes;
+    if (2 * (int64_t)number > body + nbytes - to->word) return 0;
+    to->end = to->raw = to->word + 2 * (int64_t)number;
+    to->bit = 0;
+    to->bits = 8 * (uint64_t)(body + nbytes - to->raw);
+    return 1;
+}
+
+static int ended(const Body *body, int lanes) {
+    for (int l = 0; l < lanes; l++)
+        if (body->states[l] != LOWEST) return 0;
+    return body->word == body->end && (body->bit + 7) / 8 * 8 == body->bits;
+}
+
+/* Decode `many` (1 or 2) bodies of as many elements each against their bases; 0 where one of them is wrong. Blocks stay in
+ * the first-level cache. */
+int32_t cuvee_packed_decode(int32_t many, const uint8_t *const *bodies, const int64_t *nbytes, const void *const *bases,
+                            int64_t count, const Kind *kind, const uint32_t *table, void *const *outs) {
+    int lanes = count >= LONG ? MOST : FEW;
+    Body held[2], *each[2] = {held, held + 1};
+    for (int b = 0; b < many; b++) if (!begun(each[b], bodies[b], nbytes[b], lanes)) return 0;
     for (int64_t first = 0; first < count; first += BLOCK) {
-        int64_t here = count - first < BLOCK ? count - first : BLOCK, done = 0;
-        const void *from = (const uint8_t *)base + first * own.size;
-        if (own.size == 2)
-            for (int64_t i = 0; i < here; i++) contexts[i] = (uint8_t)context_of(((const uint16_t *)from)[i], &own);
-        else
-            for (int64_t i = 0; i < here; i++) contexts[i] = (uint8_t)context_of(((const uint32_t *)from)[i], &own);
+        int64_t here = count - first < BLOCK ? count - first : BLOCK, done = 0, at = first * kind->size;
+        for (int b = 0; b < many; b++) contexts_of((const char *)bases[b] + at, here, kind, each[b]->contexts);
 #ifdef WIDE
         if (lanes == MOST) {
             done = here / MOST * MOST;
-            word = wide_tokens(word, end, states, contexts, done, table, tokens);
+            if (!(many == 2 ? wide_tokens(each, 2, done, table) : wide_tokens(each, 1, done, table))) return 0;
         }
 #endif
-        if (word) word = tokens_of(word, end, states, lanes, contexts, done, here, table, tokens);
-        if (!word) return 2;
-        memset(tokens + here, 0, 8);
-        if (!restored(tokens, here, end, &bit, bits, from, own.size, (uint8_t *)out + first * own.size)) return 3;
+        for (int b = 0; b < many; b++) {
+            Body *body = each[b];
+            body->word = tokens_of(body->word, body->end, body->states, lanes, body->contexts, done, here, table, body->tokens);
+            if (!body->word) return 0;
+            memset(body->tokens + here, 0, SPARE);
+            if (!restored(body->tokens, here, body->raw, &body->bit, body->bits, (const char *)bases[b] + at, kind->size, (char *)outs[b] + at)) return 0;
+        }
     }
-    if (word != end) return 2;
-    for (int l = 0; l < lanes; l++)
-        if (states[l] != LOWEST) return 2;
-    return (bit + 7) / 8 * 8 == bits ? 0 : 3;
+    for (int b = 0; b < many; b++) if (!ended(each[b], lanes)) return 0;
+    return 1;
 }

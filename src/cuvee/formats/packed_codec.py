@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cuvee.core.lazy import numpy
 
@@ -34,6 +34,11 @@ TOKENS = 128
 DIRECT = 16
 LONG = 16384  # elements from which on all lanes are used
 _LOWEST = 1 << 16
+
+
+Part: TypeAlias = (
+    "tuple[Array, int, Array, Array]"  # bytes that begin with a body, its size, the base, where to
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +254,7 @@ def _extra(tokens: Array) -> Array:
     return numpy.where(wide < DIRECT, 0, 2 + (wide - DIRECT) // 4)
 
 
-def decode_into(body: Array, nbytes: int, base: Array, kind: Kind, table: Array, out: Array) -> None:
-    """As `decode` for one body, which begins in `body`, into `out`."""
-    out[:] = decode([body[:nbytes].tobytes()], base[None], kind, table)[0]
+def decode_into(parts: Sequence[Part], kind: Kind, table: Array) -> None:
+    """As `decode` for bodies in memory, each from its first byte to its own place; ValueError where one is wrong."""
+    for body, nbytes, base, out in parts:
+        out[:] = decode([body[:nbytes].tobytes()], base[None], kind, table)[0]

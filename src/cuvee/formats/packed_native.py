@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cuvee.core import native
 from cuvee.core.lazy import numpy
 from cuvee.formats import packed_codec as reference
-from cuvee.formats.packed_codec import CHUNK, CONTEXTS, KINDS, TOKENS, Kind
+from cuvee.formats.packed_codec import CHUNK, CONTEXTS, KINDS, TOKENS, Kind, Part
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -39,7 +39,7 @@ class Native:
         self._count.restype, self._count.argtypes = None, [pointer, pointer, wide, pointer, pointer]
         self._encode.restype, self._decode.restype = wide, ctypes.c_int32
         self._encode.argtypes = [pointer, pointer, wide, pointer, pointer, pointer, wide, pointer]
-        self._decode.argtypes = [pointer, wide, pointer, wide, pointer, pointer, pointer]
+        self._decode.argtypes = [ctypes.c_int32, *[pointer] * 3, wide, *[pointer] * 3]
 
     def counted(self, base: Array, tuned: Array, kind: Kind) -> Array:
         """See `packed_codec.counted`."""
@@ -56,22 +56,28 @@ class Native:
 
     def decode(self, bodies: Sequence[bytes], bases: Array, kind: Kind, table: Array) -> Array:
         """See `packed_codec.decode`."""
-        count = bases.shape[1]
         out = numpy.empty_like(bases)
-        for row, body in enumerate(bodies):
-            held = body + bytes(PADDING)
-            where = (_at(bases[row]), count, ctypes.byref(_kind(kind)), _at(table))
-            if self._decode(held, len(body), *where, _at(out[row])):
-                raise ValueError("the body does not decode")
+        held = [numpy.frombuffer(body + bytes(PADDING), numpy.uint8) for body in bodies]
+        parts = zip(held, map(len, bodies), bases, out, strict=True)
+        self.decode_into(list(parts), kind, table)
         return out
 
-    def decode_into(
-        self, body: Array, nbytes: int, base: Array, kind: Kind, table: Array, out: Array
-    ) -> None:
-        """As `decode` for one body, into `out`; at least 128 bytes can be read behind the body."""
-        where = (_at(base), len(base), ctypes.byref(_kind(kind)), _at(table))
-        if self._decode(_at(body), nbytes, *where, _at(out)):
-            raise ValueError("the body does not decode")
+    def decode_into(self, parts: Sequence[Part], kind: Kind, table: Array) -> None:
+        """See `packed_codec.decode_into`, two of a length at a time.
+
+        At least 128 bytes can be read behind each body.
+        """
+        first = 0
+        while first < len(parts):
+            pair = parts[first : first + 2]
+            pair = pair if len({len(base) for _, _, base, _ in pair}) == 1 else pair[:1]
+            bodies, sizes, bases, outs = zip(*pair, strict=True)
+            lengths = (ctypes.c_int64 * len(pair))(*sizes)
+            places = [(ctypes.c_void_p * len(pair))(*map(_at, arrays)) for arrays in (bodies, bases, outs)]
+            where = (places[0], lengths, places[1], len(bases[0]), ctypes.byref(_kind(kind)))
+            if not self._decode(len(pair), *where, _at(table), places[2]):
+                raise ValueError("the body does not decode")
+            first += len(pair)
 
 
 def codec() -> Any:
@@ -96,7 +102,13 @@ def _agrees(loaded: Native) -> bool:
                 return False
             if loaded.encode(base, tuned, kind, there, len(body)) != body:
                 return False
-            if not numpy.array_equal(loaded.decode([body], base[None], kind, back)[0], tuned):
+            try:
+                found = loaded.decode(
+                    [body] * 3, numpy.stack([base] * 3), kind, back
+                )  # a pair, and one alone
+            except ValueError:
+                return False
+            if not (found == tuned).all():
                 return False
     return True
 

@@ -121,6 +121,7 @@ class PackedSource:
         held = numpy.zeros(at + nbytes - begin + PADDING, numpy.uint8)
         held[: len(held) - PADDING] = bits_of(self._stored, self._keys[name], begin, at + nbytes)
         bases = bits_of(self._base, name, first * CHUNK, first * CHUNK + len(out))
+        coded = []
         for number in range(first, last):
             at, nbytes = chunks.span(number)
             part = slice((number - first) * CHUNK, (number - first + 1) * CHUNK)
@@ -128,12 +129,16 @@ class PackedSource:
             if nbytes == row.nbytes:
                 row[:] = body[:nbytes].view(row.dtype)
             elif nbytes:
-                try:
-                    codec().decode_into(body, nbytes, base, kind, self._slots(name, chunks), row)
-                except ValueError:
-                    raise self._other(name) from None
+                coded.append((body, nbytes, base, row))
             else:
                 row[:] = base
+        try:
+            if coded:
+                codec().decode_into(coded, kind, self._slots(name, chunks))
+        except ValueError:
+            raise self._other(name) from None
+        for number in range(first, last):
+            row = out[(number - first) * CHUNK : (number - first + 1) * CHUNK]
             if chunk_hash(row) != chunks.hash(number):
                 raise self._other(name)
 

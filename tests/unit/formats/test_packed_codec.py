@@ -71,6 +71,35 @@ def test_any_bits_come_back(data: st.DataObject) -> None:
     round_trip(base, tuned, kind)
 
 
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+def test_bodies_decoded_together_are_those_decoded_alone(name: str, kind: reference.Kind) -> None:
+    """Pairs, chunks of several lengths, and one body in a pair that is wrong."""
+    counts = [65536, 65536, 65536, 16385, 16385, 700, 65536, 300]
+    pairs = [pair(kind, name, count, 3e-4, seed) for seed, count in enumerate(counts)]
+    shares = reference.frequencies(sum(reference.counted(*one, kind) for one in pairs))
+    there, back = reference.coding(shares), reference.decoding(shares)
+    bodies = [reference.encode(*one, kind, there, 16 * len(one[0]) + 1024) for one in pairs]
+
+    def parts(wrong: int | None = None) -> list[reference.Part]:
+        found = []
+        for number, (body, (base, _)) in enumerate(zip(bodies, pairs, strict=True)):
+            held = np.frombuffer(body + bytes(packed_native.PADDING), "u1").copy()
+            if number == wrong:
+                held[200:260] ^= 0x5A
+            found.append((held, len(body), base, np.empty_like(base)))
+        return found
+
+    for coder in coders():
+        together = parts()
+        coder.decode_into(together, kind, back)
+        for (_, _, _, out), (_, tuned) in zip(together, pairs, strict=True):
+            assert np.array_equal(out, tuned)
+        for wrong in (1, 4):
+            damaged = parts(wrong)
+            with pytest.raises(ValueError, match=r"not decode|do not end"):
+                coder.decode_into(damaged, kind, back)
+
+
 def test_differences_count_the_floats_between() -> None:
     """An oracle that knows only how floats are ordered: step from one to the next by struct."""
     kind = reference.KINDS["float32"]
@@ -154,14 +183,21 @@ def test_shares_keep_what_was_seen_and_travel_as_bytes(tmp_path) -> None:
     assert np.array_equal(parse_shares(encode_shares(shares), tmp_path, "t"), shares)
 
 
-def test_a_coder_that_errs_is_not_used(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        ("(4u + ((token - DIRECT) & 3u)) << extra", "(5u + ((token - DIRECT) & 3u)) << extra"),
+        ("*state = *state << 16 | next;", "*state = *state << 15 | next;"),
+    ],
+)
+def test_a_coder_that_errs_is_not_used(
+    error: tuple[str, str], tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = packed_native.SOURCE
     broken = tmp_path / source.name
     text = source.read_text()
     assert "folded(base" not in text
-    broken.write_text(
-        text.replace("(4u + ((token - DIRECT) & 3u)) << extra", "(5u + ((token - DIRECT) & 3u)) << extra")
-    )
+    broken.write_text(text.replace(*error))
     assert broken.read_text() != text
     monkeypatch.setattr(packed_native, "SOURCE", broken)
     monkeypatch.setenv("CUVEE_CACHE", str(tmp_path / "cache"))
