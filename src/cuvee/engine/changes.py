@@ -48,6 +48,15 @@ def product_of(node: Node, sources: Mapping[str, Source]) -> Factors | None:
     return Factors(torch.cat(lefts, dim=1), torch.cat([part.right for _, part in parts], dim=0))
 
 
+def is_product(node: Node, sources: Mapping[str, Source]) -> bool:
+    """Whether `product_of` knows the value; nothing is read."""
+    if isinstance(node, Difference):
+        found = changes_of(node, sources)
+        return found is not None and all(isinstance(change, LowRank) for change in found)
+    linear = isinstance(node, Apply) and node.stage in _LINEAR
+    return linear and all(is_product(child, sources) for child in node.children)
+
+
 def _terms(node: Node, sources: Mapping[str, Source]) -> list[tuple[float, Factors]] | None:
     if isinstance(node, Difference):
         found = factors_of(node, sources, torch.zeros(0, dtype=torch.float64))

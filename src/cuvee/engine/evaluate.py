@@ -108,10 +108,10 @@ class Evaluator:
                 yield frame.start, frame.stop, self.value(node, frame)
         self.stored.release(node)
 
-    def keeping(self, node: Node) -> AbstractContextManager[None]:
-        """Within its block this thread reads each input of a tensor once, where they fit its share of the budget."""
-        kept = keeps(node, self.share[0], self.sources)
-        return self.stored.kept.of(stored_below([node], self.sources)) if kept else nullcontext()
+    def keeping(self, *nodes: Node) -> AbstractContextManager[None]:
+        """Within its block this thread reads each input of some nodes once, where they fit its share of the budget."""
+        kept = keeps(nodes, self.share[0], self.sources)
+        return self.stored.kept.of(stored_below(nodes, self.sources)) if kept else nullcontext()
 
     @property
     def share(self) -> tuple[int, int | None]:

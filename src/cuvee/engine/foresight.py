@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from cuvee.engine.adapter_reads import adapter_reads
 from cuvee.engine.fused.feed import padded
 from cuvee.engine.fused.figures import wanted
 from cuvee.engine.fused.fuse import Fused, fuse
@@ -68,7 +69,11 @@ def foreseen(plan: Plan, options: RunOptions) -> Means:
     late = {key for key, opened in plan.sources.items() if unfetched(opened.source)}
     taken = [t for t in plan.tensors if fused is not None and _takes(fused, t, late)]
     compiled = {tensor.meta.name for tensor in taken}
-    reads, before = compiled_reads(plan, taken, options.memory // max(1, options.threads))
+    adapter = plan.recipe.output.adapter
+    if adapter is None:
+        reads, before = compiled_reads(plan, taken, options.memory // max(1, options.threads))
+    else:
+        reads, before = adapter_reads(plan, adapter, options)
     held = {t.meta.name: _held(t, options) for t in plan.tensors if t.meta.name in compiled}
     stages = {n.stage for t in plan.tensors for n in walk(t.node) if isinstance(n, Apply)}
     program = COMPILED + (_TORCH if stages & _BY_TORCH else _NUMPY if stages & _BY_NUMPY else 0)

@@ -77,7 +77,7 @@ class KeptInputs(threading.local):
     @contextmanager
     def of(self, keys: Iterable[Hashable]) -> Iterator[None]:
         """Keep the stored tensors of these keys until the end of the block."""
-        keys = list(keys)
+        keys = [key for key in keys if key not in self._found]  # others are kept for longer
         self._found.update(dict.fromkeys(keys))
         try:
             yield

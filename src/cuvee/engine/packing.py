@@ -72,7 +72,10 @@ class Packing:
         out = list(self._base()) if self.include_base else []
         found = list(pieces(self.plan))
         for piece in found:
-            out += self._piece(piece)
+            with self.evaluator.keeping(*piece.apply.inputs):
+                made = self._piece(piece)
+            self.evaluator.stored.release(piece.apply)
+            out += [self._together(piece, made)] if made else []
         out += self._rescalers(found)
         return out + list(self._others({piece.name for piece in found}))
 
@@ -100,6 +103,17 @@ class Packing:
             if codec != "sign":
                 out += self._low_rank(piece, i) if codec == "low_rank" else self._plain(piece, i)
         return out
+
+    def _together(self, piece: Piece, made: Sequence[Stored]) -> Stored:
+        """What all tasks store of a tensor; their models are read once, where they fit."""
+
+        def fill(write: Write) -> None:
+            with self.evaluator.keeping(*piece.apply.inputs):
+                for one in made:
+                    one.fill(write)
+            self.evaluator.stored.release(piece.apply)
+
+        return Stored(tuple(meta for one in made for meta in one.metas), fill, piece.name)
 
     def _masks(self, piece: Piece) -> Stored:
         (vector,) = self._named(SHARED, piece.shared())

@@ -15,6 +15,7 @@ from cuvee.core.tensors import TensorMeta
 from cuvee.methods.registry import stage
 from cuvee.plan.matrices import COPIES, is_whole, memory_of, outgrows
 from cuvee.plan.nodes import Apply, Node, Read, walk
+from cuvee.plan.package_reads import package_reads
 from cuvee.plan.plan import OutputTensor, Plan
 from cuvee.plan.reads import Reads, exactly, generic_reads
 from cuvee.plan.stored import laid_below, stored_below, untold
@@ -130,8 +131,7 @@ def predict(plan: Plan, options: Budget, rates: Rates, means: Means | None = Non
     """
     means = means or Means()
     share = options.memory // max(1, options.threads)
-    rest = [tensor.node for tensor in plan.tensors if tensor.meta.name not in means.reads]
-    reads = sum(means.reads.values(), means.before) + generic_reads(plan, rest, share)
+    reads = _reads(plan, share, means)
     reads += exactly(sum(untold(opened.source) for opened in plan.sources.values()))
     read = reads.least
     written = plan.layout.total_bytes
@@ -144,6 +144,14 @@ def predict(plan: Plan, options: Budget, rates: Rates, means: Means | None = Non
     seconds = (read + written) / rates.bytes_per_second + means.seconds
     at_most = reads.most if reads.most > read else None
     return Prediction(read, written, peak, seconds, means.seconds, at_most)
+
+
+def _reads(plan: Plan, share: int, means: Means) -> Reads:
+    form = plan.recipe.output.package
+    if form is not None:
+        return package_reads(plan, share, include_base=form.include_base)
+    rest = [tensor.node for tensor in plan.tensors if tensor.meta.name not in means.reads]
+    return sum(means.reads.values(), means.before) + generic_reads(plan, rest, share)
 
 
 def _read_once(plan: Plan) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cuvee.core import settings
 from cuvee.errors import Diagnostic
@@ -94,12 +94,14 @@ def kept_note(tensors: Iterable[OutputTensor]) -> Iterator[Diagnostic]:
         yield Diagnostic("CV-P160", message, severity="note")
 
 
-def keeps(node: Node, share: int, sources: Mapping[str, Source]) -> bool:
-    """Whether the stored inputs of a tensor are kept while it is made, so that repeated passes read nothing again.
+def keeps(nodes: Sequence[Node], share: int, sources: Mapping[str, Source]) -> bool:
+    """Whether the stored inputs of a tensor, or of several that are made one after the other, are kept meanwhile, so
+    that repeated passes read nothing again.
 
     They may take half of a worker's `share` of the budget; blocks take the rest.
     """
-    return repeats(node) and sum(stored_below([node], sources).values()) <= share // 2
+    repeated = len(nodes) > 1 or any(map(repeats, nodes))
+    return repeated and sum(stored_below(nodes, sources).values()) <= share // 2
 
 
 def repeats(node: Node) -> bool:

@@ -40,7 +40,7 @@ def generic_reads(plan: Plan, roots: Iterable[Node], share: int) -> Reads:
     """What evaluating these output tensors reads, by workers with `share` bytes; plan.groups included as they need."""
     sources = {key: opened.source for key, opened in plan.sources.items()}
     roots = list(roots)
-    count = _Count(sources, share)
+    count = Counter(sources, share)
     needed = {n.group for root in roots for n in walk(root) if isinstance(n, Apply) and n.group}
     total = Reads()
     for name, members in plan.groups().items():
@@ -52,7 +52,7 @@ def generic_reads(plan: Plan, roots: Iterable[Node], share: int) -> Reads:
 
 
 @dataclass(slots=True)
-class _Count:
+class Counter:
     """Counts nodes; what was found for one of them is not found again."""
 
     sources: Sources
@@ -63,7 +63,7 @@ class _Count:
     def tensor(self, root: Node) -> Reads:
         """An output tensor, from its first block to its last."""
         laid = exactly(self._laid([root]))
-        kept = keeps(root, self.share, self.sources)
+        kept = keeps([root], self.share, self.sources)
         spaces = {id(node) for node in walk(root) if isinstance(node, Enter)}
         if spaces and spaces <= self.entered:  # coordinates are there, if there was room for them
             known = self._once([root], lambda node: isinstance(node, Coordinate))
@@ -71,7 +71,7 @@ class _Count:
         if not kept and outgrows(root, self.share):
             return laid + self._whole(root, set())
         total = laid + self._once([root])
-        return total if kept or any(map(is_whole, walk(root))) else total + self._figures(needed(root))
+        return total if kept or any(map(is_whole, walk(root))) else total + self.figures(needed(root))
 
     def group(self, nodes: Sequence[Apply]) -> Reads:
         """The passes over all tensors of a group, and what stages below it must know."""
@@ -79,7 +79,7 @@ class _Count:
         least, most = step.passes_for(values), step.passes_at_most(values)
         total = Reads()
         for node in nodes:
-            total += self._figures(n for n in needed(node) if n is not node)
+            total += self.figures(n for n in needed(node) if n is not node)
             spaces = {id(n) for n in walk(node) if isinstance(n, Enter)}
             once = self._walked(node, step) + exactly(self._laid(node.inputs))
             known = bool(spaces) and spaces <= self.entered
@@ -104,6 +104,10 @@ class _Count:
             return sum(each, Reads())
         return self._once([child for child, times in zip(node.inputs, often, strict=True) if times])
 
+    def together(self, nodes: Sequence[Node]) -> Reads:
+        """Several nodes made in one pass."""
+        return self._once(nodes) + exactly(self._laid(nodes))
+
     # -- whole tensors that outgrow the budget ---------------------------------------------------------------------
 
     def _whole(self, node: Node, seen: set[int]) -> Reads:
@@ -115,7 +119,7 @@ class _Count:
             return self._joint(node, seen)
         inner, joints = region(node)
         total = sum((self._whole(joint, seen) for joint in joints), Reads())
-        return total + self._figures(inner) + self._once([node], is_joint)
+        return total + self.figures(inner) + self._once([node], is_joint)
 
     def _joint(self, node: Node, seen: set[int]) -> Reads:
         if isinstance(node, Coordinate):
@@ -153,12 +157,12 @@ class _Count:
         """Values that are held at once: those without joints share a pass."""
         plain = [n for n in nodes if not is_joint(n) and not region(n)[1]]
         others = [n for n in nodes if is_joint(n) or region(n)[1]]
-        total = self._once(plain) + self._figures(p for n in plain for p in needed(n))
+        total = self._once(plain) + self.figures(p for n in plain for p in needed(n))
         return total + sum((self._whole(node, seen) for node in others), Reads())
 
     # -- passes ----------------------------------------------------------------------------------------------------
 
-    def _figures(self, nodes: Iterable[Node]) -> Reads:
+    def figures(self, nodes: Iterable[Node]) -> Reads:
         """What stages read for figures of one tensor, each for itself and once."""
         total = Reads()
         for node in nodes:

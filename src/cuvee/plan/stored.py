@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cuvee.core.dtypes import DType
@@ -52,7 +54,12 @@ def _key(source: Source, name: str) -> Hashable:
         extent = source.extent(name)
     except SourceError:  # it was closed
         extent = None
-    return (id(source), name) if extent is None else (extent.path.resolve(), extent.offset, extent.nbytes)
+    return (id(source), name) if extent is None else (_resolved(extent.path), extent.offset, extent.nbytes)
+
+
+@lru_cache(maxsize=4096)
+def _resolved(path: Path) -> Path:
+    return path.resolve()
 
 
 def stored_below(
