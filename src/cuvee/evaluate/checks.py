@@ -33,7 +33,7 @@ def section(board: Board, results: Results) -> Section | None:
     unique = list({(row[0], row[1]): row for row in rows}.values())
     if not unique:
         return None
-    header = ("seed", "expert of", "selection", "test", "test better by", "standard errors", "")
+    header = ("seed", "expert of", "selection", "test", "test better by", "standard errors", "verdict")
     said = (
         "Each expert's score on its own task. An expert that is far better on test items than on selection items (four "
         "standard errors) has seen them, or the parts differ: explain it before anything is normalised by it."
@@ -47,6 +47,6 @@ def _row(seed: int, name: str, score: TaskScore, known: Sequence[float]) -> list
     test, spread = summary(score)
     gain, error = sign * (test - mean), math.sqrt(variance + spread)
     far = gain / error if error > 0 else (0.0 if gain == 0 else math.copysign(math.inf, gain))
-    verdict = "look for a leak" if far > _FAR else ""
+    verdict = "look for a leak" if far > _FAR else "unremarkable"
     figures = [shown(value, score.metric) for value in (mean, test, gain)]
     return [seed, name, *figures, f"{far:+.1f}", verdict]
