@@ -7,6 +7,7 @@ and computed again where there is not. Names and configuration are the business 
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -29,7 +30,8 @@ from cuvee.engine.evaluate import Evaluator
 from cuvee.engine.events import Finished, Listener, Progress, Started, ignore, peak_memory
 from cuvee.engine.guard import Guard
 from cuvee.engine.options import RunOptions
-from cuvee.engine.run import as_bytes
+from cuvee.engine.run import as_bytes, serialised
+from cuvee.engine.threads import Mapped, threads
 from cuvee.errors import Diagnostic, PlanError, RunError, Where
 from cuvee.methods.contract import rows_of
 from cuvee.methods.recompression import Bound, Compressed, compress, compress_product
@@ -40,6 +42,8 @@ from cuvee.sinks.layout import Layout, plan_layout
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from cuvee.sinks.staging import StagedSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +102,12 @@ def save_adapter(
     options: RunOptions | None = None,
     *,
     overwrite: bool = False,
+    resume: bool = True,
     listener: Listener = ignore,
 ) -> AdapterSaved:
     """Run a plan and write what it adds to its base as a folder that PEFT loads; all or nothing.
+
+    What an interrupted run wrote is not written again; ranks are found anew, from decompositions that were kept.
 
     Raises:
         PlanError: CV-P174, the method does not add to a base.
@@ -112,27 +119,45 @@ def save_adapter(
     if out.suffix == ".safetensors" or not adds_to_base(plan):
         raise _unfit(plan, out)
     before = stamps(plan)
-    work = _Work(plan, form, chosen, listener)
-    entries, report = work.measured()
+    tell = serialised(listener)
+    work = _Work(plan, form, chosen, tell)
+    with threads(plan, work.evaluator) as mapped:
+        entries, report = work.measured(mapped)
+        metas = [meta for entry in entries for meta in entry.metas]
+        layout = plan_layout(metas, max_shard_bytes=None, stem=STEM)
+        key = resume_key(plan, before, {"cuvee": cuvee.__version__, "device": chosen.device, **libraries()})
+        with FolderSink(out).begin(layout, key, resume=resume, overwrite=overwrite) as session:
+            left = _write(entries, session, layout, tell, mapped)
+            refuse_changed(plan, before)
+            files = _files(plan, report)
+            session.commit(
+                files, lambda records: build(_origin(plan, report, chosen), layout, session.digests, records)
+            )
+    total = layout.total_bytes
+    done = Finished(time.monotonic() - began, 0, left, peak_memory(), total - left)
+    listener(done)
+    return AdapterSaved(out, done, report, tuple(_notes(report)), _size(layout))
+
+
+def _write(
+    entries: list[_Entry], session: StagedSession, layout: Layout, tell: Listener, mapped: Mapped
+) -> int:
+    """Compute and write what the session does not hold yet; how many bytes that was."""
+    missing = [entry for entry in entries if any(meta.name not in session.done for meta in entry.metas)]
     metas = [meta for entry in entries for meta in entry.metas]
-    layout = plan_layout(metas, max_shard_bytes=None, stem=STEM)
-    listener(Started(len(metas), layout.total_bytes, 0))
-    key = resume_key(plan, before, {"cuvee": cuvee.__version__, "device": chosen.device, **libraries()})
-    with FolderSink(out).begin(layout, key, resume=False, overwrite=overwrite) as session:
-        for entry in entries:
-            for meta, tensor in zip(entry.metas, entry.tensors(), strict=True):
+    left = sum(meta.nbytes for meta in metas if meta.name not in session.done)
+    tell(Started(len(metas), layout.total_bytes, layout.total_bytes - left))
+
+    def make(entry: _Entry) -> None:
+        for meta, tensor in zip(entry.metas, entry.tensors(), strict=True):
+            if meta.name not in session.done:
                 data = as_bytes(tensor.to(meta.dtype.torch))
                 session.write(meta.name, 0, data)
                 session.finish(meta.name)
-                listener(Progress(meta.name, len(data)))
-        refuse_changed(plan, before)
-        files = _files(plan, report)
-        session.commit(
-            files, lambda records: build(_origin(plan, report, chosen), layout, session.digests, records)
-        )
-    done = Finished(time.monotonic() - began, 0, layout.total_bytes, peak_memory())
-    listener(done)
-    return AdapterSaved(out, done, report, tuple(_notes(report)), _size(layout))
+                tell(Progress(meta.name, len(data)))
+
+    mapped(make, [(entry.change.tensor.meta.name, entry) for entry in missing])
+    return left
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,27 +193,37 @@ class _Work:
         self.evaluator = Evaluator(self.sources, groups, options, guard, decompose=decomposer(options))
         self.room = options.memory
         self.kept: dict[str, Compressed] = {}
+        self._lock = threading.Lock()
 
-    def measured(self) -> tuple[list[_Entry], Report]:
+    def measured(self, mapped: Mapped) -> tuple[list[_Entry], Report]:
         """Every entry of the file with its rank; reads all changes once."""
-        parts: list[tuple[Change, Part]] = []
-        whole_ones: list[tuple[Change, float]] = []
-        for change in changes(self.plan):
-            meta = change.tensor.meta
-            form = form_of(meta.name, meta.shape, change.tensor.role, self.plan.config)
-            if form is None or change.delta is None or self._tied(change, form):
-                norm = float(change.value(self.evaluator).double().norm())
-                whole_ones += [(change, norm)] if norm else []
-                continue
-            found = self.compressed(change, form)
-            if found.norm:
-                target = Target(meta.name.removesuffix(".weight"), form, meta.shape, found.rank)
-                parts.append((change, Part(target, found.norm, found.missing)))
+        found: dict[int, Part | float] = {}
+
+        def measure(item: tuple[int, Change]) -> None:
+            found[item[0]] = self._measure(item[1])
+
+        every = list(changes(self.plan))
+        mapped(measure, [(change.tensor.meta.name, item) for item in enumerate(every) for change in item[1:]])
+        measures = [(change, found[number]) for number, change in enumerate(every)]
+        parts = [(change, one) for change, one in measures if isinstance(one, Part)]
+        whole_ones = [(change, one) for change, one in measures if isinstance(one, float) and one]
         if not parts:
             raise RunError(
                 "CV-E170", "the merge changes no matrix of its base, so there is no adapter to write"
             )
         return self._entries(parts, whole_ones)
+
+    def _measure(self, change: Change) -> Part | float:
+        """A matrix's target and error; of what is no matrix to adapt, the norm of its change."""
+        meta = change.tensor.meta
+        form = form_of(meta.name, meta.shape, change.tensor.role, self.plan.config)
+        if form is None or change.delta is None or self._tied(change, form):
+            return float(change.value(self.evaluator).double().norm())
+        found = self.compressed(change, form)
+        if not found.norm:
+            return 0.0
+        target = Target(meta.name.removesuffix(".weight"), form, meta.shape, found.rank)
+        return Part(target, found.norm, found.missing)
 
     def compressed(self, change: Change, form: Form) -> Compressed:
         """The change as a product; kept while there is room."""
@@ -203,9 +238,10 @@ class _Work:
             matrix = change.value(self.evaluator).reshape(rows)
             found = compress(matrix, self.bound, self.evaluator.decompose)
         size = sum(t.numel() * t.element_size() for t in (found.factors.left, found.factors.right))
-        if size <= self.room:
-            self.room -= size
-            self.kept[name] = found
+        with self._lock:
+            if size <= self.room:
+                self.room -= size
+                self.kept[name] = found
         return found
 
     def _entries(

@@ -73,7 +73,9 @@ def save(
     plan = with_text(plan)
     asked = plan.recipe.output
     if asked.adapter is not None:
-        made = save_adapter(plan, out, asked.adapter, chosen, overwrite=overwrite, listener=listener)
+        made = save_adapter(
+            plan, out, asked.adapter, chosen, overwrite=overwrite, resume=resume, listener=listener
+        )
         return Saved(made.path, made.finished, made.notes)
     if asked.package is not None:
         stored = save_package(

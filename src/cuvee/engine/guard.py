@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from cuvee.core.lazy import torch
 from cuvee.core.names import printable
 from cuvee.engine.events import Finding
+from cuvee.engine.fused.recognise import MASKS
+from cuvee.engine.kernels.library import kernels
 from cuvee.engine.options import RunOptions
 from cuvee.errors import NonFinite, Where
 from cuvee.plan.nodes import Read
@@ -30,12 +32,13 @@ class Guard:
         self.policy = options.non_finite
         self.sources = sources
         self.report = report
+        self._machine = kernels() if options.kernels else None
         self._told: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
     def check_input(self, tensor: Tensor, node: Read, start: int) -> None:
         """Stop (or tell once) when a block of a source holds NaN or infinity; the whole tensor is counted then."""
-        if self.policy == "allow" or not tensor.is_floating_point() or _finite(tensor):
+        if self.policy == "allow" or not tensor.is_floating_point() or self._finite(tensor):
             return
         name, source = node.meta.name, self.sources.get(node.source)
         label = source.label if source else node.source
@@ -48,6 +51,13 @@ class Guard:
         )
         extent = source.extent(name) if source else None
         self._act(message, Where(tensor=name, source=label, file=str(extent.path) if extent else None))
+
+    def _finite(self, tensor: Tensor) -> bool:
+        mask = MASKS.get(str(tensor.dtype).removeprefix("torch."))
+        if self._machine is None or mask is None or tensor.device.type != "cpu" or not tensor.is_contiguous():
+            return bool(torch.isfinite(_reducible(tensor)).all())
+        address, size = tensor.data_ptr(), tensor.element_size()
+        return not self._machine.not_finite(address, tensor.numel(), size, mask)
 
     def _counted(self, tensor: Tensor, node: Read, start: int) -> tuple[int, int]:
         """How many elements of the whole tensor are not finite, and the index of the first."""
@@ -70,7 +80,7 @@ class Guard:
 
         `size` is the number of elements of the whole result: what comes after the block is not made any more.
         """
-        if self.policy == "allow" or not after.is_floating_point() or _finite(after):
+        if self.policy == "allow" or not after.is_floating_point() or self._finite(after):
             return
         bad = _bad(after)
         count, index = int(bad.sum()), start + int(bad.nonzero()[0])
@@ -103,10 +113,6 @@ def _values(count: int) -> str:
 
 def _are(count: int) -> str:
     return "is" if count == 1 else "are"
-
-
-def _finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(_reducible(tensor)).all())
 
 
 def _bad(tensor: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 import cuvee
 from cuvee.api.extract import extract_lora
 from cuvee.bundle.manifest import verify_folder
+from cuvee.engine.events import Progress
+from cuvee.engine.options import RunOptions
 from cuvee.errors import CuveeError
 from cuvee.methods.contract import Factors
 from cuvee.methods.decompositions import Plain
@@ -205,13 +207,36 @@ def test_several_models_go_to_folders_of_their_own(tmp_path: Path) -> None:
 
 
 def test_little_memory_changes_nothing(tmp_path: Path) -> None:
-    from cuvee.engine.options import RunOptions
-
     base, tuned = pair()
     extract_lora(base, tuned, tmp_path / "a", rank=3)
     extract_lora(base, tuned, tmp_path / "b", rank=3, run=RunOptions(memory=10))
     files = [(tmp_path / x / "adapter_model.safetensors").read_bytes() for x in "ab"]
     assert files[0] == files[1]
+
+
+def test_threads_change_nothing_and_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    tensors = {f"layers.{i}.weight": torch.randn(24, 20, generator=draw) for i in range(6)}
+    for number, name in enumerate(("base", "tuned")):
+        (tmp_path / name).mkdir()
+        changed = {n: t + 0.1 * number * torch.randn(t.shape, generator=draw) for n, t in tensors.items()}
+        save_file(changed, tmp_path / name / "model.safetensors")
+    models = str(tmp_path / "base"), str(tmp_path / "tuned")
+    for threads in (1, 2):
+        extract_lora(*models, tmp_path / f"out{threads}", rank=3, run=RunOptions(threads=threads))
+    files = [(tmp_path / out / "adapter_model.safetensors").read_bytes() for out in ("out1", "out2")]
+    assert files[0] == files[1]
+
+    def stop(event: Any) -> None:
+        if isinstance(event, Progress) and "3" in event.tensor:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract_lora(*models, tmp_path / "again", rank=3, run=RunOptions(threads=1), listener=stop)
+    assert not (tmp_path / "again").exists()
+    (saved,) = extract_lora(*models, tmp_path / "again", rank=3)
+    assert saved.finished.resumed_bytes > 0
+    assert (tmp_path / "again" / "adapter_model.safetensors").read_bytes() == files[0]
 
 
 def test_refusals(tmp_path: Path) -> None:

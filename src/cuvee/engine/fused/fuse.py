@@ -311,8 +311,8 @@ class Fused:
         budget = self._options.memory // max(1, self._options.threads)
         wanted_step = self._options.block or min(_STEP, max(_LEAST, budget // (4 * (len(extents) + 2))))
         step = max(LINE, wanted_step // LINE * LINE)
-        files = {lies for key, lies in extents.items() if not isinstance(lies, Held)}
-        fits = sum(lies.nbytes for lies in files) <= budget
+        stored = {lies for lies in extents.values() if not isinstance(lies, Held)}
+        fits = sum(lies.nbytes for lies in stored) <= budget
         with opened(extents) as files:
             watch, count = self._account.watch, tensor.meta.numel
             resident = resident and fits
