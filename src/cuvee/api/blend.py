@@ -87,14 +87,18 @@ class Blend:
         """
         from cuvee.api.execute import save
         from cuvee.engine.events import ignore
+        from cuvee.engine.options import RunOptions
         from cuvee.engine.run import run as here
 
+        options = run or RunOptions.from_settings()
+        if cluster is not None:
+            options = replace(options, recording="off")  # this machine reads nothing
         plan = self.build()
         try:
             return save(
                 plan,
                 Path(path),
-                run,
+                options,
                 overwrite=overwrite,
                 resume=resume,
                 listener=listener or ignore,

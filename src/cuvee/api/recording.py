@@ -18,7 +18,7 @@ from cuvee.plan.nodes import Difference, Read, walk
 from cuvee.plan.plan import Plan
 from cuvee.sinks.watched import Watched
 from cuvee.sources.catalogue import catalogued, changes_of, digests_of, fingerprint
-from cuvee.sources.catalogue_live import Recording
+from cuvee.sources.catalogue_live import Recording, room_of
 from cuvee.sources.catalogue_scan import measurable
 from cuvee.sources.residency import cold
 from cuvee.sources.spared import SparedSource
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cuvee.core.tensors import Extent
     from cuvee.sinks.sink import Staging
 
+_ROOM = 64 << 20  # bytes that a catalogue nobody asked for may take while it is made
 Follows = Mapping[
     str, tuple[tuple[str, int], ...]
 ]  # by output tensor: the inputs it is made of, and their elements
@@ -70,8 +71,13 @@ def recorder_of(plan: Plan, options: RunOptions) -> Recorder | None:
     """What there is to catalogue of a plan: None where it is not wanted, or known already."""
     if options.recording == "off" or any(isinstance(o.source, SparedSource) for o in plan.sources.values()):
         return None
-    parts = [part for part in _together(plan) if not _known(plan, part)]
-    if not parts or (options.recording == "cold" and not cold(_extents(plan, parts))):
+    parts = _together(plan)
+    if options.recording == "cold":
+        most = options.threads * sum(map(room_of, (len(keys) for _, keys in parts)))
+        if most > _ROOM or not cold(_extents(plan, parts)):
+            return None
+    parts = [part for part in parts if not _known(plan, part)]
+    if not parts:
         return None
     read: dict[str, set[str]] = {}
     for key, name in inputs_of(plan.tensors):
@@ -92,7 +98,10 @@ Part = tuple[bool, tuple[str, ...]]  # whether the first of the sources is the b
 
 def _together(plan: Plan) -> list[Part]:
     """The sources that lie plainly in files, each base with its experts, and what is of no base by itself."""
-    plain = {key for key in plan.sources if _is_plain(plan, key)}
+    read: dict[str, set[str]] = {key: set() for key in plan.sources}
+    for key, name in inputs_of(plan.tensors):
+        read[key].add(name)
+    plain = {key for key, names in read.items() if _is_plain(plan, key, names)}
     experts: dict[str, dict[str, None]] = {}
     for tensor in plan.tensors:
         for node in walk(tensor.node):
@@ -106,10 +115,9 @@ def _together(plan: Plan) -> list[Part]:
     return found + [(False, (key,)) for key in plan.sources if key in plain - inside]
 
 
-def _is_plain(plan: Plan, key: str) -> bool:
+def _is_plain(plan: Plan, key: str, names: set[str]) -> bool:
     """Whether a source is nothing but tensors in files, as far as the plan reads it."""
     source = plan.sources[key].source
-    names = {name for other, name in inputs_of(plan.tensors) if other == key}
     if not names or hasattr(source, "changes") or fingerprint(source) is None:
         return False
     extents = {name: source.extent(name) for name in names}

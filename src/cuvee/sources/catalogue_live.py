@@ -13,10 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.lazy import numpy
+from cuvee.core.limits import MIB
 from cuvee.errors import CuveeError
 from cuvee.sources.bits import bits_of
 from cuvee.sources.catalogue import DIGEST, Found, Sketch, fingerprints, keep, step_of
-from cuvee.sources.catalogue_scan import Measuring, digest, measurable
+from cuvee.sources.catalogue_scan import TABLE, Measuring, digest, measurable
 from cuvee.sources.catalogue_store import packed, unpacked
 from cuvee.sources.source import Source
 
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 MOST_TABLES = 64 << 20  # bytes of packed magnitudes that are held until the end; later tensors have none
+
+
+def room_of(sources: int) -> int:
+    """Bytes that one thread takes to look at a tensor of so many sources: blocks, differences and magnitudes."""
+    return sources * (MIB + (1 << 19) + TABLE)
 
 
 class _Tensor:

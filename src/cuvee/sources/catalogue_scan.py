@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SOURCE = Path(__file__).with_name("catalogue_scan.c")
 KINDS = {"bfloat16": 0, "float16": 1, "float32": 2}
 MOST = 1 << 16  # different magnitudes of a tensor that are told apart (besides those of 16 bits)
+TABLE = 8 * (1 << 15) + 12 * 2 * MOST  # bytes of `Magnitudes`
 _PIECE = 1 << 16  # elements whose differences are held at once
 
 
