@@ -15,7 +15,8 @@ from cuvee.core.limits import MIB
 from cuvee.core.tensors import Extent
 
 _LOOKS = 64  # bytes that are asked for
-_PROBES = 4  # MiBs that are read to find out how fast
+_PROBES = 2  # runs that are read to find out how fast
+_RUN = 8 * MIB
 SLOW = 200e6  # bytes a second: below it a catalogue costs less than the waiting
 
 
@@ -31,7 +32,7 @@ def resident(number: int, offset: int) -> bool | None:
 
 
 def missing(extents: Sequence[Extent]) -> list[Extent] | None:
-    """Of places spread evenly over the extents, a MiB each, those whose first byte is not in the page cache.
+    """Of runs spread evenly over the extents, those whose first byte is not in the page cache.
 
     None where that is not known.
     """
@@ -64,7 +65,7 @@ def _looked(extent: Extent, places: Sequence[int]) -> list[Extent] | None:
             if told is None:
                 return None
             if not told:
-                found.append(Extent(extent.path, place, min(MIB, end - place)))
+                found.append(Extent(extent.path, place, min(_RUN, end - place)))
     finally:
         os.close(number)
     return found
