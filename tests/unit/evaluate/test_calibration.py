@@ -63,6 +63,8 @@ def test_who_is_right_as_often_as_it_says_is_calibrated_and_who_boasts_is_not() 
     right = 1.0 * (draw.random(40_000) < confidence)
     assert calibration_error(confidence, right) < 0.02
     assert calibration_error(np.ones(4), np.array([1.0, 1.0, 0.0, 0.0])) == 0.5
+    edges = calibration_error(np.array([0.5, 0.9]), np.array([0.0, 1.0]), bins=2)
+    assert edges == pytest.approx((0.5 + 0.1) / 2), "a bin holds its upper end"
     assert np.isnan(calibration_error(np.zeros(0), np.zeros(0)))
 
 
