@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from cuvee.evaluate import phases
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.referee import Referee
+from cuvee.evaluate.selection import Selection
 from cuvee.evaluate.task import Item, Provenance
 from cuvee.evaluate.tracks import heads, learning, parts
 from cuvee.evaluate.tracks.arithmetic import flops
@@ -20,6 +22,7 @@ from cuvee.evaluate.tracks.initialisations.tasks import Labelled
 from cuvee.evaluate.tracks.initialisations.track import InitialisationsTrack, Training
 from cuvee.evaluate.tracks.language.texts import Document
 from cuvee.evaluate.tracks.trajectory.track import Run, TrajectoryTrack
+from cuvee.testing.track_contract import TRACK_CHECKS
 
 
 @pytest.fixture(autouse=True)
@@ -140,3 +143,22 @@ def test_a_run_learns_and_its_checkpoints_differ(shape: str) -> None:
     assert plain and not any(isinstance(i, Item) and i.digest in test for items in plain for i in items)
     again = TrajectoryTrack(shape=shape, run=run, documents=_documents)
     assert torch.equal(again.expert("step_24")[name], track.expert("step_24")[name])
+
+
+@pytest.mark.parametrize("check", TRACK_CHECKS, ids=lambda check: check.__name__)
+def test_the_published_checks_hold_on_networks_of_different_starts(check: Callable[..., None]) -> None:
+    check(lambda: _initialisations("mlp"))
+
+
+def test_a_function_of_ones_own_is_scored_in_its_process_as_here() -> None:
+    def half(room: Selection) -> Any:
+        a, b = room.experts
+        merged = {name: (a[name] + b[name]) / 2 for name in a}
+        room.evaluate(merged)
+        return merged, {}
+
+    track = _initialisations("mlp")
+    names = ["first_a", "first_b"]
+    here, there = (Referee(track, names, budget=1, isolated=i).choose(half) for i in (False, True))
+    assert here.log == there.log and here.spent.flops == there.spent.flops > 0
+    assert all(torch.equal(tensor, there.weights[name]) for name, tensor in here.weights.items())
