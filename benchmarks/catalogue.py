@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,7 @@ def merge_once(method: str, folder: Path, out: Path) -> dict[str, Any]:
     base = str(folder / "0") if found.base != "ordinary" else None
     if method in PACKAGES:
         values = {name: value for name, value in values.items() if name != "restore"}
-        recipe = cuvee.merge(experts, base=base, method={"emr": "emr_expert"}.get(method, method),
-                             **sample_values(get({"emr": "emr_expert"}.get(method, method)), count))  # fmt: skip
-        said = predicted(recipe)
+        said = predicted(package(experts, base, method, values))
         before = counters()
         done: Any = save_as_package(experts, out, base=base, method=method, overwrite=True, **values)
         said["written"] = done.content["bytes"]["total"]
@@ -79,6 +78,17 @@ def merge_once(method: str, folder: Path, out: Path) -> dict[str, Any]:
         "seconds": done.finished.seconds,
         "cpu": used.ru_utime + used.ru_stime,
     }
+
+
+def package(experts: list[str], base: str | None, method: str, values: dict[str, Any]) -> Any:
+    """What `save_as_package` plans."""
+    import cuvee
+    from cuvee.api.python_recipe import recipe_from
+    from cuvee.recipe.model import PackageOutput
+    from cuvee.recipe.packaging import packaged, packaged_method
+
+    recipe = recipe_from(experts, base, packaged_method(method), values, {"out_dtype": None})
+    return cuvee.Blend(packaged(replace(recipe, output=replace(recipe.output, package=PackageOutput()))))
 
 
 def predicted(blend: Any) -> dict[str, int]:

@@ -162,6 +162,7 @@ class Feed:
     def inputs(self, reads: Sequence[Read], arena: Arena) -> Any:
         """What the compiled machine reads by itself, with memory for `step` elements of each."""
         found = (Input * len(reads))()
+        taken: dict[Key, int] = {}  # memory for a run of what is read; of the same bytes there is one
         self._slots = {}
         for place, key in zip(found, self._keys(reads), strict=True):
             place.size = self._size(key)
@@ -173,7 +174,9 @@ class Feed:
                     self._slots[key] = arena.take(self.span * place.size)
             else:
                 place.file, place.offset = self._filled[key][0].file, self._filled[key][0].offset
-                place.memory = arena.take(self.step * place.size)[0]
+                if key not in taken:
+                    taken[key] = arena.take(self.step * place.size)[0]
+                place.memory = taken[key]
         return found
 
     def spans(self, reads: Sequence[Read], every: int = 1, inputs: Any = None) -> Iterator[tuple[int, int]]:
