@@ -17,22 +17,17 @@ if TYPE_CHECKING:
 
 Precision = Literal["float64", "compute"]
 _SMOOTHING = 1e-8
-_LONG = 32  # elements of a vector whose divergence is kept
 
 
 def quartiles(stream: Stream, *, precision: Precision, clamp: bool) -> Summary:
     """The exact values at ranks ⌊q (n−1)⌋ of the ascending importances, q = ¼, ½, ¾."""
     last = sum(stream.sizes) - 1
     ranks = [last // 4, last // 2, 3 * last // 4] if last >= 0 else []
-    found: dict[tuple[int, int], Tensor] = {}
 
     def value(block: Block) -> Tensor:
-        place = block.start, block.tensors[0].numel()
-        if place not in found:
-            found[place] = divergences(block, precision=precision, clamp=clamp)
-        return _scores(block, found[place] if _length(block) >= _LONG else found.pop(place))
+        return importance(block, precision=precision, clamp=clamp)
 
-    return {"quartiles": order_statistics(stream, value, ranks), "divergences": found}
+    return {"quartiles": order_statistics(stream, value, ranks)}
 
 
 @stage(
@@ -72,36 +67,18 @@ def arcee_fusion(
     if not base.numel():
         return base
     lower, median, upper = torch.tensor(summary["quartiles"], dtype=torch.float64)
-    here = Block(tensors, block.start, block.shape)
-    known = summary["divergences"].get((block.start, base.numel()))
-    scores = importance(here, precision=precision, clamp=clamp) if known is None else _scores(here, known)
+    scores = importance(Block(tensors, block.start, block.shape), precision=precision, clamp=clamp)
     lower, median, upper = (q.to(scores.dtype) for q in (lower, median, upper))
     return torch.where(scores >= median + 1.5 * (upper - lower), other, base)
 
 
 def importance(block: Block, *, precision: Precision, clamp: bool) -> Tensor:
     """|θ₁ − θ₀| κ for a row block [base, other], with the shape and dtype of its tensors."""
-    return _scores(block, divergences(block, precision=precision, clamp=clamp))
-
-
-def divergences(block: Block, *, precision: Precision, clamp: bool) -> Tensor:
-    """κ of each vector along the last axis of a row block [base, other], as (vectors, 1) in the dtype of its tensors.
-
-    There are few of them beside the elements, and what they take most of the time, so that passes share them.
-    """
     base, other = (along_last(tensor, block.shape) for tensor in block.tensors)
     wide, other_wide = (base.double(), other.double()) if precision == "float64" else (base, other)
     p, q = (torch.softmax(x, dim=-1) + _SMOOTHING for x in (other_wide, wide))
     divergence = (p * torch.log(p / q)).sum(-1, keepdim=True)
     if clamp:
         divergence = divergence.clamp(min=0)
-    return divergence.to(base.dtype)
-
-
-def _scores(block: Block, divergence: Tensor) -> Tensor:
-    base, other = (along_last(tensor, block.shape) for tensor in block.tensors)
-    return ((other - base).abs() * divergence).reshape(block.tensors[0].shape)
-
-
-def _length(block: Block) -> int:
-    return block.shape[-1] if block.shape else 1
+    scores = (other - base).abs() * divergence.to(base.dtype)
+    return scores.reshape(block.tensors[0].shape)
