@@ -42,7 +42,7 @@ def marked(
     write: Callable[[int, int, memoryview], None],
 ) -> list[memoryview]:
     """The bits of each truth, element 8i + j in bit j of byte i; the vector goes to `write`, span after span."""
-    builder, graph = Builder(known), Graph(len(marking.nodes))
+    builder, graph = Builder(known, same=feed.same), Graph(len(marking.nodes))
     builder.expect(marking.nodes)
     tensors = [Traced(graph, index) for index in range(graph.inputs)]
     made = list(traced(lambda: marking.function(tensors)))
