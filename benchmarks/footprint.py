@@ -62,10 +62,11 @@ def main() -> None:
     parser.add_argument("--experts", nargs="+", type=int, default=[3, 16])
     parser.add_argument("--methods", nargs="+", default=[*METHODS, *NATIVE])
     parser.add_argument("--work", type=Path, default=None, help="folder of checkpoints, kept")
-    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=None, help="JSON file of results; added to what is there")
     given = parser.parse_args()
     work = given.work or Path(tempfile.mkdtemp(prefix="cuvee-footprint-"))
-    results: dict[str, dict[str, float]] = {}
+    known = json.loads(given.out.read_text())["peak_mb"] if given.out and given.out.exists() else {}
+    results: dict[str, dict[str, float]] = known
     columns = [f"{size} × {count}" for size in given.sizes for count in given.experts]
     print(f"{'method':18}" + "".join(f"{column:>12}" for column in columns), flush=True)
     for method in given.methods:

@@ -194,6 +194,7 @@ def check_positions(report: str, text: str) -> None:
 
 # Codes that no recipe file alone can reach.
 ELSEWHERE = {
+    "CV-P350": "a note of a run", "CV-P351": "a warning of a run",
     "CV-R017": "import of a recipe of a base alone", "CV-P110": "see test_arrangement", "CV-R110": "see test_arrangement",
     "CV-P111": "see test_own_recipes", "CV-P112": "a warning",
     "CV-R111": "an adapter on a document of the file", "CV-R112": "a warning of the import", "CV-R113": "see test_export",

@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from cuvee.api.budget_sample import measured
 from cuvee.api.budgeted_plan import Budgeted
-from cuvee.api.sparing import Spared, add, runner_of, spared, wrapped
+from cuvee.api.sparing import Spared, add, runner_of, spared
 from cuvee.core.digests import canonical_json
 from cuvee.core.names import printable
 from cuvee.engine.events import Finished, Listener
@@ -28,6 +28,7 @@ from cuvee.plan.explain import size
 from cuvee.plan.joined import Unbounded, joined
 from cuvee.plan.nodes import Apply, walk
 from cuvee.plan.plan import Plan
+from cuvee.plan.sharing import wrapped
 from cuvee.sources.catalogue import Catalogue, catalogue, catalogued
 from cuvee.sources.open import open_source
 from cuvee.sources.source import Source
