@@ -1,1 +1,1 @@
-"""Track V, vision: an ImageNet EfficientNet-Lite0 fine-tuned on eight picture tasks, with frozen heads."""
+"""Track V, vision: a schooled EfficientNet-Lite0 fine-tuned on eight picture tasks, with frozen heads."""

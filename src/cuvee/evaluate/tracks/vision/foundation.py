@@ -1,7 +1,7 @@
 """The base of track V: EfficientNet-Lite0 of ImageNet, schooled once on characters that no task asks for.
 
-The ImageNet network alone has seen no writing: half of what its experts learned was to read at all, each in its own
-way, and no merge kept that. Schooled first, they differ by their tasks. One base for every seed.
+The ImageNet network alone has seen no writing: its experts moved far from it and apart, and merges kept little of what
+they had learned. One base for every seed.
 """
 
 from __future__ import annotations
