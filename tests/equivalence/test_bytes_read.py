@@ -237,12 +237,16 @@ def test_adapters_over_one_base_read_it_once(
         assert read == base + 3 * factors
 
 
-PACKAGES = {"emr": {}, "tall_masks": {}, "tsv_c": {}, "reversible_merging": {}, "onebit": {}}
-SPARSE = [("trim", {"density": 0.1, "scope": "tensor"}), "restore_expert"]
+PACKAGES = ("emr", "tall_masks", "tsv_c", "reversible_merging", "onebit")
+CHAINS: dict[str, Any] = {
+    "sparse": [("trim", {"density": 0.1, "scope": "tensor"}), "restore_expert"],
+    "sparse over the model": [("trim", {"density": 0.1, "scope": "model"}), "restore_expert"],
+    "signs of few": [("trim", {"density": 0.1, "scope": "tensor"}), "one_bit", "restore_expert"],
+}
 
 
-@pytest.mark.parametrize("method", [*PACKAGES, "sparse"])
-@pytest.mark.parametrize("setting", ["tight", "roomy"])
+@pytest.mark.parametrize("method", [*PACKAGES, *CHAINS])
+@pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("adapters", [False, True], ids=["models", "adapters"])
 def test_packages_read_as_many_bytes_as_their_plan_says(
     method: str, setting: str, adapters: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -250,16 +254,15 @@ def test_packages_read_as_many_bytes_as_their_plan_says(
     experts = [str(folder / str(i)) for i in (1, 2, 3)]
     if adapters:
         experts = [f"{folder / '0'} + {folder / f'adapter{i}'}" for i in (1, 2, 3)]
-    named = SPARSE if method == "sparse" else packaged_method(method)
+    named = CHAINS.get(method) or packaged_method(method)
     form = PackageOutput(include_base=True)
     recipe = recipe_from(experts, str(folder / "0"), named, {}, {"out_dtype": None})
     recipe = packaged(replace(recipe, output=replace(recipe.output, package=form)))
     plan = cuvee.Blend(recipe).build()
     try:
-        options = replace(SETTINGS[setting], kernels=False)
-        said = outlook(plan, options=options).prediction
+        said = outlook(plan, options=SETTINGS[setting]).prediction
         with counted(folder, monkeypatch) as reads:
-            save_package(plan, tmp_path / "pack", form, options)
+            save_package(plan, tmp_path / "pack", form, SETTINGS[setting])
     finally:
         plan.close()
     assert said.bytes_read <= reads.count <= (said.bytes_read_at_most or said.bytes_read)

@@ -171,9 +171,7 @@ def _write(
                 session.finish(meta.name)
 
     if packing.fused is not None and missing:
-        packing.fused.prepare(
-            packing.plan.tensors, lambda find, items: mapped(find, [("", i) for i in items])
-        )
+        packing.fused.prepare(packing.prepared(), lambda find, items: mapped(find, [("", i) for i in items]))
     mapped(make, [(one.tensor, one) for one in missing])
     return left
 

@@ -11,12 +11,16 @@ from cuvee.engine.adapter_reads import adapter_reads
 from cuvee.engine.fused.feed import padded
 from cuvee.engine.fused.figures import wanted
 from cuvee.engine.fused.fuse import Fused, fuse
+from cuvee.engine.fused.recognise import extents_of
 from cuvee.engine.options import RunOptions
+from cuvee.engine.package_rounds import marked_reads
 from cuvee.engine.rounds import compiled_reads
 from cuvee.errors import SourceError
 from cuvee.plan.cost import PROGRAM, Means, inputs_of
-from cuvee.plan.nodes import Apply, Read, walk
+from cuvee.plan.nodes import Apply, Node, Read, walk
 from cuvee.plan.plan import OutputTensor, Plan
+from cuvee.plan.reads import Reads
+from cuvee.plan.stored import Sources
 from cuvee.sources.source import unfetched
 
 COMPILED = 36_000_000  # bytes of the interpreter and cuvee without torch
@@ -69,9 +73,12 @@ def foreseen(plan: Plan, options: RunOptions) -> Means:
     late = {key for key, opened in plan.sources.items() if unfetched(opened.source)}
     taken = [t for t in plan.tensors if fused is not None and _takes(fused, t, late)]
     compiled = {tensor.meta.name for tensor in taken}
+    share, grouped = options.memory // max(1, options.threads), frozenset[str]()
     adapter = plan.recipe.output.adapter
-    if adapter is None:
-        reads, before = compiled_reads(plan, taken, options.memory // max(1, options.threads))
+    if plan.recipe.output.package is not None:
+        reads, before, grouped = _marked(plan, fused, share, late)
+    elif adapter is None:
+        reads, before = compiled_reads(plan, taken, share)
     else:
         reads, before = adapter_reads(plan, adapter, options)
     held = {t.meta.name: _held(t, options) for t in plan.tensors if t.meta.name in compiled}
@@ -84,7 +91,18 @@ def foreseen(plan: Plan, options: RunOptions) -> Means:
         seconds=seconds / max(1, options.threads),
         reads=reads,
         before=before,
+        grouped=grouped,
     )
+
+
+def _marked(
+    plan: Plan, fused: Fused | None, share: int, late: Collection[str]
+) -> tuple[Mapping[str, Reads], Reads, frozenset[str]]:
+    """What kernels take of a package."""
+    if fused is None:
+        return {}, Reads(), frozenset()
+    sources = {key: opened.source for key, opened in plan.sources.items()}
+    return marked_reads(plan, fused, share, lambda node: _lies_plainly(node, sources, late))
 
 
 def _takes(fused: Fused, tensor: OutputTensor, late: Collection[str]) -> bool:
@@ -94,6 +112,15 @@ def _takes(fused: Fused, tensor: OutputTensor, late: Collection[str]) -> bool:
     try:
         return fused.takes(tensor)
     except SourceError:  # what lies in layers over a source that was closed is not compiled either
+        return False
+
+
+def _lies_plainly(node: Node, sources: Sources, late: Collection[str]) -> bool:
+    if any(isinstance(part, Read) and part.source in late for part in walk(node)):
+        return True
+    try:
+        return extents_of(node, sources) is not None
+    except SourceError:  # as in `_takes`
         return False
 
 

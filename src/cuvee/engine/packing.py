@@ -21,6 +21,7 @@ from cuvee.engine.evaluate import Evaluator
 from cuvee.engine.fused.builder import Unfusable
 from cuvee.engine.fused.fuse import Fused
 from cuvee.engine.fused.marks import Marking
+from cuvee.engine.package_rounds import markable, marked_nodes, prepared
 from cuvee.engine.streams import Frame, Stopped
 from cuvee.errors import CuveeError
 from cuvee.formats.package_form import BASE, RESCALER, SHARED, Codec, Task, matrix, packed, part_name
@@ -32,7 +33,7 @@ from cuvee.methods.recompression import Bound, compress
 from cuvee.methods.reversible import basis_of, factor_bases
 from cuvee.plan.nodes import Apply, Node
 from cuvee.plan.packages import MASKED, Piece, base_of, pieces, source_of
-from cuvee.plan.plan import Plan
+from cuvee.plan.plan import OutputTensor, Plan
 from cuvee.recipe.packaging import tasks_of
 from cuvee.sources.source import Source, kept_dtype
 
@@ -88,6 +89,10 @@ class Packing:
             for task, folder in self.folders.items()
         }
 
+    def prepared(self) -> Sequence[OutputTensor]:
+        """The tensors of which kernels are to find the figures that span several."""
+        return prepared(self.plan, self.fused, self._budget()[0]) if self.fused else ()
+
     # -- changes --------------------------------------------------------------------------------------------------
 
     def _piece(self, piece: Piece) -> list[Stored]:
@@ -139,8 +144,6 @@ class Packing:
         if apply.stage == "emr_expert":
             merged = emr.unified(deltas)
             return [merged, *(emr.mask(delta, merged) for delta in deltas)]
-        if frame is None and consensus_scope(values):
-            raise Unfusable("masks of a trimmed sum")
         summary = self.evaluator.summary(apply, frame) if consensus_scope(values) else {}
         start, number = frame.start if frame else 0, self.evaluator.number(apply)
         block = Block(deltas, start, apply.shape, number, apply.place)
@@ -161,7 +164,7 @@ class Packing:
         """The vector and the bits of a piece by the compiled kernels; the figures of the roots, or None where they
         cannot."""
         options = self.evaluator.options
-        if self.fused is None or len(bits) * math.prod(piece.shape) // 8 > options.memory // options.threads:
+        if self.fused is None or not markable(self.fused, piece, options.memory // max(1, options.threads)):
             return None
 
         def wrote(first: int, count: int, data: memoryview) -> None:
@@ -196,7 +199,7 @@ class Packing:
 
     def _signs(self, piece: Piece, numbers: Sequence[int]) -> Stored:
         """The signs of several tasks' changes and their mean magnitudes."""
-        nodes = [node for i in numbers if isinstance(node := piece.apply.inputs[i], Apply)]
+        nodes = [node for node in marked_nodes(piece) if isinstance(node, Apply)]
         parts = [self._own(piece, i) for i in numbers]
 
         def fill(write: Write) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cuvee.engine.fused.figures import kept_counts, wanted
-from cuvee.engine.fused.passes import pending
+from cuvee.engine.fused.passes import lacking
 from cuvee.engine.fused.recognise import copied
 from cuvee.engine.fused.rows import pruned
 from cuvee.engine.fused.selection import gatherable, spacing
@@ -47,8 +47,13 @@ class Rounds:
         if thinned:
             before = [n for n in thinned if dict(n.values)["rescale"] == "l1"]
             return once + sum(self.below([child for node in before for child in node.inputs]).values())
-        own = {id(node): dict(known.get(id(node), {})) for node in walk(root)}
-        found = pending(root, own)
+        return self.roots([root], known)
+
+    def roots(self, roots: Sequence[Node], known: Known) -> int:
+        """Bytes of the figures below some nodes of a tensor, and of the pass after them over all that they read."""
+        once = sum(self.below(roots).values())
+        own = {id(node): dict(known.get(id(node), {})) for root in roots for node in walk(root)}
+        found = lacking(roots, own)
         if found and once <= self.share:
             return once
         total = once
@@ -56,7 +61,7 @@ class Rounds:
             total += self.searched([([node], figure) for node, figure in found])
             for node, figure in found:
                 own[id(node)][figure] = None
-            found = pending(root, own)
+            found = lacking(roots, own)
         return total
 
     def groups(self, groups: Mapping[str, Members]) -> tuple[int, Known]:
@@ -146,7 +151,14 @@ def compiled_reads(
     sources = {key: opened.source for key, opened in plan.sources.items()}
     needed = {n.group for t in tensors for n in walk(t.node) if isinstance(n, Apply) and n.group}
     groups = {name: m for name, m in plan.groups().items() if name in needed and wanted(m[0][1])}
+    least, most, known, before = figures_before(sources, groups, share)
+    return {t.meta.name: Reads(least.tensor(t, known), most.tensor(t, known)) for t in tensors}, before
+
+
+def figures_before(
+    sources: Sources, groups: Mapping[str, Members], share: int
+) -> tuple[Rounds, Rounds, Known, Reads]:
+    """The rounds as they normally are and at worst; what is known after those of the groups, and what these read."""
     least, most = (Rounds(sources, share, worst) for worst in (False, True))
     (before, known), (at_most, _) = least.groups(groups), most.groups(groups)
-    reads = {t.meta.name: Reads(least.tensor(t, known), most.tensor(t, known)) for t in tensors}
-    return reads, Reads(before, at_most)
+    return least, most, known, Reads(before, at_most)

@@ -50,13 +50,15 @@ class Rates:
 class Means:
     """How an engine goes about a plan, as far as it can tell: the bytes of the program itself, the bytes that a worker
     holds for a tensor (where they do not follow from its expression), seconds of arithmetic over all threads, the bytes
-    that it reads for a tensor (where it goes about it in its own way), and for all of those `before` the first."""
+    that it reads for a tensor (where it goes about it in its own way; of a package, for the bits of one), and for all
+    of those `before` the first; of a package, figures of the groups named in `grouped` take no more than these."""
 
     program: int = PROGRAM
     held: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     reads: Mapping[str, Reads] = field(default_factory=dict)
     before: Reads = field(default_factory=Reads)
+    grouped: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,8 @@ def predict(plan: Plan, options: Budget, rates: Rates, means: Means | None = Non
 def _reads(plan: Plan, share: int, means: Means) -> Reads:
     form = plan.recipe.output.package
     if form is not None:
-        return package_reads(plan, share, include_base=form.include_base)
+        others = package_reads(plan, share, set(means.reads), means.grouped, include_base=form.include_base)
+        return sum(means.reads.values(), means.before) + others
     rest = [tensor.node for tensor in plan.tensors if tensor.meta.name not in means.reads]
     return sum(means.reads.values(), means.before) + generic_reads(plan, rest, share)
 

@@ -1,12 +1,13 @@
 """How many bytes of files writing a package takes: tensors that are measured first are read twice.
 
-Owns the count for `engine.packing`. What experts store that equals the base is assumed to be little: entries of a
-tensor are counted before they are written, and a tensor without any is not read again.
+Owns the count for `engine.packing`; what the engine does in a way of its own it says itself. What experts store that
+equals the base is assumed to be little: entries of a tensor are counted before they are written, and a tensor without
+any is not read again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from cuvee.plan.changes import changes_of
 from cuvee.plan.matrices import keeps
@@ -20,26 +21,35 @@ from cuvee.sources.low_rank import LowRank
 from cuvee.sources.source import stored_form
 
 
-def package_reads(plan: Plan, share: int, *, include_base: bool) -> Reads:
-    """The bytes that a worker with `share` bytes of the budget reads."""
+def package_reads(
+    plan: Plan,
+    share: int,
+    marked: Collection[str] = (),
+    grouped: Collection[str] = (),
+    *,
+    include_base: bool,
+) -> Reads:
+    """The bytes that a worker with `share` bytes of the budget reads, besides those for the bits of tensors that are
+    `marked` otherwise and for the figures of groups that are found otherwise.
+    """
     sources = {key: opened.source for key, opened in plan.sources.items()}
     count = Counter(sources, share)
     base = base_of(plan).source
     total = exactly(sum(stored_form(base, name).nbytes for name in base.tensors) if include_base else 0)
     groups = {n.group for t in plan.tensors for n in walk(t.node) if isinstance(n, Apply) and n.group}
     for name, members in plan.groups().items():
-        if name in groups:
+        if name in groups and name not in grouped:
             total += count.group([node for _, node in members])
     found = list(pieces(plan))
     for piece in found:
-        total += _piece(piece, count)
+        total += _piece(piece, count, marked=piece.name in marked)
     return total + _others(plan, {piece.name for piece in found})
 
 
-def _piece(piece: Piece, count: Counter) -> Reads:
+def _piece(piece: Piece, count: Counter, *, marked: bool) -> Reads:
     inputs = piece.apply.inputs
     if piece.apply.stage in MASKED:
-        return count.together(inputs) + count.figures([piece.apply])
+        return Reads() if marked else count.together(inputs) + count.figures([piece.apply])
     known = [child for child in inputs if _product(child, count)]
     measured = [
         child
@@ -47,6 +57,8 @@ def _piece(piece: Piece, count: Counter) -> Reads:
         if codec == "dense" and child not in known
     ]
     rest = [child for child in inputs if child not in known or piece.codecs[0] in ("sign", "low_rank")]
+    if marked:
+        rest = [c for c, codec in zip(inputs, piece.codecs, strict=True) if c in rest and codec != "sign"]
     if piece.codecs[0] == "basis" and known and len(known) < len(inputs):
         rest = list(inputs)  # a basis of products takes all of them
     factors = sum(laid_below([child for child in known if child not in rest], count.sources).values())

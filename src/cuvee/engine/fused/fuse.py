@@ -12,15 +12,16 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
+from cuvee.core.dtypes import DType
 from cuvee.core.tensors import Extent, Held, Pieces
 from cuvee.engine.blocks import LINE
 from cuvee.engine.events import Event, Progress
 from cuvee.engine.fused.ahead import Ahead
-from cuvee.engine.fused.builder import Unfusable, program_of
+from cuvee.engine.fused.builder import STORES, Unfusable, program_of
 from cuvee.engine.fused.feed import Feed, Key, Lies, Worker, opened, view_of
 from cuvee.engine.fused.figures import depends, gathering, wanted
 from cuvee.engine.fused.marks import Marking, marked
-from cuvee.engine.fused.passes import Part, Tally, gather, pending, run, sweep
+from cuvee.engine.fused.passes import Part, Tally, gather, lacking, pending, run, sweep
 from cuvee.engine.fused.recognise import MASKS, computable, copied, extents_of, storable
 from cuvee.engine.fused.rows import merge_rows, pruned
 from cuvee.engine.fused.shelf import provide
@@ -176,6 +177,21 @@ class Fused:
             done = write if place is None else partial(write, made=True)
             run(feed, worker, self._kernels, program, done, size, place=place)
 
+    def recognises_marks(self, tensor: OutputTensor, roots: Sequence[Node], dtype: DType | None) -> bool:
+        """Whether bits can be made of what lies at some nodes of the tensor, and a vector where there is a `dtype`.
+
+        Asks no source, as `recognises`.
+        """
+        nodes = [node for root in roots for node in walk(root)]
+        if any(isinstance(node, Apply) and node.group in self._lost for node in nodes):
+            return False
+        possible = tensor.meta.numel > 0 and (dtype is None or dtype in STORES)
+        return possible and all(computable(root) and not pruned(root) for root in roots)
+
+    def finds(self, group: str) -> bool:
+        """Whether the figures of the tensors of a group are found here, before the first of them."""
+        return group in self._groups and group not in self._lost
+
     def marks(
         self,
         tensor: OutputTensor,
@@ -187,19 +203,17 @@ class Fused:
 
         Raises Unfusable or CuveeError where the generic path has to do it (what was written is written again).
         """
-        if any(n.group in self._lost for root in roots for n in walk(root) if isinstance(n, Apply)):
-            raise Unfusable("figures that cannot be had here")
-        if tensor.meta.numel == 0 or not all(map(computable, roots)):
-            raise Unfusable("an expression that is not recognised")
+        if not self.recognises_marks(tensor, roots, marking.dtype):
+            raise Unfusable("an expression that is not recognised, or figures that cannot be had here")
         extents = {key: lies for root in roots for key, lies in self._extents(root).items()}
         known: Known = {id(n): self.known(n) for root in roots for n in walk(root)}
-        several = any(pending(root, known) for root in roots)
+        several = bool(lacking(roots, known))
         with charging(self._account, tensor), self._feed(extents, tensor, resident=several) as feed:
             worker = self._worker()
             worker.blocks.reserve(feed.room(marking.dtype.size if marking.dtype else 0))
             feed.load(worker.blocks)
-            while found := {id(n): (n, figure) for root in roots for n, figure in pending(root, known)}:
-                self._figures(feed, list(found.values()), known)
+            while found := lacking(roots, known):
+                self._figures(feed, found, known)
             return marked(feed, worker, self._kernels, marking, known, write), known
 
     def _figures(self, feed: Feed, found: list[tuple[Apply, str]], known: Known) -> None:

@@ -140,6 +140,12 @@ def pending(root: Node, known: Mapping[int, Figures]) -> list[tuple[Apply, str]]
     return found
 
 
+def lacking(roots: Sequence[Node], known: Mapping[int, Figures]) -> list[tuple[Apply, str]]:
+    """What is pending below several roots, each once."""
+    found = {id(node): (node, figure) for root in roots for node, figure in pending(root, known)}
+    return list(found.values())
+
+
 def _lacking(node: Node, known: Mapping[int, Figures]) -> str | None:
     if not isinstance(node, Apply):
         return None
