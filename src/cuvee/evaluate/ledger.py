@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
+from cuvee.core.linux_calls import forget_peak
 from cuvee.engine.events import peak_memory
 
 
@@ -42,7 +42,7 @@ class Ledger:
     @contextmanager
     def spending(self) -> Iterator[Ledger]:
         """Count the wall time of the block and its peak of memory."""
-        _forget_peak()
+        forget_peak()
         began = time.monotonic()
         try:
             yield self
@@ -62,9 +62,3 @@ class Ledger:
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
-
-
-def _forget_peak() -> None:
-    """Let the kernel measure this process's peak of memory from now on, where it offers that (Linux)."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # no file: a request to the kernel

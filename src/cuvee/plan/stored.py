@@ -18,7 +18,7 @@ from cuvee.methods.registry import stage
 from cuvee.plan.changes import changes_of
 from cuvee.plan.nodes import Apply, Convert, Difference, Node, Read
 from cuvee.sources.adapted import sum_dtype
-from cuvee.sources.source import Source, stored_form
+from cuvee.sources.source import Source, stored_form, unfetched
 
 if TYPE_CHECKING:
     from cuvee.sources.low_rank import Delta
@@ -51,7 +51,7 @@ def leaf_of(node: Read, sources: Sources) -> Leaf:
 def _key(source: Source, name: str) -> Hashable:
     """Where the tensor lies, for one that lies plainly; sources of one file are then the same."""
     try:
-        extent = source.extent(name)
+        extent = None if unfetched(source) else source.extent(name)  # asking would fetch the weights
     except SourceError:  # it was closed
         extent = None
     return (id(source), name) if extent is None else (_resolved(extent.path), extent.offset, extent.nbytes)

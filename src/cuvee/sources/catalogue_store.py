@@ -67,8 +67,9 @@ def keep(kind: str, rows: Iterable[Row], *prints: str | None) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, array in rows:
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                numpy.lib.format.write_array(member, numpy.asanyarray(array), allow_pickle=False)
+            member = io.BytesIO()
+            numpy.lib.format.write_array(member, numpy.asanyarray(array), allow_pickle=False)
+            archive.writestr(f"{name}.npy", member.getbuffer())
     make_folders(path.parent)
     write_file(path, buffer.getvalue())
 
