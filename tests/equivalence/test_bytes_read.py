@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 import cuvee
 from cuvee.api.adapter_out import save_adapter
+from cuvee.api.execute import save
 from cuvee.api.outlook import outlook
 from cuvee.api.package_out import save_package
 from cuvee.api.python_recipe import recipe_from
@@ -30,14 +31,30 @@ from cuvee.recipe.model import AdapterOutput, PackageOutput
 from cuvee.recipe.packaging import packaged, packaged_method
 from cuvee.testing.sample_values import sample_values
 
-HIDDEN, INNER, VOCABULARY, RANK, SHARD = 96, 160, 1500, 4, 300_000
+HIDDEN, INNER, VOCABULARY, RANK, SHARD = 96, 160, 1400, 4, 150_000
 TILE = 1024  # elements of a sample of the kernels
 SECRET = "0" * 64
 TIGHT = RunOptions(memory=1 << 18, block=8192, threads=2)  # nothing of the embeddings fits
 SETTINGS = {
     "tight": TIGHT,
-    "tight, without kernels": RunOptions(memory=1 << 18, block=8192, threads=2, kernels=False),
+    "tight, without kernels": replace(TIGHT, kernels=False),
     "roomy": RunOptions(threads=2),
+}
+# One method for each kind of stage: where all fits, methods of a kind are read alike.
+ROOMY = {
+    *(
+        "arcee_fusion",
+        "average",
+        "breadcrumbs",
+        "cabs",
+        "core_space",
+        "della",
+        "do_merging",
+        "emr",
+        "karcher",
+    ),
+    *("knots_ties", "lora_ties_svd", "lore", "mergelock", "model_stock", "module_donor", "opcm", "pcb"),
+    *("reversible_merging", "sce", "tall_masks", "ties", "tsv_c", "tsv_m"),
 }
 ADAPTERS = ("core_space", "do_merging", "knots", "lora_", "robustmerge")  # first parts of names
 # Figures of thresholds take more where magnitudes tie, coordinates of spaces where they do not fit: at most is said.
@@ -107,17 +124,15 @@ def shapes() -> dict[str, tuple[int, ...]]:
     at = "model.layers.0."
     return {
         "model.embed_tokens.weight": (VOCABULARY, HIDDEN),
-        **{f"{at}self_attn.{n}_proj.weight": (HIDDEN, HIDDEN) for n in "qkvo"},
-        **{f"{at}mlp.{n}_proj.weight": (INNER, HIDDEN) for n in ("gate", "up")},
+        f"{at}self_attn.o_proj.weight": (HIDDEN, HIDDEN),
+        f"{at}mlp.up_proj.weight": (INNER, HIDDEN),
         f"{at}mlp.down_proj.weight": (HIDDEN, INNER),
-        **{f"{at}{n}_layernorm.weight": (HIDDEN,) for n in ("input", "post_attention")},
         "model.norm.weight": (HIDDEN,),
-        "lm_head.weight": (VOCABULARY, HIDDEN),
     }
 
 
 def write_model(folder: Path, expert: int) -> None:
-    """A Llama in several shards: the base (expert 0), or the base with heavy-tailed changes."""
+    """Some tensors of a Llama in several shards: the base (expert 0), or the base with heavy-tailed changes."""
     folder.mkdir()
     draw, change = torch.Generator().manual_seed(0), torch.Generator().manual_seed(expert)
     shards: list[dict[str, torch.Tensor]] = [{}]
@@ -136,7 +151,7 @@ def write_model(folder: Path, expert: int) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
     told = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 1}
     told |= {"hidden_size": HIDDEN, "intermediate_size": INNER, "vocab_size": VOCABULARY}
-    told |= {"num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": False}
+    told |= {"num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": True}
     (folder / "config.json").write_text(json.dumps(told))
 
 
@@ -188,33 +203,28 @@ def blend(method: str, folder: Path, adapters: bool) -> cuvee.Blend:
     return cuvee.merge(experts, base=base, method=method, **values)
 
 
-def compiled(made: cuvee.Blend) -> bool:
-    """Whether kernels make any of its tensors."""
-    plan = made.build()
-    found = foreseen(plan, TIGHT).reads
-    plan.close()
-    return bool(found)
-
-
 def said_and_read(
     made: cuvee.Blend, options: RunOptions, folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Any, int]:
     plan = made.build()
-    said = outlook(plan, options=options).prediction
-    plan.close()
-    with counted(folder, monkeypatch) as reads:
-        made.save(out, run=options, overwrite=True, resume=False)
+    try:
+        if not options.kernels and not foreseen(plan, TIGHT).reads:
+            pytest.skip("it goes the same way with kernels")
+        said = outlook(plan, options=options).prediction
+        with counted(folder, monkeypatch) as reads:
+            save(plan, out, options, overwrite=True, resume=False)
+    finally:
+        plan.close()
     return said, reads.count
 
 
-@pytest.mark.parametrize("method", names())
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(
+    ("setting", "method"), [(s, m) for s in SETTINGS for m in names() if s != "roomy" or m in ROOMY]
+)
 def test_every_method_reads_as_many_bytes_as_its_plan_says(
     method: str, setting: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = blend(method, folder, adapters=method.startswith(ADAPTERS))
-    if not SETTINGS[setting].kernels and not compiled(made):
-        pytest.skip("it goes the same way with kernels")
     said, read = said_and_read(made, SETTINGS[setting], folder, tmp_path / "out", monkeypatch)
     if said.bytes_read_at_most is None:
         assert read == said.bytes_read
@@ -245,8 +255,17 @@ CHAINS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("method", [*PACKAGES, *CHAINS])
-@pytest.mark.parametrize("setting", SETTINGS)
+MARKED = ("emr", "tall_masks", "onebit", "signs of few")  # by kernels; the others go the same way without
+
+
+@pytest.mark.parametrize(
+    ("setting", "method"),
+    [
+        *(("tight", method) for method in (*PACKAGES, *CHAINS)),
+        *(("tight, without kernels", method) for method in MARKED),
+        *(("roomy", method) for method in PACKAGES),
+    ],
+)
 @pytest.mark.parametrize("adapters", [False, True], ids=["models", "adapters"])
 def test_packages_read_as_many_bytes_as_their_plan_says(
     method: str, setting: str, adapters: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
