@@ -50,7 +50,7 @@ def values(method: str, draw: Any, experts: int) -> dict[str, Any]:
     }
     trim = {
         "rescale": draw(st.sampled_from(["none", "l1"])),
-        "count": draw(st.sampled_from(["exact", "official"])),
+        "count": draw(st.sampled_from(["exact", "official", "strict"])),
     }
     drop = {"rescale": draw(st.sampled_from(["inverse_p", "l1", "none"]))}
     scaled = {"lam": draw(WEIGHTS)}
@@ -555,3 +555,13 @@ def test_the_command_does_not_import_torch(method: str, tmp_path: Path) -> None:
 
 def test_the_methods_that_are_fused_are_the_ones_listed() -> None:
     assert set(METHODS) <= set(names())
+
+
+@pytest.mark.parametrize("experts", [1, 3, 9])
+def test_a_strict_count_drops_the_least_at_density_one(experts: int) -> None:
+    base = {"w": torch.zeros(2048)}
+    others = [{"w": (k + 1) * torch.arange(1.0, 2049.0)} for k in range(experts)]
+    blend = cuvee.merge(others, base=base, method="ties", density=1.0, count="strict")
+    plain = blend.load(RunOptions(kernels=False))["w"]
+    assert plain[0] == 0
+    assert torch.equal(blend.load()["w"], plain)

@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +125,8 @@ def save_adapter(
         entries, report = work.measured(mapped)
         metas = [meta for entry in entries for meta in entry.metas]
         layout = plan_layout(metas, max_shard_bytes=None, stem=STEM)
-        key = resume_key(plan, before, {"cuvee": cuvee.__version__, "device": chosen.device, **libraries()})
+        arithmetic = {"cuvee": cuvee.__version__, "device": chosen.device, **asdict(form), **libraries()}
+        key = resume_key(plan, before, arithmetic)
         with FolderSink(out).begin(layout, key, resume=resume, overwrite=overwrite) as session:
             left = _write(entries, session, layout, tell, mapped)
             refuse_changed(plan, before)

@@ -12,8 +12,8 @@ import functools
 import math
 import operator
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from cuvee.core.lazy import numpy, torch
 from cuvee.errors import RunError
@@ -23,6 +23,8 @@ from cuvee.methods.summaries import gram
 if TYPE_CHECKING:
     from torch import Tensor
 
+P = ParamSpec("P")
+R = TypeVar("R")
 _CANCELLED = 1e-12  # a sum of weights this small beside the weights themselves is rounding error
 
 
@@ -36,8 +38,19 @@ def products(stream: Stream, **_: Any) -> Summary:
 
 def numbers(*values: Any) -> Any:
     """What computes with a few numbers: torch where one of these is a tensor, else numpy, which is there sooner."""
-    library = sys.modules.get("torch")
-    return torch if library and any(isinstance(value, library.Tensor) for value in values) else numpy
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)  # another thread may be importing it
+    return torch if tensor and any(isinstance(value, tensor) for value in values) else numpy
+
+
+def silent(formula: Callable[P, R]) -> Callable[P, R]:
+    """A formula whose invalid or overflowing numbers become NaN and infinity without a word, as torch has it."""
+
+    @functools.wraps(formula)
+    def quietly(*given: P.args, **named: P.kwargs) -> R:
+        with numpy.errstate(all="ignore"):
+            return formula(*given, **named)
+
+    return quietly
 
 
 def wide(xp: Any, value: Any) -> Any:
@@ -119,6 +132,7 @@ def _cancels(weights: list[float]) -> bool:
     return abs(sum(weights)) <= _CANCELLED * sum(map(abs, weights))
 
 
+@silent
 def arc(cosine: Any, t: Any, straight: Any) -> tuple[Any, Any]:
     """The coefficients of spherical interpolation, (sin (1−t)θ, sin tθ) / sin θ with θ = arccos cosine.
 

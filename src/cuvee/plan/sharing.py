@@ -12,6 +12,7 @@ from typing import Any
 from cuvee.plan.cost import inputs_of
 from cuvee.plan.plan import Plan
 from cuvee.sources.catalogue import step_of
+from cuvee.sources.source import unfetched
 from cuvee.sources.spared import SparedSource
 
 Digests = Mapping[str, Mapping[str, Any]]  # by source key and tensor: (blocks, 16) bytes
@@ -39,10 +40,12 @@ def shared(plan: Plan, digests: Digests) -> StandIns:
 
 def _own(plan: Plan, digests: Digests, key: str, name: str) -> Any:
     """Digests of a tensor that lies plainly in a file; empty for others."""
+    found = digests.get(key, {}).get(name, ())
     source = plan.sources[key].source
+    if not len(found) or unfetched(source):  # asking where a tensor lies would fetch it
+        return ()
     extent = source.extent(name)
-    plain = extent is not None and extent.nbytes == source.tensors[name].nbytes
-    return digests.get(key, {}).get(name, ()) if plain else ()
+    return found if extent is not None and extent.nbytes == source.tensors[name].nbytes else ()
 
 
 def _alike(plan: Plan, one: str, other: str, name: str) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,12 +53,16 @@ def _key(source: Source, name: str) -> Hashable:
         extent = None if unfetched(source) else source.extent(name)  # asking would fetch the weights
     except SourceError:  # it was closed
         extent = None
-    return (id(source), name) if extent is None else (_resolved(extent.path), extent.offset, extent.nbytes)
+    return (id(source), name) if extent is None else (_place(extent.path), extent.offset, extent.nbytes)
 
 
-@lru_cache(maxsize=4096)
-def _resolved(path: Path) -> Path:
-    return path.resolve()
+def _place(path: Path) -> Hashable:
+    """The file behind a path, whatever links lead there now; of a file that is not there, the path."""
+    try:
+        found = path.stat()
+    except OSError:
+        return path
+    return found.st_dev, found.st_ino
 
 
 def stored_below(

@@ -239,6 +239,25 @@ def test_threads_change_nothing_and_an_interrupted_run_goes_on(tmp_path: Path) -
     assert (tmp_path / "again" / "adapter_model.safetensors").read_bytes() == files[0]
 
 
+def test_a_run_with_another_bound_does_not_go_on(tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    tensors = {f"layers.{i}.weight": torch.randn(24, 20, generator=draw) for i in range(6)}
+    low = {n: torch.randn(24, 3, generator=draw) @ torch.randn(3, 20, generator=draw) for n in tensors}
+    for name, tau in (("base", 0.0), ("tuned", 1.0)):
+        (tmp_path / name).mkdir()
+        save_file({n: t + tau * low[n] for n, t in tensors.items()}, tmp_path / name / "model.safetensors")
+    models = str(tmp_path / "base"), str(tmp_path / "tuned")
+
+    def stop(event: Any) -> None:
+        if isinstance(event, Progress) and "3" in event.tensor:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract_lora(*models, tmp_path / "out", rank=3, run=RunOptions(threads=1), listener=stop)
+    with pytest.raises(CuveeError, match="CV-E008"):  # though its ranks, and so the layout, would be the same
+        extract_lora(*models, tmp_path / "out", error=1e-3)
+
+
 def test_refusals(tmp_path: Path) -> None:
     base, tuned = pair()
     for wrong in ({}, {"rank": 1, "energy": 0.5}, {"rank": 0}, {"error": 2.0}):

@@ -1,5 +1,8 @@
 """SLERP: the card's properties, its example, a float64 oracle, the line that replaces the arc, gradients."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from oracles_geometry import slerp as oracle
 
 from cuvee.methods import registry
+from cuvee.methods.coefficients import normalized
 from cuvee.testing.stages import run_method, run_stage
 
 SLERP = registry.stage("slerp")
@@ -133,3 +137,15 @@ def test_t_is_required_and_may_lie_beyond_the_ends():
         assert t.problem(beyond) is None
         found = run_stage(SLERP, [base, other], {"t": beyond})
         close(found, oracle(base.double().numpy(), other.double().numpy(), beyond))
+
+
+def test_what_is_no_number_warns_nobody(recwarn):
+    first, second = torch.tensor([1.0, float("inf")]), torch.tensor([1.0, float("nan")])
+    for name in ("slerp", "multislerp", "karcher", "nuslerp"):
+        run_method(name, [first, second], None, {"t": 0.5} if name == "slerp" else {})
+    assert not recwarn.list
+
+
+def test_a_library_that_is_being_imported_is_not_asked(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
+    assert normalized([1.0, 3.0]).tolist() == [0.25, 0.75]

@@ -75,3 +75,15 @@ def test_as_many_bytes_are_read_as_were_predicted(
     plan.close()
     blend.load(options)
     assert read == pytest.approx(said, rel=0.07)  # equal magnitudes at a threshold take a part of a pass more
+
+
+def test_a_link_that_was_led_elsewhere_is_another_file(tmp_path: Path) -> None:
+    for name, value in (("v1", 1.0), ("v2", 3.0)):
+        (tmp_path / name).mkdir()
+        save_file({"w": torch.full((8,), value)}, tmp_path / name / "model.safetensors")
+    link = tmp_path / "now"
+    for to, wanted in (("v1", 1.0), ("v2", 2.0)):
+        link.unlink(missing_ok=True)
+        link.symlink_to(to)
+        blend = cuvee.merge([link, tmp_path / "v1"], method="average")
+        assert blend.load(RunOptions(kernels=False))["w"].eq(wanted).all()

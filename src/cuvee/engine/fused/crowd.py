@@ -14,6 +14,7 @@ from typing import Any
 from cuvee.core.dtypes import BFLOAT16, FLOAT32, DType
 from cuvee.engine.fused.builder import Builder, Value
 from cuvee.engine.fused.chosen import Chosen
+from cuvee.engine.fused.figures import keeps_all
 from cuvee.engine.kernels.operations import CROWD, DROPPED, MADE, TRIMMED, Code, Crowd, Expert
 from cuvee.engine.streams import uniforms_of
 from cuvee.methods.parameters import each
@@ -112,7 +113,7 @@ def _trimmed(builder: Builder, node: Node) -> _Member | None:
     if not isinstance(node, Apply) or node.stage != "trim" or builder.uses(node) != 1:
         return None
     values = dict(node.values)
-    if values["density"] >= 1:
+    if keeps_all(node):
         return _dropped(builder, node.inputs[0]) or _changed(builder, node.inputs[0])
     member = _changed(builder, node.inputs[0])
     if member is None:

@@ -22,9 +22,14 @@ from cuvee.methods.combine.sce import energy_weights, selected_count
 from cuvee.methods.conditions.band import counts
 from cuvee.methods.registry import stage
 from cuvee.methods.summaries import Ties
-from cuvee.plan.nodes import Apply
+from cuvee.plan.nodes import Apply, Node
 
 _SMALLEST = 1e-7  # as in `rescaling`
+
+
+def keeps_all(node: Node) -> bool:
+    """Whether a stage is a `trim` that drops nothing; `count: strict` drops the least even at density 1."""
+    return isinstance(node, Apply) and node.stage == "trim" and not wanted(node)
 
 
 def wanted(node: Apply) -> tuple[str, ...]:

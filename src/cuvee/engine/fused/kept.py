@@ -14,6 +14,7 @@ from typing import Any
 from cuvee.core.dtypes import BFLOAT16, BY_NAME, FLOAT32, DType
 from cuvee.engine.fused.builder import Builder, Value
 from cuvee.engine.fused.chosen import Chosen
+from cuvee.engine.fused.figures import keeps_all
 from cuvee.engine.kernels.operations import CROWD, MADE, Ballot, Code, Kept
 from cuvee.methods.parameters import each
 from cuvee.plan.nodes import Apply, Convert, Difference, Node, Read
@@ -85,8 +86,7 @@ def eligible(node: Apply) -> bool:
 
 def thinner(node: Node) -> Node:
     """The stage that thins an input of an election, where it is seen through one that keeps everything."""
-    keeps = isinstance(node, Apply) and node.stage == "trim" and dict(node.values)["density"] >= 1
-    return node.inputs[0] if isinstance(node, Apply) and keeps else node
+    return node.inputs[0] if isinstance(node, Apply) and keeps_all(node) else node
 
 
 def _thins(node: Node) -> bool:

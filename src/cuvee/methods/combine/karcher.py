@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cuvee.methods.coefficients import cancelling, combined, normalized, numbers, plain, wide
+from cuvee.methods.coefficients import cancelling, combined, normalized, numbers, plain, silent, wide
 from cuvee.methods.contract import Stream, Summary, stage
 from cuvee.methods.parameters import NonNegative, PerExpert, Range, each
 from cuvee.methods.summaries import gram
@@ -63,6 +63,7 @@ def karcher(
     return combined(tensors, summary["coefficients"])
 
 
+@silent
 def mean_coefficients(products: list[list[float]], shares: Any, *, max_iter: int, tol: float) -> Any:
     """Coefficients c with y = Σ cᵢ vᵢ; float64, differentiable in the shares.
 

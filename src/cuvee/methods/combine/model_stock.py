@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
-from cuvee.methods.coefficients import factor, matrix_of, numbers, products
+from cuvee.methods.coefficients import factor, matrix_of, numbers, products, silent
 from cuvee.methods.contract import Access, Block, Scope, Summary, stage
 from cuvee.methods.parameters import NonNegative
 from cuvee.methods.vectors import along_last, dot
@@ -89,6 +89,7 @@ def _products(vectors: list[Tensor], summary: Summary | None) -> tuple[list[Any]
     return [dot(v, v) for v in vectors], [dot(v, w) for v, w in combinations(vectors, 2)]
 
 
+@silent
 def _cosine(squares: list[Any], pairs: list[Any], *, average: str, floor: float) -> Any:
     """The mean cosine over all pairs, elementwise; zero vectors have cosine 0."""
     xp = numbers(*squares)
@@ -100,6 +101,7 @@ def _cosine(squares: list[Any], pairs: list[Any], *, average: str, floor: float)
     return cosines.mean(0) if average == "cosines" else xp.cos(xp.arccos(cosines).mean(0))
 
 
+@silent
 def _step(cosine: Any, count: int, *, clamp: bool) -> Any:
     """t = K cos θ / (1 + (K−1) cos θ), 0 where the denominator vanishes."""
     xp = numbers(cosine)

@@ -14,6 +14,7 @@ from cuvee.methods.coefficients import (
     numbers,
     plain,
     products,
+    silent,
     vector,
 )
 from cuvee.methods.contract import Summary, stage
@@ -70,6 +71,7 @@ def multislerp(
     return combined(tensors, _coefficients(matrix_of(summary, numbers(shares)), shares, eps))
 
 
+@silent
 def _coefficients(matrix: Any, shares: Any, eps: float) -> Any:
     """Coefficients cᵢ of y = Σ cᵢ vᵢ, differentiable in the shares."""
     xp = numbers(shares)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from cuvee.methods.coefficients import arc, combined, matrix_of, numbers, products, vector
+from cuvee.methods.coefficients import arc, combined, matrix_of, numbers, products, silent, vector
 from cuvee.methods.contract import Access, Block, Scope, Summary, stage
 from cuvee.methods.parameters import PerExpert, each
 from cuvee.methods.vectors import along_last, dot
@@ -78,6 +78,7 @@ def nuslerp(
     return merged.reshape(tensors[0].shape)
 
 
+@silent
 def _coefficients(square: Any, other: Any, product: Any, t: Any) -> tuple[Any, Any]:
     """Coefficients of both vectors from their squared norms and dot product, elementwise."""
     xp = numbers(square)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cuvee.methods.coefficients import arc, combined, matrix_of, numbers, products
+from cuvee.methods.coefficients import arc, combined, matrix_of, numbers, products, silent
 from cuvee.methods.contract import Summary, stage
 from cuvee.methods.parameters import Fraction, NonNegative
 
@@ -37,9 +37,13 @@ def slerp(
         threshold: absolute cosine above which the line replaces the arc
         eps: a vector of this norm or less has no direction and is not normalized when the cosine is taken
     """
-    xp = numbers(t)
-    matrix = matrix_of(summary, xp)
+    return combined(tensors, _coefficients(matrix_of(summary, numbers(t)), t, threshold, eps))
+
+
+@silent
+def _coefficients(matrix: Any, t: Any, threshold: float, eps: float) -> tuple[Any, Any]:
+    xp = numbers(matrix)
     norms = xp.sqrt(xp.diagonal(matrix))
     first, second = xp.where(norms > eps, norms, 1.0)
     cosine = xp.clip(matrix[0, 1] / first / second, -1, 1)
-    return combined(tensors, arc(cosine, t, xp.abs(cosine) > threshold))
+    return arc(cosine, t, xp.abs(cosine) > threshold)
