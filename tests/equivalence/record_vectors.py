@@ -75,6 +75,7 @@ INPUTS["few"] = (torch.arange(ELEMENTS) % 7 - 3).float()  # many ties
 for letter, dtype in (("x", torch.float32), ("h", torch.bfloat16), ("g", torch.float16)):
     INPUTS |= {f"{letter}_nan": wild(dtype, math.nan), f"{letter}_inf": wild(dtype, -math.inf)}
 INPUTS |= eight_bit_inputs()
+INPUTS |= {"k": vector(5, torch.bfloat16), "few_h": INPUTS["few"].bfloat16()}
 LOADS = {torch.float32: Code.LOAD_F32, torch.bfloat16: Code.LOAD_BF16, torch.float16: Code.LOAD_F16}
 LOADS |= {torch.float8_e4m3fn: Code.LOAD_E4M3, torch.float8_e5m2: Code.LOAD_E5M2}
 STORES = {torch.float32: Code.STORE_F32, torch.bfloat16: Code.STORE_BF16, torch.float16: Code.STORE_F16}
@@ -341,6 +342,37 @@ def drops(weights: list[float], zero: list[Any]) -> list[dict[str, Any]]:
     return found
 
 
+def ballots() -> list[dict[str, Any]]:
+    """Elections over entries that were gathered: what is not 0 of `few` and of `x`, less a base."""
+    masks, weights, found = ("few", "x"), [0.3, -1.25], []
+    for names, base, narrow, divisors in (
+        (("h", "k"), "few_h", True, (1.0, 1.0)),
+        (("h", "k"), "few", False, (1.0, 1.0)),
+        (("h", "k"), "few_h", True, (1.0, 0.3)),
+        (("g", "g"), "few", False, (1.0, 1.0)),
+        (("z", "y"), "few", False, (0.3, 1.0)),
+    ):
+        experts, parts, left = [], [], b""
+        for name, by, weight, divisor in zip(names, masks, weights, divisors, strict=True):
+            kept, stored = INPUTS[by] != 0, INPUTS[name]
+            delta = torch.where(kept, (stored.float() - INPUTS[base].float()) / divisor, 0.0)
+            parts.append(delta * weight)
+            ops = [op(Code.LOAD_F32, 0, 0), op(Code.GATHER, 0, 0, 1)]
+            experts.append({"inputs": [by, name], "ops": ops, "weight": weight, "divisor": divisor})
+            bits = marks(kept.float()).ljust(2 * TILE // 8, b"\0")
+            before = torch.tensor([0, int(kept[:TILE].sum()), int(kept.sum())])
+            left += bits + raw(before) + raw(stored[kept])
+        dtype = INPUTS[names[0]].dtype
+        told = {"width": dtype.itemsize, "half": int(dtype == torch.float16), "narrow": int(narrow)}
+        ops = [op(LOADS[INPUTS[base].dtype], 1, 0), op(Code.VOTED, 5), op(Code.STORE_F32, 0, 5)]
+        for made, result in enumerate(agreed(parts, weights)):
+            flags = 0 if bool(result.isfinite().all()) else 2
+            name = f"voted {' '.join(names)} less {base}, {divisors[1]}, {made}"
+            own = {"name": name, "inputs": [base], "experts": experts, "ops": ops, "made": made, **told}
+            found.append({**own, "digest": digest(flags, raw(result), left, [])})
+    return found
+
+
 def agree(code: Code, to: int, share: int) -> list[list[Any]]:
     return [op(code, to, 0, 1, 2, share, x=X)]
 
@@ -511,7 +543,7 @@ def recorded() -> dict[str, Any]:
         *sums(),
     ]
     inputs = {name: base64.b64encode(raw(tensor)).decode() for name, tensor in INPUTS.items()}
-    return {"elements": ELEMENTS, "inputs": inputs, "cases": cases, "prunes": prunes()}
+    return {"elements": ELEMENTS, "inputs": inputs, "cases": cases, "prunes": prunes(), "votes": ballots()}
 
 
 if __name__ == "__main__":

@@ -459,6 +459,7 @@ def test_the_vectors_are_what_torch_computes_today() -> None:
         ("0x7fffu + ((b >> 16) & 1u)", "0x8000u"),
         ("least = op->count > 0", "least = op->count >= 0"),
         ("0xBB67AE85u", "0xBB67AE84u"),
+        ("thinned[i] != 0.0f", "thinned[i] > 0.0f"),
     ],
 )
 def test_a_library_that_computes_otherwise_is_not_used(

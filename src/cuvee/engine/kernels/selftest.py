@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
-from cuvee.engine.kernels.operations import REGISTER, Op
+from cuvee.engine.kernels.operations import REGISTER, TILE, Ballot, Gathered, Kept, Op
 
 if TYPE_CHECKING:
     from cuvee.engine.kernels.library import Kernels
@@ -32,7 +32,9 @@ def failures(library: Kernels) -> list[str]:
         made = ((case, run_case(library, case, vectors)) for case in vectors["cases"])
         wrong = [case["name"] for case, found in made if found != case["digest"]]
         pruned = ((case, prune_case(library, case, vectors)) for case in vectors["prunes"])
-        return wrong + [case["name"] for case, found in pruned if found != case["digest"]]
+        wrong += [case["name"] for case, found in pruned if found != case["digest"]]
+        voted = ((case, vote_case(library, case, vectors)) for case in vectors["votes"])
+        return wrong + [case["name"] for case, found in voted if found != case["digest"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [f"the vectors cannot be read: {error}"]
 
@@ -93,6 +95,48 @@ def prune_case(library: Kernels, case: dict[str, Any], vectors: dict[str, Any]) 
     found = library.select(keys, length, length // 3) or (0, 0, 0)
     told = [*found, library.equal(keys, found[0])]
     return digest(0, bytes(values), bytes(sums) + bytes(bits) + bytes(again), told)
+
+
+def vote_case(library: Kernels, case: dict[str, Any], vectors: dict[str, Any]) -> str:
+    """The digest of what is gathered of each expert, and of a vote over it that takes a base away first."""
+    count = vectors["elements"]
+    tiles = -(-count // TILE)
+    raw = (Kept * (1 + len(case["experts"])))()  # the ballot lies in the last bytes of the first
+    experts = raw[1:]
+    head = Ballot.from_buffer(raw, ctypes.sizeof(Kept) - ctypes.sizeof(Ballot))
+    head.count, head.base, head.made, head.tied = len(experts), 1, case["made"], 1.0
+    head.narrow, head.divided = case["narrow"], any(own["divisor"] != 1 for own in case["experts"])
+    left, held = b"", []
+    for expert, own in zip(experts, case["experts"], strict=True):
+        bits, before = (ctypes.c_uint64 * (tiles * TILE // 64))(), (ctypes.c_int64 * (tiles + 1))()
+        entries = (ctypes.c_char * ((count + TILE) * case["width"]))()
+        held += [bits, before, entries]
+        expert.bits, expert.before, expert.entries = (ctypes.addressof(part) for part in held[-3:])
+        expert.size, expert.half, expert.divisor = case["width"], case["half"], own["divisor"]
+        expert.weight = expert.share = own["weight"]
+        table = Gathered(expert.bits, expert.before, expert.entries, 0, case["width"])
+        run_ops(library, own["ops"], own["inputs"], vectors, ctypes.addressof(table), 0)
+        left += bytes(bits) + bytes(before) + bytes(entries)[: table.used * case["width"]]
+    flags, out = run_ops(library, case["ops"], case["inputs"], vectors, ctypes.addressof(head), 4)
+    return digest(flags, out, left, [])
+
+
+def run_ops(
+    library: Kernels, program: list[Any], names: list[str], vectors: dict[str, Any], data: int, size: int
+) -> tuple[int, bytes]:
+    """The flags and the output of operations that all work on what lies at `data`."""
+    ops = (Op * len(program))()
+    for op, values in zip(ops, program, strict=True):
+        for name, value in zip(_FIELDS, values, strict=True):
+            setattr(op, name, value)
+        op.data = data
+    held = [ctypes.create_string_buffer(base64.b64decode(vectors["inputs"][name])) for name in names]
+    addresses = (ctypes.c_void_p * len(held))(*map(ctypes.addressof, held))
+    out = (ctypes.c_char * (vectors["elements"] * size + 1))()
+    area = (ctypes.c_char * (_REGISTERS * REGISTER))()
+    at = ctypes.addressof(out)
+    flags = library.run(ops, len(ops), addresses, at, 0, vectors["elements"], ctypes.addressof(area))
+    return flags, bytes(out)[:-1]
 
 
 def prune_limit(rank: int, length: int) -> int:
