@@ -41,13 +41,18 @@ class RunOptions:
             room = settings.get("CUVEE_DECOMPOSITIONS") or "off"
             chosen["decompositions"] = 0 if room.lower() in ("off", "0") else parse_bytes(room)
         if "recording" not in chosen:
-            word = (settings.get("CUVEE_CATALOG") or "cold").lower()
-            chosen["recording"] = word if word in ("on", "cold") else "off"
+            chosen["recording"] = _recording(settings.get("CUVEE_CATALOG") or "cold")
         return cls(
             memory=parse_bytes(memory) if isinstance(memory, str) else int(str(memory)),
             threads=max(1, int(str(threads))),
             **chosen,  # type: ignore[arg-type]
         )
+
+
+def _recording(word: str) -> str:
+    if word.lower() not in ("off", "cold", "on"):
+        raise UsageError("CV-U350", f"`CUVEE_CATALOG` is `{word}`", hint="write `on`, `cold` or `off`")
+    return word.lower()
 
 
 def parse_bytes(text: str) -> int:

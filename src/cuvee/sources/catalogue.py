@@ -200,7 +200,7 @@ def keep(sources: Sequence[Source], found: Found, before: Sequence[str | None]) 
     if not found.sketches:
         return True
     for place, told in enumerate(prints):
-        known_changes = {} if found.complete else changes_of(sources[0], sources[place + 1]) or {}
+        known_changes = changes_of(sources[0], sources[place + 1]) or {}
         store.keep("change", _change_rows(found, place, known_changes), ground, told)
     if found.complete:
         order = sorted(range(len(prints)), key=prints.__getitem__)
@@ -227,7 +227,10 @@ def _change_rows(found: Found, place: int, known: Mapping[str, Change]) -> Itera
     for number, (name, change) in enumerate(every.items()):
         keys, counts = change.keys, change.counts
         if name in own:
-            keys, counts = found.magnitudes(place, name) or (None, None)
+            before = known.get(name)
+            keys, counts = (
+                found.magnitudes(place, name) or (before and (before.keys, before.counts)) or (None, None)
+            )
         lost.append(keys is None)
         if keys is not None:
             yield f"keys{number}", keys

@@ -131,14 +131,14 @@ class Recording:
             if name not in self._open:
                 try:
                     self._open[name] = _Tensor(self.sources, self.read[name], name, self.based)
-                except (CuveeError, OSError, KeyError):
+                except (CuveeError, OSError, LookupError, MemoryError):
                     self.lost = True
                     return
             tensor = self._open[name]
         with tensor.guard:
             try:
                 work(tensor)
-            except (CuveeError, OSError, ValueError, KeyError):
+            except (CuveeError, OSError, ValueError, LookupError, MemoryError):
                 self.lost = True
 
     def _digests_of(self, name: str) -> Collection[str]:

@@ -17,6 +17,7 @@ from cuvee.api import execute
 from cuvee.api.blend import Blend
 from cuvee.cli.app import app
 from cuvee.engine.options import RunOptions
+from cuvee.errors import UsageError
 from cuvee.recipe.load import parse_recipe
 from cuvee.sources import catalogue as catalogues
 from cuvee.sources import catalogue_live, residency
@@ -198,6 +199,23 @@ def test_magnitudes_take_no_more_room_than_there_is(monkeypatch) -> None:
     assert any(kept) and not all(kept)
     blend("ties, density: 0.4").save("again", run=RunOptions())
     assert weights("again") == weights("out")
+
+
+def test_magnitudes_that_were_known_stay(monkeypatch) -> None:
+    models()
+    opened = sources("base", *EXPERTS)
+    for expert in opened[1:]:
+        catalogues.catalogue(opened[0], [expert])
+    monkeypatch.setattr(catalogue_live, "MOST_TABLES", 0)
+    assert told(blend("ties, density: 0.4").save("out", run=ON)) == ["CV-P350"]
+    for expert in opened[1:]:
+        assert all(change.keys is not None for change in changes_of(opened[0], expert).values())
+
+
+def test_a_mistyped_setting_is_told(monkeypatch) -> None:
+    monkeypatch.setenv("CUVEE_CATALOG", "clod")
+    with pytest.raises(UsageError, match="CV-U350"):
+        RunOptions.from_settings()
 
 
 @pytest.mark.parametrize(
