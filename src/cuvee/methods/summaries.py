@@ -33,16 +33,12 @@ _WIDE = 8  # bytes of a key of float64
 
 @runtime_checkable
 class Answering(Protocol):
-    """A stream that finds figures by itself, the same to the bit, where whoever made it has a faster way."""
+    """A stream that finds sums by itself, the same to the bit, where whoever made it has a faster way."""
 
     def totals_by(
         self, figures: Callable[[Block], list[Any]], key: Callable[[Block], Any]
     ) -> dict[Any, list[float]]:
         """As the function of this name."""
-        ...
-
-    def tops(self, magnitude: Callable[[Block], Any], counts: Sequence[int], ties: Ties) -> list[Any]:
-        """As the function of this name, of counts that lie in 0 … n."""
         ...
 
 
@@ -150,8 +146,6 @@ def tops(
     """Several selections of one magnitude (see `top`) in shared passes; each contains the smaller ones."""
     total = sum(stream.sizes)
     counts = [min(max(keep(total) if callable(keep) else keep, 0), total) for keep in keeps]
-    if isinstance(stream, Answering):
-        return stream.tops(magnitude, counts, ties)
     inner = [count for count in counts if 0 < count < total + (ties == "none")]
 
     def keys(block: Block, wide: bool) -> list[Tensor]:

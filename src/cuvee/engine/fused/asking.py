@@ -1,39 +1,34 @@
 """A stage's own summary, its questions answered by passes of the machine instead of blocks.
 
-The summary runs on a stream that has no blocks. What it asks (sums of figures, the largest magnitudes) is looked up
-among the answers that are there; where one is missing it is left, a pass finds that one, and it runs from its start.
+The summary runs on a stream that has no blocks. What it asks (sums of figures) is looked up among the
+answers that are there; where one is missing it is left, a pass finds that one, and it runs from its start.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cuvee.engine.fused.builder import Builder, Unfusable, Value
-from cuvee.engine.fused.chosen import Chosen
+from cuvee.engine.fused.builder import Builder, Unfusable
 from cuvee.engine.fused.graph import Graph, emit
-from cuvee.engine.fused.selection import Found, Gathering, Probe, cuts
-from cuvee.engine.fused.trace import floats, traced
+from cuvee.engine.fused.selection import Gathering, Probe
+from cuvee.engine.fused.trace import traced
 from cuvee.engine.fused.traced import Traced
-from cuvee.engine.kernels.library import Kernels
 from cuvee.engine.kernels.operations import Code
 from cuvee.methods.contract import Block, Place, Uniforms
 from cuvee.methods.exact_sums import Exact, expansion
 from cuvee.methods.registry import stage
-from cuvee.methods.summaries import Ties
 from cuvee.plan.nodes import Apply
 
 
 class _Asked(Exception):
-    """What has no answer yet: a function of blocks, whose results are summed, or judged where there are `counts`."""
+    """What has no answer yet: a function of blocks, whose results are summed."""
 
-    def __init__(
-        self, function: Callable[[Block], Any], counts: Sequence[int] = (), ties: Ties = "index"
-    ) -> None:
-        self.function, self.counts, self.ties = function, counts, ties
+    def __init__(self, function: Callable[[Block], Any]) -> None:
+        self.function = function
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +96,6 @@ class Asking:
                 total.extend(terms)
         return {group: [_finite(total.value()) for total in own] for group, own in groups.items()}
 
-    def tops(self, magnitude: Callable[[Block], Any], counts: Sequence[int], ties: Ties) -> list[Any]:
-        """As `summaries.tops`, of counts."""
-        answer = self._answer(_Asked(magnitude, counts, ties))
-        return [Selected(tuple(own[place] for own in answer)) for place in range(len(counts))]
-
     def _answer(self, asked: _Asked) -> Any:
         self._asked += 1
         if self._asked > len(self.question.answers):
@@ -113,34 +103,15 @@ class Asking:
         return self.question.answers[self._asked - 1]
 
 
-@dataclass(frozen=True, slots=True)
-class Selected:
-    """The largest magnitudes of several tensors, in place of a `Cut`; its mask is that of traced magnitudes."""
-
-    chosen: tuple[Chosen, ...]
-
-    def mask(self, magnitude: Any, block: Block) -> Traced:
-        one = self.chosen[block.number]
-        if one.kept <= 0 or one.kept >= one.total:
-            found: Traced = magnitude.filled(float(one.kept > 0), "truth")
-            return found
-        trimmed: Traced = magnitude.kept(one.bits, one.ties)
-        return trimmed
-
-
-def summary_of(nodes: Sequence[Apply], kernels: Kernels) -> Gathering:
+def summary_of(nodes: Sequence[Apply]) -> Gathering:
     """The summary that these applications share, for each with its place among them."""
     first, shapes = nodes[0], tuple(node.shape for node in nodes)
     question = Question(first.stage, first.values, shapes, tuple(n.place for n in nodes), len(first.inputs))
     while True:
         try:
             found = question.summary()
-        except _Asked as asked:
-            if asked.counts:
-                figure = cuts(asked.counts, [math.prod(shape) for shape in shapes], kernels, ties=asked.ties)
-                answer = yield from _about(figure, question)
-            else:
-                answer = yield Probe("totals", ask=question)
+        except _Asked:
+            answer = yield Probe("totals", ask=question)
             question = replace(question, answers=(*question.answers, answer))
             continue
         return [(found, place) for place in range(len(nodes))]
@@ -166,13 +137,6 @@ def summed(builder: Builder, probe: Probe, node: Apply, number: int, lines: Any)
     return lambda: [expansion(list(line)) for line in sums]
 
 
-def judged(builder: Builder, probe: Probe, node: Apply, number: int) -> Value:
-    """The magnitude that a probe asks for; to be released."""
-    graph, magnitude = _traced(probe, node, number)
-    (value,) = emit(builder, graph, node.inputs, [floats(magnitude).index])
-    return value
-
-
 def _traced(probe: Probe, node: Apply, number: int) -> tuple[Graph, Any]:
     """What the probe's function makes of a block of traced values."""
     if not isinstance(probe.ask, Question):
@@ -180,17 +144,6 @@ def _traced(probe: Probe, node: Apply, number: int) -> tuple[Graph, Any]:
     graph, function = Graph(len(node.inputs)), probe.ask.function()
     tensors: Any = [Traced(graph, index) for index in range(graph.inputs)]
     return graph, traced(lambda: function(Block(tensors, 0, node.shape, number, node.place)))
-
-
-def _about(figure: Gathering, question: Question) -> Generator[Probe, Found, Any]:
-    """The same figure of a magnitude that a summary names."""
-    found: Found | None = None
-    while True:
-        try:
-            probe = next(figure) if found is None else figure.send(found)
-        except StopIteration as end:
-            return end.value
-        found = yield replace(probe, ask=question)
 
 
 def _finite(total: float) -> float:

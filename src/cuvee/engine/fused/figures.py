@@ -87,7 +87,7 @@ def gathering(figure: str, nodes: Sequence[Apply], kernels: Kernels) -> Generato
     if figure == "weights":
         return _energies(nodes[0], sum(sizes))
     if figure == "traced":
-        return summary_of(nodes, kernels)
+        return summary_of(nodes)
     if figure in ("sizes", "scores"):
         return spans(figure, nodes, kernels)
     if figure == "boosts":

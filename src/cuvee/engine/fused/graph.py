@@ -21,8 +21,6 @@ class Step:
     code: Code | None
     of: tuple[int, ...] = ()
     x: float = 0.0
-    bits: int = 0
-    count: int = 0
 
 
 @dataclass(slots=True)
@@ -36,11 +34,11 @@ class Graph:
     def __post_init__(self) -> None:
         self.steps = [Step(None) for _ in range(self.inputs)]
 
-    def add(self, code: Code, *of: int, x: float = 0.0, bits: int = 0, count: int = 0) -> int:
+    def add(self, code: Code, *of: int, x: float = 0.0) -> int:
         """The number of a step; that of an equal one where there is one already."""
         if code is Code.SCALE and x == 1:
             return of[0]
-        step = Step(code, of, x, bits, count)
+        step = Step(code, of, x)
         key = repr(step)  # tells 0.0 from -0.0
         if key not in self._known:
             self._known[key] = len(self.steps)
@@ -107,7 +105,7 @@ class _Emission:
         assert code is not None  # an input is not emitted
         given = [self.value(operand) for operand in operands]
         self.values[number] = self.builder.new()
-        self.builder.emit(code, self.values[number], *given, x=x, bits=step.bits, count=step.count)
+        self.builder.emit(code, self.values[number], *given, x=x)
         for operand in operands:
             self.uses[operand] -= 1
             if not self.uses[operand]:

@@ -36,9 +36,9 @@ def probed(builder: Builder, probe: Probe, node: Apply, place: int, total: int) 
     """
     lines = -(-total // TILE)
     if probe.kind == "pick":
-        return _pick(builder, probe, node, place, -(-lines // probe.every) * TILE)
+        return _pick(builder, probe, node, -(-lines // probe.every) * TILE)
     if probe.kind in ("high", "low", "tied"):
-        return _count(builder, probe, node, place, total)
+        return _count(builder, probe, node, total)
     if probe.kind == "totals":
         return asking.summed(builder, probe, node, place, lambda: _lines(lines))
     emit = {"gram": _gram, "signs": _signs, "energies": _energies, "movers": _movers, "norms": _norms}
@@ -79,10 +79,8 @@ def _norms(builder: Builder, node: Apply, lines: int) -> Results:
     return lambda: sums
 
 
-def _judged(builder: Builder, probe: Probe, node: Apply, place: int) -> Value:
+def _judged(builder: Builder, probe: Probe, node: Apply) -> Value:
     """What a stage selects by."""
-    if probe.ask is not None:
-        return asking.judged(builder, probe, node, place)
     if probe.by is not None:
         return judged(builder, node, *probe.by)
     if node.stage != "sce":
@@ -116,8 +114,8 @@ def _movers(builder: Builder, node: Apply, lines: int) -> Results:
     return lambda: counts
 
 
-def _pick(builder: Builder, probe: Probe, node: Apply, place: int, total: int) -> Results:
-    value = _judged(builder, probe, node, place)
+def _pick(builder: Builder, probe: Probe, node: Apply, total: int) -> Results:
+    value = _judged(builder, probe, node)
     room = min(total, _MOST)
     found = [_Places(room) for _ in probe.windows]
     for (low, high), own in zip(probe.windows, found, strict=True):
@@ -142,10 +140,10 @@ class _Places:
         return Window(bounds, head.less, head.low, head.high, keys)
 
 
-def _count(builder: Builder, probe: Probe, node: Apply, place: int, total: int) -> Results:
+def _count(builder: Builder, probe: Probe, node: Apply, total: int) -> Results:
     if total > _COUNTED and probe.kind != "tied":
         raise Unfusable("there are more elements than a bin counts")
-    value = _judged(builder, probe, node, place)
+    value = _judged(builder, probe, node)
     if probe.kind == "tied":
         counts = [_one_count() for _ in probe.bits]
         for bits, count in zip(probe.bits, counts, strict=True):

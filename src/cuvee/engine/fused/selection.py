@@ -25,7 +25,7 @@ class Probe:
     """One pass: what is gathered, for which leading digits (`low`), whole bits (`tied`), or between which (`pick`).
 
     `every`: only one of so many tiles is looked at. `by`: what is judged, where a stage judges several things: the
-    `size` of the input of this number, or its `score`. `ask`: what is summed, or judged, where a stage's own summary
+    `size` of the input of this number, or its `score`. `ask`: what is summed where a stage's own summary
     says so (`asking.Question`).
     """
 

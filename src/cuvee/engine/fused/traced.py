@@ -169,13 +169,6 @@ class Traced:
         """Equal values."""
         return Traced(self.graph, self.graph.add(Code.FILL, x=number(x)), kind)
 
-    def kept(self, bits: int, ties: int) -> Traced:
-        """Where the magnitude exceeds these bits, and the first that equal it."""
-        code = Code.TRIM
-        one = self.filled(1.0)
-        step = self.graph.add(code, self._floats().index, one.index, bits=bits, count=ties)
-        return Traced(self.graph, step, "truth")
-
     def _of(self, other: Any) -> Traced:
         return other if isinstance(other, Traced) else self.filled(other, self.kind)
 
@@ -203,14 +196,7 @@ def _where(truth: Traced, one: Any, other: Any) -> Traced:
     left, right = (x if isinstance(x, Traced) else truth.filled(x) for x in (one, other))
     if left.kind != right.kind or left.kind in ("wide", "product"):
         raise Unfusable("a choice between types")
-    step = truth.graph.steps[truth._truth().index]
-    if (
-        step.code is Code.TRIM
-        and truth.graph.steps[right.index] == truth.graph.steps[truth.filled(0.0).index]
-    ):
-        index = truth.graph.add(Code.TRIM, step.of[0], left.index, bits=step.bits, count=step.count)
-        return Traced(truth.graph, index, left.kind)
-    return truth._made(Code.CHOOSE, left, right, truth, kind=left.kind)
+    return truth._made(Code.CHOOSE, left, right, truth._truth(), kind=left.kind)
 
 
 def _maximum(one: Traced, other: Traced) -> Traced:
