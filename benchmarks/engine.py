@@ -2,9 +2,9 @@
 
     python benchmarks/engine.py --size 0.1b --out benchmarks/results/engine-0.1b.json
 
-Each round measures, one after the other for each method: the floor (plain large `preadv` into reused buffers, `pwrite`
-and `fsync`, one thread for each core), `cuvee merge` in a process of its own, and the same command on a checkpoint of
-1 MB, whose wall time is start-up and is taken off. Reported are medians over the rounds, ratios taken within a round,
+Each round measures for each method, the first two in turns: the floor (plain large `preadv` into reused buffers,
+`pwrite` and `fsync`, one thread for each core), `cuvee merge` in a process of its own, and the same command on a
+checkpoint of 1 MB, whose wall time is start-up and is taken off. Reported are medians over the rounds, ratios taken within a round,
 with a warm page cache and, where this process may drop it (root, --cold), with a cold one. Checkpoints are synthetic
 Llamas in bfloat16, made here. With --mergekit, that `mergekit-yaml` merges the same files in the same rounds.
 
@@ -232,14 +232,16 @@ def measure(
     _, files = recipe(folder, method)
     nbytes = files[0].stat().st_size
     floors, runs, starts, rivals = [], [], [], []
-    for _ in range(rounds):
-        chill(files, cold)
-        floors.append(floor(files, folder / "floor.bin", nbytes))
-        starts.append(command(tiny, method, folder / "out"))
-        chill(files, cold)
-        if cold:
-            command(tiny, method, folder / "out")  # start-up from a warm cache, as in what is taken off
-        runs.append(command(folder, method, folder / "out"))
+    for number in range(rounds):
+        turns = ("floor", "run") if number % 2 else ("run", "floor")  # a host may cache what was read before
+        for turn in turns:
+            chill(files, cold)
+            if turn == "floor":
+                floors.append(floor(files, folder / "floor.bin", nbytes))
+                continue
+            command(tiny, method, folder / "out")  # brings the program back into the page cache
+            starts.append(command(tiny, method, folder / "out"))
+            runs.append(command(folder, method, folder / "out"))
         if program is not None and method not in NATIVE:  # which MergeKit does not read
             chill(files, cold)
             rivals.append(rival(program, folder, method, folder / "out"))
