@@ -4,9 +4,10 @@
 
 Each round measures for each method, the first two in turns: the floor (plain large `preadv` into reused buffers,
 `pwrite` and `fsync`, one thread for each core), `cuvee merge` in a process of its own, and the same command on a
-checkpoint of 1 MB, whose wall time is start-up and is taken off. Reported are medians over the rounds, ratios taken within a round,
-with a warm page cache and, where this process may drop it (root, --cold), with a cold one. Checkpoints are synthetic
-Llamas in bfloat16, made here. With --mergekit, that `mergekit-yaml` merges the same files in the same rounds.
+checkpoint of 1 MB, whose wall time is start-up and is taken off. Reported are medians over the rounds, ratios taken
+within a round, with a warm page cache and, where this process may drop it (root, --cold), with a cold one. Checkpoints
+are synthetic Llamas in bfloat16, made here. With --mergekit, that `mergekit-yaml` merges the same files in the same
+rounds.
 
 Before each measurement a file of the output's size is written and removed: a virtual machine that gives free pages back
 to its host makes whoever writes first wait for new ones, up to seconds, which would be charged to the floor.
