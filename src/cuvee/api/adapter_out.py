@@ -18,12 +18,13 @@ import cuvee
 from cuvee.api.inputs import refuse_changed, refuse_inputs, resume_key, stamps
 from cuvee.api.lock import lock_of, lock_text
 from cuvee.api.record import libraries
-from cuvee.bundle.adapter_files import STEM, Form, Target, configuration, form_of, saved_name
+from cuvee.bundle.adapter_files import STEM, Form, Target, configuration, saved_name
 from cuvee.bundle.json_files import dump_json
 from cuvee.bundle.manifest_form import Origin, build
 from cuvee.core.dtypes import BY_NAME, FLOAT32, DType
 from cuvee.core.names import printable
 from cuvee.core.tensors import TensorMeta
+from cuvee.engine.adapter_reads import adapted_form, savable
 from cuvee.engine.decompositions import decomposer
 from cuvee.engine.deltas import Change, adds_to_base, changes, whole
 from cuvee.engine.evaluate import Evaluator
@@ -217,8 +218,8 @@ class _Work:
     def _measure(self, change: Change) -> Part | float:
         """A matrix's target and error; of what is no matrix to adapt, the norm of its change."""
         meta = change.tensor.meta
-        form = form_of(meta.name, meta.shape, change.tensor.role, self.plan.config)
-        if form is None or change.delta is None or self._tied(change, form):
+        form = adapted_form(change, self.plan)
+        if form is None:
             return float(change.value(self.evaluator).double().norm())
         found = self.compressed(change, form)
         if not found.norm:
@@ -259,7 +260,7 @@ class _Work:
         saved, dropped = [], {}
         for change, norm in others:
             meta = change.tensor.meta
-            if self.form.rest == "drop" or not _can_be_saved(change, modules):
+            if self.form.rest == "drop" or not savable(change, modules):
                 dropped[meta.name] = norm
                 continue
             saved.append(meta.name)
@@ -269,18 +270,6 @@ class _Work:
     def _dtype(self) -> DType:
         wanted = self.plan.recipe.output.dtype
         return BY_NAME[wanted] if wanted else FLOAT32
-
-    def _tied(self, change: Change, form: Form) -> bool:
-        """A tied embedding: an adapter would change it for the input side alone."""
-        return form == "embedding" and bool((self.plan.config or {}).get("tie_word_embeddings"))
-
-
-def _can_be_saved(change: Change, modules: list[str]) -> bool:
-    """Whether PEFT can keep a copy of the tensor's module: it must not hold adapted modules, nor be a tied table."""
-    module = change.tensor.meta.name.rpartition(".")[0]
-    if not module or change.tensor.role == "embeddings":
-        return False
-    return not any(other.startswith(f"{module}.") for other in modules)
 
 
 def _files(plan: Plan, report: Report) -> dict[str, bytes]:

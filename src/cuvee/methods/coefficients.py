@@ -95,7 +95,7 @@ def normalized(weights: Any) -> Any:
     They are added in order, which a library's sum does not promise, so that the shares are the same everywhere.
     """
     column = vector(weights)
-    if _cancels([plain(weight) for weight in column]):
+    if cancels([plain(weight) for weight in column]):
         raise RunError("CV-E070", "the weights sum to 0, so they cannot be normalized", hint=_HINT)
     return column / functools.reduce(operator.add, list(column))
 
@@ -120,7 +120,7 @@ def cancelling(values: Mapping[str, Any]) -> str | None:
     weights = values.get("weight")
     if not values.get("normalize", True) or not isinstance(weights, (list, tuple)):
         return None
-    if not _cancels([float(weight) for weight in weights]):
+    if not cancels([float(weight) for weight in weights]):
         return None
     return "the values of `weight` sum to 0, so they cannot be normalized"
 
@@ -128,7 +128,8 @@ def cancelling(values: Mapping[str, Any]) -> str | None:
 _HINT = "give weights with another sum, or `normalize: false` where the method has it"
 
 
-def _cancels(weights: list[float]) -> bool:
+def cancels(weights: Sequence[float]) -> bool:
+    """Whether the sum of weights is rounding error."""
     return abs(sum(weights)) <= _CANCELLED * sum(map(abs, weights))
 
 

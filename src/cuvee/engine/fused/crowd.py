@@ -7,7 +7,7 @@ all less the same base, thinned or not. Whatever else is left to single operatio
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,14 +41,19 @@ def elected(builder: Builder, node: Apply, values: Mapping[str, Any], tied: floa
     """The result of `elect` whose votes are weighted; None where it takes more. `tied`: the sign where none wins."""
     if tied == 0:
         return None
-    weights = each(values["weight"], len(node.inputs))
-    parts = weights if values["divisor"] == "weight" else [1.0] * len(weights)
+    weights, parts = pulls(values, len(node.inputs))
     members = [
         _trimmed(builder, child) or _dropped(builder, child) or _changed(builder, child)
         for child in node.inputs
     ]
     settings = {"made": MADE[values["merge"]], "tied": tied}
     return _emitted(builder, Code.ELECTED, members, weights, parts, settings)
+
+
+def pulls(values: Mapping[str, Any], count: int) -> tuple[list[float], list[float]]:
+    """The weights of the voters, and what each adds to the divisor of a mean."""
+    weights = each(values["weight"], count)
+    return weights, weights if values["divisor"] == "weight" else [1.0] * count
 
 
 def _emitted(
@@ -95,7 +100,7 @@ def _memory(builder: Builder, count: int) -> tuple[Crowd, Any]:
 
 
 def _plain(node: Node) -> _Member | None:
-    read = _loaded(node)
+    read = loaded(node)
     return None if read is None else _Member(read, None)
 
 
@@ -103,8 +108,8 @@ def _changed(builder: Builder, node: Node) -> _Member | None:
     """A difference of float32 arithmetic that nobody else uses."""
     if not isinstance(node, Difference) or builder.uses(node) != 1:
         return None
-    read = _loaded(node.expert)
-    if read is None or FLOAT32 not in (_type(node.expert), _type(node.base)):
+    read = loaded(node.expert)
+    if read is None or FLOAT32 not in (type_of(node.expert), type_of(node.base)):
         return None
     return _Member(read, node.base)
 
@@ -141,14 +146,14 @@ def dropping(values: Mapping[str, Any]) -> tuple[int, float]:
     return round(density * 2.0**32), density if divides else 1.0
 
 
-def _loaded(node: Node) -> Read | None:
-    """What is read where the machine's float32 is the stored value itself."""
+def loaded(node: Node, types: Collection[DType] = (BFLOAT16, FLOAT32)) -> Read | None:
+    """What is read, in one of these types, where the machine's float32 is the stored value itself."""
     if isinstance(node, Convert) and node.dtype == FLOAT32:
         node = node.child
-    return node if isinstance(node, Read) and node.meta.dtype in (BFLOAT16, FLOAT32) else None
+    return node if isinstance(node, Read) and node.meta.dtype in types else None
 
 
-def _type(node: Node) -> DType | None:
+def type_of(node: Node) -> DType | None:
     """The type torch would hold the values in; None where that takes more than a look."""
     if isinstance(node, Convert):
         return node.dtype

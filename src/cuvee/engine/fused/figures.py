@@ -20,6 +20,7 @@ from cuvee.engine.memo import summary_values
 from cuvee.methods.combine.ram import boosts
 from cuvee.methods.combine.sce import energy_weights, selected_count
 from cuvee.methods.conditions.band import counts
+from cuvee.methods.conditions.trim import kept
 from cuvee.methods.registry import stage
 from cuvee.methods.summaries import Ties
 from cuvee.plan.nodes import Apply, Node
@@ -110,13 +111,10 @@ def _ties(node: Apply) -> Ties:
 def kept_counts(node: Apply, size: int) -> list[int]:
     """How many of the largest of `size` magnitudes a stage that thins asks for."""
     values = dict(node.values)
-    density = values["density"]
     if node.stage == "band":
-        removed, kept = counts(size, density, values["gamma"])
-        return [removed, removed + kept]
-    if _ties(node) == "all":
-        return [int(density * size) + 1]
-    return [max(1, int(density * size)) if density > 0 else 0]
+        removed, left = counts(size, values["density"], values["gamma"])
+        return [removed, removed + left]
+    return [kept(values["density"], size, _ties(node))]
 
 
 def _varying(node: Apply, sizes: list[int], kernels: Kernels) -> Gathering:

@@ -14,10 +14,10 @@ from typing import Any
 from cuvee.core.dtypes import BFLOAT16, BY_NAME, FLOAT32, DType
 from cuvee.engine.fused.builder import Builder, Value
 from cuvee.engine.fused.chosen import Chosen
+from cuvee.engine.fused.crowd import loaded, pulls, type_of
 from cuvee.engine.fused.figures import keeps_all
 from cuvee.engine.kernels.operations import CROWD, MADE, Ballot, Code, Kept
-from cuvee.methods.parameters import each
-from cuvee.plan.nodes import Apply, Convert, Difference, Node, Read
+from cuvee.plan.nodes import Apply, Difference, Node, Read
 
 FLOAT16 = BY_NAME["float16"]
 _TYPES = (BFLOAT16, FLOAT16, FLOAT32)
@@ -49,8 +49,7 @@ def voted(builder: Builder, node: Apply, values: Mapping[str, Any], tied: float)
         or any(builder.uses(child) != 1 for child in (*node.inputs, *thinned))
     ):
         return None
-    weights = each(values["weight"], len(found))
-    shares = weights if values["divisor"] == "weight" else [1.0] * len(found)
+    weights, shares = pulls(values, len(found))
     raw = ctypes.create_string_buffer(ctypes.sizeof(Ballot) + len(found) * ctypes.sizeof(Kept))
     head, experts = Ballot.from_buffer(raw), (Kept * len(found)).from_buffer(raw, ctypes.sizeof(Ballot))
     for expert, entries, weight, share in zip(experts, found, weights, shares, strict=True):
@@ -100,7 +99,7 @@ def _thins(node: Node) -> bool:
         and values["rescale"] != "l1"
         and isinstance(difference, Difference)
         and _plain(difference.expert) is not None
-        and FLOAT32 in (_type(difference.expert), _type(difference.base))
+        and FLOAT32 in (type_of(difference.expert), type_of(difference.base))
     )
 
 
@@ -117,17 +116,9 @@ def read_of(node: Node) -> Read:
 
 
 def _plain(node: Node) -> Read | None:
-    """What is read where the machine's float32 is the stored value itself."""
-    inner = node.child if isinstance(node, Convert) and node.dtype == FLOAT32 else node
-    return inner if isinstance(inner, Read) and inner.meta.dtype in _TYPES else None
+    return loaded(node, _TYPES)
 
 
 def _stored(change: Difference) -> DType | None:
     read = _plain(change.expert)
     return None if read is None else read.meta.dtype
-
-
-def _type(node: Node) -> DType | None:
-    if isinstance(node, Convert):
-        return node.dtype
-    return node.meta.dtype if isinstance(node, Read) else None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cuvee.core.lazy import torch
 from cuvee.methods.coefficients import combined
 from cuvee.methods.combine.elect import Zero, elect
+from cuvee.methods.conditions.trim import kept
 from cuvee.methods.contract import Block, Scope, Stream, Summary, stage
 from cuvee.methods.parameters import Fraction, NonNegative, PerExpert, Range, each
 from cuvee.methods.summaries import Cut, Ties, magnitude_of, top, totals
@@ -39,14 +40,12 @@ def scope(values: Mapping[str, Any]) -> Scope | None:
 
 def summarise(stream: Stream, *, total: Total, density: float, **_: Any) -> Summary:
     """The entries that a trimmed total keeps of each expert, and for the official one its majority's sign."""
-    official = total == "ties_official"
-
-    def kept(size: int) -> int:
-        return int(density * size) + 1 if official else max(1, int(density * size))
-
-    ties: Ties = "all" if official else "index"
-    cuts = [top(stream, magnitude_of(i), kept, ties=ties) for i in range(stream.inputs)]
-    if not official:
+    ties: Ties = "all" if total == "ties_official" else "index"
+    cuts = [
+        top(stream, magnitude_of(i), lambda size: kept(density, size, ties), ties=ties)
+        for i in range(stream.inputs)
+    ]
+    if ties != "all":
         return {"cuts": cuts}
     (sign,) = totals(stream, lambda block: [combined(_trimmed(block, cuts), [1.0] * len(cuts)).sign()]) or [
         0.0

@@ -20,16 +20,16 @@ def _scope(values: Mapping[str, Any]) -> Scope | None:
     return None if values["density"] >= 1 and values["count"] != "strict" else chosen
 
 
+def kept(density: float, size: int, ties: Ties) -> int:
+    """How many of the largest of `size` magnitudes are asked for; the official code counts one more."""
+    if ties == "all":
+        return int(density * size) + 1
+    return max(1, int(density * size)) if density > 0 else 0
+
+
 def _summarise(stream: Stream, *, density: float, count: str, rescale: str, **_: Any) -> Summary:
-    official = count == "official"
-
-    def kept(size: int) -> int:
-        if official:
-            return int(density * size) + 1
-        return max(1, int(density * size)) if density > 0 else 0
-
-    ties: Ties = "all" if official else "none" if count == "strict" else "index"
-    cut = top(stream, magnitude_of(0), kept, ties=ties)
+    ties: Ties = "all" if count == "official" else "none" if count == "strict" else "index"
+    cut = top(stream, magnitude_of(0), lambda size: kept(density, size, ties), ties=ties)
     if rescale == "none":
         return {"cut": cut}
     return {"cut": cut, "factor": l1_factor(stream, lambda block: _trimmed(block.tensors[0], cut, block))}
