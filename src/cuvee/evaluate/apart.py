@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +47,9 @@ def ours(method: str) -> bool:
 def apart(choose: Callable[[], Choice], tasks: Iterable[Task]) -> Choice:
     """What `choose` gives, run in a child process from which the test items of the tasks were removed.
 
-    The child computes with one thread. Raises what `choose` raised where that is an error of cuvee, else
-    EvaluationError CV-B370 with its words; CV-B371 where the child ended without an answer.
+    The child computes with one thread; threads and processes that the method leaves running are not waited for. Raises
+    what `choose` raised where that is an error of cuvee, else EvaluationError CV-B370 with its words; CV-B371 where the
+    child ended without an answer.
     """
     every = list(tasks)
     context = multiprocessing.get_context("fork")
@@ -57,14 +60,19 @@ def apart(choose: Callable[[], Choice], tasks: Iterable[Task]) -> Choice:
                 "ignore", DeprecationWarning
             )  # forking beside threads: the child starts none
             child.start()
-        child.join()
+        try:
+            child.join()
+        except BaseException:
+            child.kill()  # interrupted: else Python would wait for it before it ends
+            child.join()
+            raise
         return _brought(folder, child.exitcode)
 
 
 def _child(choose: Callable[[], Choice], tasks: Sequence[Task], folder: Path) -> None:
     from safetensors.torch import save
 
-    torch.set_num_threads(1)  # pools of threads do not survive a fork
+    _one_thread()
     spared = {id(item) for task in tasks for item in (*task.train, *task.selection)}
     for task in tasks:
         task.test.remove(spared)
@@ -76,6 +84,17 @@ def _child(choose: Callable[[], Choice], tasks: Sequence[Task], folder: Path) ->
         disk.write_file(folder / _REST, json.dumps(rest, default=str).encode())
     except BaseException as error:  # noqa: BLE001  # whatever it is, it is told to the referee
         disk.write_file(folder / _PROBLEM, json.dumps(_told(error)).encode())
+    with suppress(Exception):
+        sys.stdout.flush()
+    os._exit(0)  # the choice is told: threads that the method left running must not keep the referee waiting
+
+
+def _one_thread() -> None:
+    """Compute with one thread, whatever is asked for later: pools do not survive a fork, and are waited for forever."""
+    import torch  # the module itself, as methods have it
+
+    torch.set_num_threads(1)
+    torch.set_num_threads = lambda nthreads: None
 
 
 def _told(error: BaseException) -> dict[str, str | None]:
@@ -124,19 +143,18 @@ def _raised(told: dict[str, Any]) -> CuveeError:
 
 def guard() -> None:
     """From now on nothing in this process opens the tracks' data in the cache, or looks through all its objects."""
-    kept = tuple(f"{cache_folder() / 'evaluate' / name}/" for name in _KEPT_DATA)
+    kept = tuple(f"{(cache_folder() / 'evaluate' / name).resolve()}/" for name in _KEPT_DATA)
     own = threading.local()
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if (
             event == "open"
-            and isinstance(arguments[0], (str, bytes, Path))
+            and isinstance(arguments[0], (str, bytes, os.PathLike))
             and not getattr(own, "busy", False)
         ):
             own.busy = True
             try:
-                name = arguments[0].decode() if isinstance(arguments[0], bytes) else str(arguments[0])
-                found = str(Path(name).resolve())
+                found = str(Path(os.fsdecode(arguments[0])).resolve())
             finally:
                 own.busy = False
             if found.startswith(kept):

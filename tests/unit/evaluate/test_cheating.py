@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import gc
 import inspect
+import multiprocessing
 import os
 import pickle
+import signal
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +218,87 @@ def test_gradients_can_be_taken_in_a_process_of_its_own() -> None:
         return {WEIGHT: -weight.grad}, {}
 
     assert Referee(Track()).choose(learned).weights[WEIGHT].norm() > 0
+
+
+@pytest.fixture
+def limited() -> Iterator[None]:
+    """TimeoutError after ten seconds: what is tested here used to wait forever."""
+
+    def late(number: int, frame: Any) -> None:
+        raise TimeoutError
+
+    before, threads = signal.signal(signal.SIGALRM, late), torch.get_num_threads()
+    signal.alarm(10)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+    torch.set_num_threads(threads)
+
+
+def test_what_a_method_leaves_running_is_not_waited_for(limited: None) -> None:
+    def lingering(room: Selection) -> tuple[Any, dict[str, Any]]:
+        threading.Thread(target=threading.Event().wait).start()
+        multiprocessing.get_context("fork").Process(target=time.sleep, args=(15,)).start()
+        return room.experts[0], {"left": 2}
+
+    assert Referee(Track()).choose(lingering).settings == {"left": 2}
+
+
+def test_a_method_that_asks_for_threads_computes_with_one(limited: None) -> None:
+    def eager(room: Selection) -> tuple[Any, dict[str, Any]]:
+        torch.set_num_threads(2)
+        return {WEIGHT: (torch.eye(600) @ torch.ones(600, 600)).sum(0)[:8]}, {"with": torch.get_num_threads()}
+
+    torch.set_num_threads(2)
+    _ = torch.ones(600, 600) @ torch.ones(600, 600)  # so that there is a pool for the fork to break
+    choice = Referee(Track()).choose(eager)
+    assert choice.settings == {"with": 1} and choice.weights[WEIGHT].tolist() == [600.0] * 8
+
+
+def test_an_interrupted_choice_leaves_no_process_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = multiprocessing.get_context("fork").Process
+    joined, calls = kind.join, []
+
+    def interrupted(self: Any, timeout: float | None = None) -> None:
+        calls.append(self.pid)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        joined(self, timeout)
+
+    monkeypatch.setattr(kind, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Referee(Track()).choose(lambda room: (time.sleep(20), {}))
+    left = multiprocessing.active_children()
+    for process in left:
+        process.kill()
+    assert calls and left == []
+
+
+@pytest.mark.parametrize("how", ["link", "relative", "bytes"])
+def test_the_data_of_tracks_stay_shut_wherever_the_cache_is(
+    how: str, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUVEE_CACHE", {"link": str(tmp_path / "link"), "relative": "cache"}.get(how, "cache"))
+    given: Any = os.fsencode(cached) if how == "bytes" else cached
+
+    def reads(room: Selection) -> tuple[Any, dict[str, Any]]:
+        return room.base, {"read": len(os.read(os.open(given, os.O_RDONLY), 100))}
+
+    with pytest.raises(LeakError) as caught:
+        Referee(Track()).choose(reads)
+    assert caught.value.diagnostics[0].code == "CV-B372"
+
+
+@pytest.mark.parametrize("way", [by_the_closure, by_inspecting, by_the_cached_data])
+def test_without_a_process_of_its_own_the_same_ways_do_lead_there(way: Peek, cached: Path) -> None:
+    """A control: were these ways broken by themselves, nothing would be shown above."""
+
+    def cheat(room: Selection) -> tuple[Any, dict[str, Any]]:
+        return room.base, {"read": len(way(room))}
+
+    assert Referee(Track(), isolated=False).choose(cheat).settings["read"] in (200, len(b"test items"))
 
 
 def test_failures_are_told_with_their_words() -> None:
