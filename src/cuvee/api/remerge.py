@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from blake3 import blake3
 
 from cuvee.api.lineage import Key, Keys, key_of, keys_of
-from cuvee.api.sparing import spared
+from cuvee.api.sparing import Prints, prints_of, refuse_others, spared
 from cuvee.bundle.manifest_form import Manifest, parse
 from cuvee.core.digests import TensorHasher
 from cuvee.core.limits import DEFAULT
@@ -47,7 +47,8 @@ class Remerge:
     """A plan that takes from an earlier output what is the same there; `keys` are those of the new output.
 
     `reused` are the tensors that are taken whole; those with `parts` in `lighter` are taken but for these. `left_out`
-    are the blocks of inputs that nothing asks for then.
+    are the blocks of inputs that nothing asks for then; `prints` are the inputs' fingerprints from before the keys were
+    made.
     """
 
     plan: Plan
@@ -56,6 +57,7 @@ class Remerge:
     reused: tuple[str, ...]
     earlier: Manifest | None
     left_out: StandIns = field(default_factory=dict)
+    prints: Prints = ()
 
     @property
     def lineage(self) -> Mapping[str, Any]:
@@ -74,7 +76,11 @@ class Remerge:
         return finished
 
     def checked(self, tell: Callable[[Event], None]) -> Mended | None:
-        """Hold all that is taken against the earlier manifest; what fills up tensors that are taken in part."""
+        """Hold all that is taken against the earlier manifest; what fills up tensors that are taken in part.
+
+        RunError when an input is not what it was when its key was made.
+        """
+        refuse_others(self.prints)
         if self.earlier is None:
             return None
         source = self.lighter.sources[_KEY].source
@@ -198,6 +204,7 @@ class Mended:
 
 def remerge(plan: Plan, earlier: Path | None, options: RunOptions) -> Remerge:
     """What of `earlier` can be taken; UsageError when that is no output with lineage, or nothing is catalogued."""
+    prints = prints_of(plan)
     keys = keys_of(plan, options)
     if not keys and (earlier is not None or options.recording != "on"):
         raise UsageError(
@@ -206,7 +213,7 @@ def remerge(plan: Plan, earlier: Path | None, options: RunOptions) -> Remerge:
             hint="run `cuvee catalog` with the experts and their base first, or add `--catalog`",
         )
     if earlier is None:
-        return Remerge(plan, plan, keys, (), None)
+        return Remerge(plan, plan, keys, (), None, prints=prints)
     manifest = _manifest(earlier)
     source = open_path(earlier, str(earlier), DEFAULT)
     before: Mapping[str, Any] = manifest.content["lineage"]
@@ -227,7 +234,7 @@ def remerge(plan: Plan, earlier: Path | None, options: RunOptions) -> Remerge:
     left_out = unneeded(lighter)
     note = Diagnostic("CV-P281", _message(plan, lighter, reused, left_out), severity="note")
     plan = replace(plan, notes=(*plan.notes, note))
-    return Remerge(plan, lighter, keys, tuple(reused), manifest, left_out)
+    return Remerge(plan, lighter, keys, tuple(reused), manifest, left_out, prints)
 
 
 def _copied(tensor: OutputTensor) -> OutputTensor:

@@ -61,6 +61,11 @@ def runner_of(tables: Tables | None, prints: Prints) -> Callable[..., Finished]:
     return runner
 
 
+def prints_of(plan: Plan) -> Prints:
+    """The fingerprints that the sources of a plan have now."""
+    return tuple((opened.source, fingerprint(opened.source)) for opened in plan.sources.values())
+
+
 def refuse_others(prints: Prints) -> None:
     """RunError when a source is not what it was when its catalogue was asked."""
     for source, before in prints:
@@ -85,7 +90,7 @@ def spared(plan: Plan, options: RunOptions, besides: StandIns | None = None) -> 
         or any(isinstance(o.source, SparedSource) for o in plan.sources.values())
     ):
         return Spared(plan, None, 0)
-    prints = tuple((o.source, fingerprint(o.source)) for o in plan.sources.values())
+    prints = prints_of(plan)
     tables = tables_of(plan, options)
     if any(hasattr(opened.source, "changes") for opened in plan.sources.values()):
         return Spared(plan, tables, 0, prints=prints)  # adapters look at the very source they lie on

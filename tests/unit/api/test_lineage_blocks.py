@@ -281,6 +281,16 @@ def test_a_damaged_block_of_the_earlier_output_is_found_out() -> None:
     assert not Path("two").exists()
 
 
+@pytest.mark.parametrize("earlier", [None, "one"])
+def test_an_input_that_changes_before_the_run_is_told(earlier) -> None:
+    merged("one")
+    found = remerge(blend().build(), earlier and Path(earlier), OPTIONS)
+    changed(0)
+    with pytest.raises(RunError, match="CV-E072"):
+        save_plan(found.plan, Path("two"), OPTIONS, runner=found.run, lineage=found.lineage)
+    assert not Path("two").exists()
+
+
 def test_an_earlier_output_that_changes_while_it_is_copied_is_found_out(monkeypatch) -> None:
     merged("one")
     changed(0)
