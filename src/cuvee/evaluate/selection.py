@@ -117,14 +117,17 @@ def _asked(
     examinee: Examinee, task: Task, items: Sequence[Item], ledger: Ledger
 ) -> tuple[Scores, Scores | None]:
     """A number for each item, and where the examinee is a classifier its confidence (0 where that is NaN)."""
-    classify = getattr(examinee, "classify", None) if task.metric == ACCURACY else None
+    classify = getattr(examinee, "classify", None) if task.metric.name == ACCURACY.name else None
     if classify is None:
         return numpy.asarray(examinee.answer(task, items, ledger), dtype=numpy.float64), None
     found = classify(task, items, ledger)
-    return (
-        numpy.asarray(found.scores, dtype=numpy.float64),
-        numpy.nan_to_num(numpy.asarray(found.confidence, dtype=numpy.float64), nan=0.0),
-    )
+    sure = numpy.nan_to_num(numpy.asarray(found.confidence, dtype=numpy.float64), nan=0.0)
+    if sure.shape != (len(items),) or ((sure < 0) | (sure > 1 + 1e-6)).any():
+        raise EvaluationError(
+            "CV-B005",
+            f"the model's confidence on `{task.name}` is not one probability from 0 to 1 for each item",
+        )
+    return numpy.asarray(found.scores, dtype=numpy.float64), sure
 
 
 def scorecard(name: str, examinee: Examinee, tasks: Sequence[Task], ledger: Ledger) -> Scorecard:

@@ -81,7 +81,7 @@ def answers_are_numbers_for_items(made: Maker) -> None:
         assert (ledger.examples, ledger.forward > 0) == (len(items), True), (
             f"{task.name}: not counted: {ledger}"
         )
-        if task.metric == ACCURACY:
+        if task.metric.name == ACCURACY.name:
             assert set(numpy.unique(found)) <= {0.0, 1.0}, f"{task.name}: accuracy is 0 or 1 for each item"
 
 
@@ -92,7 +92,7 @@ def confidence_belongs_to_the_answers(made: Maker) -> None:
     classify = getattr(examinee, "classify", None)
     if classify is None:
         return
-    for task in [t for t in _seen(track) if t.metric == ACCURACY]:
+    for task in [t for t in _seen(track) if t.metric.name == ACCURACY.name]:
         examinee.load(track.expert(task.name))
         items = list(task.selection)
         found = classify(task, items, Ledger())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 from linear_track import WEIGHT, Linear, Track
 
+from cuvee.errors import EvaluationError
 from cuvee.evaluate.bench import run
 from cuvee.evaluate.cells import Grid, Store
 from cuvee.evaluate.contender import Contender
@@ -20,7 +21,7 @@ from cuvee.evaluate.referee import Referee
 from cuvee.evaluate.report import sections
 from cuvee.evaluate.scorecard import Scorecard
 from cuvee.evaluate.statistics import calibration_error
-from cuvee.evaluate.task import BITS_PER_BYTE, Item, Task
+from cuvee.evaluate.task import BITS_PER_BYTE, Item, Metric, Task
 from cuvee.evaluate.track import Answers
 from cuvee.evaluate.tracks.heads import classified
 
@@ -84,6 +85,24 @@ def test_confidence_is_kept_with_the_items_and_survives_json() -> None:
     assert silent.tasks["a"].confidence is None and "confidence" not in silent.as_json()["tasks"]["a"]
     graded = Referee(type("Graded", (SureTrack,), {})(BITS_PER_BYTE)).score(Track().expert("a"), "a")
     assert graded.tasks["a"].confidence is None, "bits have no confidence"
+
+
+def test_accuracy_is_accuracy_however_well_guessing_does() -> None:
+    track = type("Guessed", (SureTrack,), {})(Metric("accuracy", unit="%", chance=0.5))
+    found = Referee(track).score(track.expert("a"), "a").tasks["a"]
+    assert found.confidence is not None and found.confidence.min() >= 0.5
+
+
+@pytest.mark.parametrize("told", [lambda sure: 10 * sure, lambda sure: sure[:-1], lambda sure: sure - 1])
+def test_what_is_no_probability_of_each_item_is_refused(told: Callable[[Any], Any]) -> None:
+    class Boasts(Sure):
+        def classify(self, task: Task, asked: Sequence[Item], ledger: Ledger) -> Answers:
+            found = super().classify(task, asked, ledger)
+            return Answers(found.scores, told(found.confidence))
+
+    with pytest.raises(EvaluationError, match="confidence on `a`") as caught:
+        Referee(Track(), examinee=Boasts()).score(Track().expert("a"), "a")
+    assert caught.value.diagnostics[0].code == "CV-B005"
 
 
 def test_weights_without_a_number_are_not_sure_of_anything() -> None:
