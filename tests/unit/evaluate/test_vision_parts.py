@@ -122,6 +122,7 @@ def test_pictures_nearly_those_of_the_test_part_are_not_trained_on(monkeypatch: 
     task, items = tasks.make("mnist")
     kept = [item.input for item in (*task.train, *task.selection)]
     shown = [item.input for item in items]
+    assert all(p.base is None for p in (*kept, *shown)), "a view leads to the pictures beside it"
     assert len(shown) == 20 and 60 < len(kept) <= 90
     assert float(duplicates.distances(kept, shown).min()) >= duplicates.NEAR
     chosen = [item.input for item in task.selection]

@@ -167,8 +167,9 @@ def _text(lines: Sequence[str]) -> Tensor:
 
 
 def pictures_of(stored: Mapping[str, list[str] | Tensor]) -> list[Picture]:
+    """The pictures of a set, each with its own pixels: a view leads from a training picture to the test part."""
     pixels, test = stored["pixels"], stored["test"]
     return [
-        Picture(p.numpy(), label, group, bool(t))
+        Picture(p.numpy().copy(), label, group, bool(t))
         for p, label, group, t in zip(pixels, stored["label"], stored["group"], test, strict=True)
     ]
