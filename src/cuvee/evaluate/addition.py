@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 
 from cuvee.core.names import printable
 from cuvee.errors import EvaluationError, UsageError
-from cuvee.evaluate.bench import Listener, OpenTrack, Ring, score_all
+from cuvee.evaluate.bench import Listener, OpenTrack, Ring, score_all, takes
 from cuvee.evaluate.cells import Cell, Store, is_reference, label_of, space_of
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.referee import Method
 from cuvee.evaluate.search import Kind
 from cuvee.evaluate.statistics import Comparison, holm
 from cuvee.evaluate.table import Results, pairs, told_apart
+from cuvee.evaluate.track import Track
 from cuvee.methods import registry
 
 
@@ -80,7 +81,9 @@ def add(newcomer: Newcomer, open_track: OpenTrack, store: Store, tell: Listener 
         here = [cell for cell in places if (cell.track, cell.seed) == (track_name, seed)]
         _check(track.digest, here)
         ring = Ring(track, track.examinee(), store)
-        failed += score_all(ring, [(cell, _seeded(newcomer.method, seed)) for cell in here], tell)
+        method = _seeded(newcomer.method, seed)
+        waiting = [(cell, method) for cell in here if _fits(method, track, cell)]
+        failed += score_all(ring, waiting, tell)
     return failed
 
 
@@ -116,7 +119,7 @@ def _places(results: Results, newcomer: Newcomer) -> list[Cell]:
     contender = newcomer.method if isinstance(newcomer.method, Contender) else None
     found: dict[str, Cell] = {}
     for cell, _ in results:
-        if is_reference(cell.label) or cell.label == newcomer.label or not _fits(contender, cell):
+        if is_reference(cell.label) or cell.label == newcomer.label:
             continue
         own = replace(
             cell,
@@ -130,11 +133,8 @@ def _places(results: Results, newcomer: Newcomer) -> list[Cell]:
     return list(found.values())
 
 
-def _fits(contender: Contender | None, cell: Cell) -> bool:
-    if contender is None:
-        return True
-    least, most = registry.get(contender.method).inputs
-    return least <= len(cell.tasks) and (most is None or len(cell.tasks) <= most)
+def _fits(method: Method, track: Track, cell: Cell) -> bool:
+    return not isinstance(method, Contender) or takes(method, track, cell.tasks)
 
 
 def _seeded(method: Method, seed: int) -> Method:

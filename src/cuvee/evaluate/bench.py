@@ -21,6 +21,7 @@ from cuvee.evaluate.cells import (
 )
 from cuvee.evaluate.checks import summary
 from cuvee.evaluate.choice import Choice
+from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.manifest import described
 from cuvee.evaluate.referee import Method, Referee
 from cuvee.evaluate.scorecard import Scorecard, TaskScore
@@ -111,9 +112,7 @@ def _cells(grid: Grid, track: Track, seed: int) -> Iterator[tuple[Cell, Method |
         for reference in (*references, *single):
             yield replace(place, method=reference, label=reference), None
         for contender in grid.methods:
-            least, most = registry.get(contender.method).inputs
-            given = count_handed(track, tasks)
-            if given < least or (most is not None and given > most):
+            if not takes(contender, track, tasks):
                 continue
             for budget in sorted({grid.budget, 0} if grid.untuned else {grid.budget}):
                 cell = replace(
@@ -126,6 +125,13 @@ def _cells(grid: Grid, track: Track, seed: int) -> Iterator[tuple[Cell, Method |
                     space=space_of(contender, budget),
                 )
                 yield cell, replace(contender, seed=seed)
+
+
+def takes(contender: Contender, track: Track, tasks: Sequence[str]) -> bool:
+    """Whether a method can merge as many experts as are handed out for these tasks."""
+    least, most = registry.get(contender.method).inputs
+    given = count_handed(track, tasks)
+    return least <= given and (most is None or given <= most)
 
 
 def _offered(track: Track) -> Sequence[str]:

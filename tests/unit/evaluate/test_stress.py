@@ -10,6 +10,7 @@ import torch
 from linear_track import WEIGHT, Track
 
 from cuvee.errors import UsageError
+from cuvee.evaluate.addition import add, newcomer_of
 from cuvee.evaluate.bench import run
 from cuvee.evaluate.cells import Grid, Store
 from cuvee.evaluate.contender import Contender
@@ -110,6 +111,15 @@ def test_the_report_says_what_was_lost_on_the_same_items(tmp_path: Path) -> None
     assert "| method | clean | junk | duplicate |" in part or "| method | clean | duplicate | junk |" in part
     assert "Published orderings beside ours: linear+junk" not in text
     assert "Under stress: linear" in html("x", sections(store.results()))
+
+
+def test_who_joins_a_table_under_stress_is_left_out_where_it_cannot_take_so_many(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for name in ("linear", "linear+junk"):
+        run(Grid(name, (Contender("average"),), budget=0), opened, store)
+    told: list[Any] = []
+    assert add(newcomer_of("slerp"), opened, store, told.append) == 0
+    assert [(done.cell.track, done.state) for done in told] == [("linear", "scored")]
 
 
 def test_without_the_clean_track_nothing_is_compared(tmp_path: Path) -> None:
