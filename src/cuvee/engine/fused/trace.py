@@ -57,7 +57,7 @@ def traced(function: Callable[[], Any]) -> Any:
     """What a function makes of traced values; Unfusable where it does with them what only tensors can."""
     try:
         return function()
-    except (AttributeError, TypeError, RuntimeError, ValueError) as error:
+    except (AttributeError, TypeError, RuntimeError, ValueError, LookupError, ArithmeticError) as error:
         raise Unfusable(str(error)) from error
     except CuveeError as error:
         raise Unfusable("the generic path says it") from error
