@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from cuvee.errors import EvaluationError
 from cuvee.evaluate.task import ACCURACY, Item, Provenance, Task
+from cuvee.evaluate.tracks.exchange import exchange
 from cuvee.evaluate.tracks.packages import package
 from cuvee.evaluate.tracks.parts import in_test
 from cuvee.evaluate.tracks.vision import duplicates, foundation, glyphs, lessons, pictures, tasks
@@ -139,6 +141,18 @@ def test_the_base_is_schooled_on_nothing_that_a_task_asks_for(monkeypatch: pytes
     some = [pictures.Picture(p, "a", "x", number % 2 == 0) for number, p in enumerate(_drawn(6, 3))]
     monkeypatch.setattr(lessons, "lettered", lambda wanted, fonts, copies: iter(some))
     assert [p.test for p in lessons.small()] == [False] * 6
+
+
+def test_weights_of_another_shape_are_refused_and_sides_of_one_are_not() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 1, bias=False))
+    matrix = torch.arange(15.0).reshape(5, 3)
+    exchange(network, {"0.weight": matrix.bfloat16()})
+    assert torch.equal(network[0].weight.detach()[:, :, 0, 0], matrix)
+    for wrong in (matrix.T, matrix.flatten(), matrix[:4]):
+        with pytest.raises(EvaluationError, match="has the shape") as caught:
+            exchange(network, {"0.weight": wrong})
+        assert caught.value.diagnostics[0].code == "CV-B012"
+    assert torch.equal(network[0].weight.detach()[:, :, 0, 0], matrix)
 
 
 def test_the_base_is_schooled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

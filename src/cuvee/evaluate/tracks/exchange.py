@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cuvee.core.names import printable
@@ -13,12 +13,24 @@ if TYPE_CHECKING:
 
 
 def exchange(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy tensors of any float type and of as many elements into the network, as float32; others stay.
+    """Copy tensors of any float type into the network, as float32; others stay. Sides of length 1 may be left out.
 
-    Raises EvaluationError CV-B012 for a tensor that the network does not have.
+    Raises EvaluationError CV-B012 for a tensor that the network does not have, or has in another shape.
     """
     shapes = {name: tensor.shape for name, tensor in network.named_parameters()}
+    for name, tensor in weights.items():
+        if _sides(tensor.shape) != _sides(shapes.get(name, tensor.shape)):
+            raise EvaluationError(
+                "CV-B012",
+                f"`{printable(name)}` has the shape {tuple(tensor.shape)}, in the track's model it has "
+                f"{tuple(shapes[name])}",
+            )
     shaped = {n: t.float().reshape(shapes.get(n, t.shape)) for n, t in weights.items()}
     strange = network.load_state_dict(shaped, strict=False).unexpected_keys
     if strange:
         raise EvaluationError("CV-B012", f"the track's model has no tensor `{printable(strange[0])}`")
+
+
+def _sides(shape: Sequence[int]) -> list[int]:
+    """The sides of a shape but those of length 1: a pointwise convolution is a matrix, its transpose is not."""
+    return [side for side in shape if side != 1]
