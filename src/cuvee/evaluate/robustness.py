@@ -29,7 +29,8 @@ def section(boards: Sequence[Board], results: Results) -> Section | None:
         return None
     said = (
         "The same tasks and experts, but methods are handed one expert more that should not be there, or one out of "
-        "proportion. Differences are of mean scores on the same items, p with Holm's correction over each table. Where "
+        "proportion. Differences are stressed − clean, of mean scores on the same items turned so that higher is "
+        "better, p with Holm's correction over each table. Where "
         "methods were tuned, they were tuned under stress."
     )
     parts: list[Part] = [said, *_overview(found, every)]
@@ -82,7 +83,7 @@ def _table(origin: Board, stressed: Board, named: Results) -> Table:
         f"{stressed.track}, {stressed.count} tasks",
         "clean",
         "stressed",
-        "lost (95 %), points",
+        "difference (95 %), points",
         "p (Holm)",
     )
     return Table(header, lines)

@@ -107,7 +107,8 @@ def test_the_report_says_what_was_lost_on_the_same_items(tmp_path: Path) -> None
     lost = cards["linear+junk", "average"].mean() - cards["linear", "average"].mean()
     junk = part[part.index("| linear+junk, 2 tasks") :]
     row = next(line for line in junk.splitlines() if line.startswith("| average |"))
-    assert f"{100 * lost:+.2f} (" in row
+    assert lost < 0 and f"| {100 * lost:+.2f} (" in row, "a loss is a negative difference, and is called one"
+    assert "| difference (95 %), points |" in junk.splitlines()[0]
     assert "| method | clean | junk | duplicate |" in part or "| method | clean | duplicate | junk |" in part
     assert "Published orderings beside ours: linear+junk" not in text
     assert "Under stress: linear" in html("x", sections(store.results()))
