@@ -32,6 +32,11 @@ def is_reference(label: str) -> bool:
     return label in REFERENCES or label.startswith(_EXPERT)
 
 
+def clean(track: str) -> bool:
+    """Whether a track is not under stress, by its name."""
+    return "+" not in track
+
+
 def of_expert(task: str) -> str:
     """The label of one expert on every task."""
     return f"{_EXPERT}{task}"

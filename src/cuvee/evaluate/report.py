@@ -13,7 +13,7 @@ from pathlib import Path
 from cuvee.charts import Chart, Table, lines
 from cuvee.evaluate import calibration, checks, leaderboard, published, robustness, sizes, variation
 from cuvee.evaluate.adapters import outcome
-from cuvee.evaluate.cells import Store, expert_of, is_reference
+from cuvee.evaluate.cells import Store, clean, expert_of, is_reference
 from cuvee.evaluate.pages import Part, Report, Section
 from cuvee.evaluate.statistics import holm, rank_intervals
 from cuvee.evaluate.table import Board, Results, boards, by_place, pairs, told_apart
@@ -33,8 +33,8 @@ def sections(results: Results, found: Sequence[Board] | None = None) -> list[Sec
     out = leaderboard.sections(found)
     out += [part for track in largest if (part := scaling([b for b in found if b.track == track]))]
     out += [part] if (part := robustness.section(found, results)) else []
-    ordinary = [board for board in largest.values() if robustness.clean(board.track)]
-    spread = [board for board in found if robustness.clean(board.track)]
+    ordinary = [board for board in largest.values() if clean(board.track)]
+    spread = [board for board in found if clean(board.track)]
     out += [part for board in spread if (part := variation.section(board, _of(board, named)))]
     out += [part for board in ordinary for part in _of_board(board, _of(board, named)) if part]
     return out

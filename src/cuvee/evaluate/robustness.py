@@ -8,16 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cuvee.charts import Table, heat
-from cuvee.evaluate.cells import is_reference
+from cuvee.evaluate.cells import clean
 from cuvee.evaluate.leaderboard import percent
 from cuvee.evaluate.pages import Part, Section
 from cuvee.evaluate.statistics import holm
 from cuvee.evaluate.table import Board, Cards, Results, beside, by_place, told_apart
-
-
-def clean(track: str) -> bool:
-    """Whether a track is not under stress."""
-    return "+" not in track
 
 
 def section(boards: Sequence[Board], results: Results) -> Section | None:
@@ -61,7 +56,7 @@ def _overview(found: Sequence[Board], every: dict[tuple[str, int], Board]) -> li
 def _table(origin: Board, stressed: Board, named: Results) -> Table:
     """One stress: each method before, after, and the test of the difference."""
     rows = {row.label: row for row in origin.rows}
-    shared = [row for row in stressed.rows if row.label in rows and not is_reference(row.label)]
+    shared = [row for row in stressed.rows if row.label in rows]
     tests = {}
     for row in shared:
         under, without = (_cards(board, row.label, named) for board in (stressed, origin))

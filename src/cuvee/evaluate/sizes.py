@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cuvee.charts import lines
+from cuvee.evaluate.cells import clean
 from cuvee.evaluate.pages import Section
-from cuvee.evaluate.robustness import clean
 from cuvee.evaluate.table import Board
 
 

@@ -16,7 +16,7 @@ from cuvee.core.digests import canonical_json
 from cuvee.core.lazy import numpy
 from cuvee.core.names import printable
 from cuvee.errors import EvaluationError
-from cuvee.evaluate.cells import REFERENCES, Cell, is_reference
+from cuvee.evaluate.cells import REFERENCES, Cell, clean, is_reference
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.scorecard import Scorecard
 from cuvee.evaluate.statistics import Comparison, Interval, bootstrap, compare, groups, holm, sign_flips
@@ -81,16 +81,21 @@ def boards(results: Results) -> list[Board]:
 
 
 def pairs(results: Results, first: str, second: str, count: int | None = None) -> Comparison:
-    """The paired comparison of two methods over every set and seed that both were scored on: first − second."""
+    """The paired comparison of two methods over every set and seed that both were scored on: first − second.
+
+    Tracks under stress count only where the methods share no other: their items are those of the clean track again.
+    """
     named = told_apart(results)
     a, b = (by_place(named, label, count) for label in (first, second))
-    if not set(a) & set(b):
+    shared = set(a) & set(b)
+    if not shared:
         raise EvaluationError(
             "CV-B023",
             f"`{printable(first)}` and `{printable(second)}` were not both scored on any set of tasks",
             hint="scored are " + ", ".join(sorted({cell.label for cell, _ in named})),
         )
-    return beside(a, b)
+    kept = {place for place in shared if clean(place[0])} or shared
+    return beside({place: a[place] for place in kept}, {place: b[place] for place in kept})
 
 
 def beside(first: Cards, second: Cards) -> Comparison:

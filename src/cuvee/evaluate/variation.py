@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from cuvee.charts import Table, lines
 from cuvee.core.lazy import numpy
-from cuvee.evaluate.cells import is_reference
 from cuvee.evaluate.leaderboard import percent
 from cuvee.evaluate.pages import Part, Section
 from cuvee.evaluate.table import Board, Results, by_place
@@ -23,7 +22,7 @@ def section(board: Board, results: Results) -> Section | None:
         found[row.label] = {
             place[2:]: card.normalised({n: experts[place].tasks[n].mean for n in card.held_in()})
             for place, card in cards.items()
-            if place in experts and not is_reference(row.label)
+            if place in experts
         }
     places = sorted({place for values in found.values() for place in values}, key=str)
     if len(places) < 2:

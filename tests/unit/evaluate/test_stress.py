@@ -20,6 +20,7 @@ from cuvee.evaluate.report import sections
 from cuvee.evaluate.selection import Selection
 from cuvee.evaluate.studies.catalogue import study
 from cuvee.evaluate.studies.study import on, perform, report
+from cuvee.evaluate.table import pairs
 from cuvee.evaluate.tracks.registry import open_track
 from cuvee.evaluate.tracks.stressed import KINDS, Stressed
 
@@ -112,6 +113,18 @@ def test_the_report_says_what_was_lost_on_the_same_items(tmp_path: Path) -> None
     assert "| method | clean | junk | duplicate |" in part or "| method | clean | duplicate | junk |" in part
     assert "Published orderings beside ours: linear+junk" not in text
     assert "Under stress: linear" in html("x", sections(store.results()))
+
+
+def test_methods_are_compared_without_the_stress_that_stands_beside(tmp_path: Path) -> None:
+    methods = (Contender("average"), Contender("ties", {"density": 0.2}))
+    for name in ("linear+junk", "linear"):
+        run(Grid(name, methods, budget=0), opened, Store(tmp_path))
+    results = Store(tmp_path).results()
+    alone = {plus: [r for r in results if ("+" in r[0].track) == plus] for plus in (False, True)}
+    found, without, under = (
+        pairs(given, "average", "ties(density=0.2)") for given in (results, alone[False], alone[True])
+    )
+    assert found == without != under
 
 
 def test_who_joins_a_table_under_stress_is_left_out_where_it_cannot_take_so_many(tmp_path: Path) -> None:
