@@ -96,7 +96,14 @@ def parsed(text: str) -> tuple[str, list[Any] | None]:
             f"`{printable(text)}` is no range to tune over",
             hint="write `density=0.1:0.9` for an interval, `merge=mean,sum` for a list, `density` for the whole range",
         )
-    return name, [_value(piece) for piece in pieces]
+    found = [_value(piece) for piece in pieces]
+    if ":" not in values and len(found) == 2 and all(type(value) in (int, float) for value in found):
+        raise UsageError(
+            "CV-U372",
+            f"`{printable(text)}` may mean an interval or two values",
+            hint=f"write `{printable(name)}={pieces[0]}:{pieces[1]}` for the interval, or three values or more",
+        )
+    return name, found
 
 
 def _value(text: str) -> Any:

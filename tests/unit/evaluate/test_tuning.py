@@ -128,7 +128,7 @@ def test_ranges_are_read_from_the_command_line() -> None:
     assert parsed("density=0.1:1") == ("density", [0.1, 1])
     assert parsed("merge=mean,sum") == ("merge", ["mean", "sum"])
     assert parsed("normalize=true,false") == ("normalize", [True, False])
-    for wrong in ("density=", "density=1", "density=1:2:3", "density=1,"):
+    for wrong in ("density=", "density=1", "density=1:2:3", "density=1,", "density=0.1,0.9"):
         with pytest.raises(UsageError) as caught:
             parsed(wrong)
         assert caught.value.diagnostics[0].code == "CV-U372"
