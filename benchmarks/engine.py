@@ -7,7 +7,7 @@ Each round measures for each method, the first two in turns: the floor (plain la
 checkpoint of 1 MB, whose wall time is start-up and is taken off. Reported are medians over the rounds, ratios taken
 within a round, with a warm page cache and, where this process may drop it (root, --cold), with a cold one. Checkpoints
 are synthetic Llamas in bfloat16, made here. With --mergekit, that `mergekit-yaml` merges the same files in the same
-rounds.
+rounds, and `at most`: how many times faster a program would be that starts in no time and takes the floor's.
 
 Before each measurement a file of the output's size is written and removed: a virtual machine that gives free pages back
 to its host makes whoever writes first wait for new ones, up to seconds, which would be charged to the floor.
@@ -253,6 +253,8 @@ def measure(
         "spread": [ratios[0], ratios[-1]],
         "mergekit": [asdict(m) for m in rivals],
         "times_faster": median(against) if against else None,
+        # what a program would reach that starts in no time and runs at the floor
+        "at_most": median(m.wall / f.wall for m, f in zip(rivals, floors, strict=False)) if rivals else None,
         "wall": median(walls),
         "floor": median(f.wall for f in floors),
         "ratio": median(ratios),
@@ -296,7 +298,7 @@ def main() -> None:
                 write_model(work / size / name, size, number)
     states = [False, True] if given.cold and os.access(DROP, os.W_OK) else [False]
     results: dict[str, Any] = {}
-    heads = ("floor", "wall", "ratio", "cpu", "start", "RSS MB", "faster", "spread")
+    heads = ("floor", "wall", "ratio", "cpu", "start", "RSS MB", "faster", "at most", "spread")
     print(f"{'method':18}{'cache':7}" + "".join(f"{head:>8}" for head in heads))
     for method in given.methods:
         for cold in states:
@@ -304,7 +306,8 @@ def main() -> None:
             results.setdefault(method, {})["cold" if cold else "warm"] = found
             shown = [found[k] for k in ("floor", "wall", "ratio", "cpu", "start")]
             cells = "".join(f"{v:8.2f}" for v in shown) + f"{found['rss_mb']:8.0f}"
-            cells += f"{found['times_faster'] or 0:8.1f}" + "  {:.2f} … {:.2f}".format(*found["spread"])
+            cells += f"{found['times_faster'] or 0:8.1f}{found['at_most'] or 0:8.1f}"
+            cells += "  {:.2f} … {:.2f}".format(*found["spread"])
             print(f"{method:18}{'cold' if cold else 'warm':7}{cells}", flush=True)
             if given.out:
                 save(given.out, given.size, given.rounds, results)
