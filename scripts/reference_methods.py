@@ -1,6 +1,7 @@
 """Pages of the reference on methods and stages: one for each method, the two tables of all, the stages.
 
-Owns their wording. Facts come from declarations (`cuvee.methods`), costs from `costs.py`, tests from `evidence.py`.
+Owns their wording. Facts come from declarations (`cuvee.methods`), costs from `costs.py`, tests from `evidence.py`,
+measurements from `measured.py`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import measured
 from costs import arithmetic, cost_of, sentences, short
 from evidence import MERGEKIT, MODEL, OFFICIAL, ORACLE, PEER, PROPERTY, Found, evidence
 from operations import operations_of
@@ -141,7 +143,30 @@ def evidence_page() -> str:
         "## Cost",
         "With the defaults: how often every model is read, what is held in memory, and how much is computed.",
         table(["method", "stages", "reads", "memory", "arithmetic"], sorted(costs)),
+        "## Measured",
+        _MEASURED.format(base=measured.scores()["base"][""]),
+        table(list(measured.HEAD), _measured()),
     )
+
+
+_MEASURED = """\
+Taken from `benchmarks/results`. An empty cell means that there is no such measurement.
+
+- *memory*: the most that the process held while it merged a sharded Llama in bfloat16 (with up to three experts of that
+  size, or adapters where the method wants them), beyond what it holds for one of 1 MB. *Allowed* are the default budget
+  and 64 MiB, and for methods that see tensors whole eight float32 copies of the largest.
+  `python benchmarks/catalogue.py`.
+- *read ÷ predicted*: bytes that the process read, by those that `cuvee plan` names.
+- *untuned*, *tuned*: mean over five image tasks of the merged model's score, in per cent of each task's own expert
+  (the base has {base}); with default values, and with the best of five candidates on selection images. Small models
+  and few images: the figures tell whether a method does what it should, not which is best. Methods that restore one
+  expert, take two models at most, or need a value that the demo lacks (a key, a metric, a radius) have none.
+  `python benchmarks/every_method.py`."""
+
+
+def _measured() -> list[list[str]]:
+    held, rows = measured.memory(), measured.scores()
+    return [measured.cells(name, f"[`{name}`]({name}.md)", held, rows) for name in registry.names()]
 
 
 _EVIDENCE = """\

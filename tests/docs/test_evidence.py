@@ -133,3 +133,41 @@ def test_answers_of_official_code_count_for_their_method() -> None:
 
     found = evidence(TESTS, {"ties"})["ties"][OFFICIAL]
     assert {"prateeky2806/ties-merging", "yule-BUAA/MergeLM"} <= {one.file for one in found}
+
+
+def test_measurements_are_read_from_every_catalogue_and_the_largest_size_is_told(tmp_path: Path) -> None:
+    import json
+
+    from measured import cells, memory
+
+    row = {"method": "star", "peak": 5e6, "bound": 4e6, "read": 3, "read_said": 2}
+    small, large = row | {"size": "small"}, row | {"size": "large", "peak": 3e6}
+    failed = {"method": "ties", "size": "large", "failed": "killed"}
+    for name, rows in (("catalogue", [small, failed]), ("catalogue-large", [large])):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"results": rows}))
+    found = memory(tmp_path)
+    assert set(found) == {"star"}
+    assert cells("star", "star", found, {}) == ["star", "0.72 GB", "3 MB", "4 MB", "1.50", "", ""]
+    (tmp_path / "catalogue-large.json").unlink()
+    assert "5 MB (over)" in cells("star", "star", memory(tmp_path), {})
+    assert cells("ties", "ties", found, {"ties": {"tuned": "9.0"}}) == ["ties", "", "", "", "", "", "9.0"]
+
+
+def test_scores_are_read_from_the_leaderboard_of_all(tmp_path: Path) -> None:
+    from measured import scores
+
+    page = tmp_path / "every.md"
+    page.write_text(
+        "# Board\n\n| group | method | normalised |\n| --- | --- | --- |\n| – | base | 89.0 |\n"
+        "| 1 | wudi (budget 5) | 95.9 |\n| 2 | wudi (untuned) | 95.1 |\n\n| what | method |\n| --- | --- |\n"
+        "| costs | ties (untuned) |\n"
+    )
+    assert scores(page) == {"base": {"": "89.0"}, "wudi": {"tuned": "95.9", "untuned": "95.1"}}
+
+
+def test_every_method_was_measured_on_a_sharded_checkpoint() -> None:
+    from measured import memory
+
+    found = memory()
+    assert not set(registry.names()) - found.keys()
+    assert not [name for name, one in found.items() if one.peak > one.bound]
