@@ -9,7 +9,8 @@ beyond its prediction; memory is the resident maximum less that of the same meth
 
 The bound: the default budget and 64 MiB, and for methods that see tensors whole eight float32 copies of the largest.
 Exits with 1 when a method breaks it. Methods of matrices run on a smaller size, the slowest on a smaller one still, so
-that all of them end within half an hour on two quiet cores; `--size large` runs what you name on the largest.
+that all of them end within half an hour on two quiet cores; `--size large` runs what you name on the largest. What
+iterates over a matrix takes minutes for each there: `--steps` makes iterations fewer; memory does not depend on them.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ CONSTANT, COPIES = 64 << 20, 8
 # -- one merge, in a process of its own ---------------------------------------------------------------------------
 
 
-def merge_once(method: str, folder: Path, out: Path) -> dict[str, Any]:
+def merge_once(method: str, folder: Path, out: Path, steps: int | None) -> dict[str, Any]:
     """Plan, merge, and say what was predicted and what it took."""
     import cuvee
     from cuvee.api.package import save_as_package
@@ -56,6 +57,8 @@ def merge_once(method: str, folder: Path, out: Path) -> dict[str, Any]:
     values = sample_values(found, count)
     if "key" in values:
         values["key"] = fingerprint(os.environ["CUVEE_LOCK_KEY"])
+    if steps is not None:
+        values["steps"] = steps
     base = str(folder / "0") if found.base != "ordinary" else None
     if method in PACKAGES:
         values = {name: value for name, value in values.items() if name != "restore"}
@@ -135,11 +138,12 @@ def size_of(method: str) -> str:
 # -- all of them --------------------------------------------------------------------------------------------------
 
 
-def apart(method: str, folder: Path) -> dict[str, Any]:
+def apart(method: str, folder: Path, steps: int | None) -> dict[str, Any]:
     """One merge in a process of its own; its output is removed."""
     out = folder / f"out-{os.getpid()}"
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, __file__, "--one", method, str(folder), str(out)]
+    command += [] if steps is None else ["--steps", str(steps)]
     told = {**os.environ, "CUVEE_DECOMPOSITIONS": "off", "CUVEE_LOCK_KEY": "0" * 64}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=told)
     shutil.rmtree(out, ignore_errors=True)
@@ -149,13 +153,14 @@ def apart(method: str, folder: Path) -> dict[str, Any]:
     return found
 
 
-def measure(method: str, work: Path, size: str) -> dict[str, Any]:
-    tiny, run = apart(method, work / "tiny"), apart(method, work / size)
+def measure(method: str, work: Path, size: str, steps: int | None = None) -> dict[str, Any]:
+    tiny, run = apart(method, work / "tiny", steps), apart(method, work / size, steps)
     if failed := run.get("failed") or tiny.get("failed"):
         return {"method": method, "size": size, "failed": failed, "within": False}
     bound = (128 << 20) + CONSTANT + COPIES * 4 * run["said"]["whole"]
     peak = run["peak"] - tiny["peak"]
     row = {"method": method, "size": size, "seconds": run["seconds"], "cpu": run["cpu"], "peak": peak}
+    row |= {} if steps is None else {"steps": steps}
     for name in ("read", "written"):
         row[name] = run[name] - (tiny[name] - tiny["said"][name])
         row[f"{name}_said"] = run["said"][name]
@@ -185,7 +190,8 @@ HEAD = (
 def cells(row: dict[str, Any]) -> list[str]:
     if "failed" in row:
         return [row["method"], row["size"], f" failed: {row['failed'].splitlines()[-1]}"]
-    shown = [row["method"], row["size"], f"{row['seconds']:.1f}", f"{row['cpu']:.1f}"]
+    name = f"{row['method']} ({row['steps']} steps)" if "steps" in row else row["method"]
+    shown = [name, row["size"], f"{row['seconds']:.1f}", f"{row['cpu']:.1f}"]
     shown += [f"{row['peak'] / 1e6:.0f}" + ("" if row["within"] else " !"), f"{row['bound'] / 1e6:.0f}"]
     for name in ("read", "written"):
         shown += [f"{row[name] / 1e9:.3f}", f"{row[name] / max(1, row[f'{name}_said']):.4f}"]
@@ -218,10 +224,11 @@ def main() -> int:
     parser.add_argument(
         "--note", default="", help="a sentence above the table, such as what else was running"
     )
+    parser.add_argument("--steps", type=int, default=None, help="iterations, of methods that have them")
     parser.add_argument("--one", nargs=3, metavar=("METHOD", "FOLDER", "OUT"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(merge_once(given.one[0], Path(given.one[1]), Path(given.one[2]))))
+        print(json.dumps(merge_once(given.one[0], Path(given.one[1]), Path(given.one[2]), given.steps)))
         return 0
     chosen = {method: given.size or size_of(method) for method in given.methods}
     work = given.work or Path(tempfile.mkdtemp(prefix="cuvee-catalogue-"))
@@ -232,7 +239,7 @@ def main() -> int:
         rows, note = {r["method"]: r for r in known["results"]}, note or known.get("note", "")
     print("".join(f"{head:>12}" for head in HEAD))
     for method, size in chosen.items():
-        rows[method] = measure(method, work, size)
+        rows[method] = measure(method, work, size, given.steps)
         print("".join(f"{cell:>12}" for cell in cells(rows[method])), flush=True)
         if given.out:
             write(given.out, [rows[name] for name in sorted(rows)], note)
