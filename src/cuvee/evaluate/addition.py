@@ -14,10 +14,10 @@ from cuvee.errors import EvaluationError, UsageError
 from cuvee.evaluate.bench import Listener, OpenTrack, Ring, score_all, takes
 from cuvee.evaluate.cells import Cell, Store, is_reference, label_of, space_of
 from cuvee.evaluate.contender import Contender
+from cuvee.evaluate.paired import Results, pairs, told_apart
 from cuvee.evaluate.referee import Method
 from cuvee.evaluate.search import Kind
 from cuvee.evaluate.statistics import Comparison, holm
-from cuvee.evaluate.table import Results, pairs, told_apart
 from cuvee.evaluate.track import Track
 from cuvee.methods import registry
 
@@ -51,7 +51,10 @@ class Newcomer:
 
 
 def newcomer_of(name: str, search: Kind = "sobol") -> Newcomer:
-    """A method of the registry by name, or the function `module:function`; UsageError CV-U310 where there is none."""
+    """A method of the registry by name, or the function `module:function`; UsageError CV-U310 where there is none.
+
+    CV-U395: a function that is called like a registered method or a reference would pass for it.
+    """
     if ":" not in name:
         return Newcomer.registered(Contender(registry.get(name).name, search=search))
     module, _, attribute = name.partition(":")
@@ -65,6 +68,12 @@ def newcomer_of(name: str, search: Kind = "sobol") -> Newcomer:
         ) from error
     if not callable(found):
         raise UsageError("CV-U310", f"`{printable(name)}` is no function")
+    if attribute in registry.names() or is_reference(attribute):
+        raise UsageError(
+            "CV-U395",
+            f"the function `{printable(name)}` would stand in tables as `{attribute}`, which has a meaning there",
+            hint="give the function a name of its own",
+        )
     return Newcomer(attribute, found)
 
 

@@ -14,6 +14,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from cuvee.core import disk
 from cuvee.core.cache import folder as cache_folder
 from cuvee.core.lazy import torch
 from cuvee.core.names import printable
-from cuvee.errors import CuveeError, EvaluationError, LeakError
+from cuvee.errors import CuveeError, Diagnostic, EvaluationError, LeakError, Where
 from cuvee.evaluate.choice import Choice
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.task import Task
@@ -34,8 +35,11 @@ _WEIGHTS, _REST, _PROBLEM = "weights.safetensors", "choice.json", "problem.json"
 
 def possible() -> bool:
     """Whether this process can be forked: the system can, and no accelerator is in use, which a fork would break."""
-    busy: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return "fork" in multiprocessing.get_all_start_methods() and not busy
+    return "fork" in multiprocessing.get_all_start_methods() and not _accelerated()
+
+
+def _accelerated() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 def ours(method: str) -> bool:
@@ -47,10 +51,19 @@ def ours(method: str) -> bool:
 def apart(choose: Callable[[], Choice], tasks: Iterable[Task]) -> Choice:
     """What `choose` gives, run in a child process from which the test items of the tasks were removed.
 
+    EvaluationError CV-B395 where this process cannot be forked.
+
     The child computes with one thread; threads and processes that the method leaves running are not waited for. Raises
     what `choose` raised where that is an error of cuvee, else EvaluationError CV-B370 with its words; CV-B371 where the
     child ended without an answer.
     """
+    if not possible():
+        raise EvaluationError(
+            "CV-B395",
+            "a method was to choose in a process of its own, and this process cannot be forked: "
+            f"{'an accelerator is in use' if _accelerated() else 'the system has no fork'}",
+            hint="run it on Linux and the CPU, or read its code and give `isolated=False`",
+        )
     every = list(tasks)
     context = multiprocessing.get_context("fork")
     with disk.scratch() as folder:
@@ -97,22 +110,13 @@ def _one_thread() -> None:
     torch.set_num_threads = lambda nthreads: None
 
 
-def _told(error: BaseException) -> dict[str, str | None]:
+def _told(error: BaseException) -> dict[str, Any]:
+    """An error as plain data, with all its diagnostics and their places."""
     if isinstance(error, CuveeError):
-        first = error.diagnostics[0]
-        return {
-            "kind": type(error).__name__,
-            "code": first.code,
-            "message": first.message,
-            "hint": first.hint,
-        }
+        return {"kind": type(error).__name__, "diagnostics": [asdict(one) for one in error.diagnostics]}
     said = printable((str(error).splitlines() or [""])[0])
-    return {
-        "kind": "EvaluationError",
-        "code": "CV-B370",
-        "message": f"the method failed: {printable(type(error).__name__)}: {said}",
-        "hint": None,
-    }
+    failed = Diagnostic("CV-B370", f"the method failed: {printable(type(error).__name__)}: {said}")
+    return {"kind": "EvaluationError", "diagnostics": [asdict(failed)]}
 
 
 def _brought(folder: Path, ended: int | None) -> Choice:
@@ -138,7 +142,11 @@ def _raised(told: dict[str, Any]) -> CuveeError:
     kind = getattr(errors, str(told["kind"]), EvaluationError)
     if not (isinstance(kind, type) and issubclass(kind, CuveeError)):
         kind = EvaluationError
-    return kind(str(told["code"]), str(told["message"]), hint=told["hint"])
+    found = [
+        Diagnostic(**{**one, "where": None if one["where"] is None else Where(**one["where"])})
+        for one in told["diagnostics"]
+    ]
+    return kind.collected(found)
 
 
 def guard() -> None:

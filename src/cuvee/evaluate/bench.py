@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,12 +18,15 @@ from cuvee.evaluate.cells import (
     expert_of,
     label_of,
     of_expert,
+    of_reference,
+    reference_of,
     space_of,
 )
 from cuvee.evaluate.checks import summary
 from cuvee.evaluate.choice import Choice
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.manifest import described
+from cuvee.evaluate.paired import common_mean
 from cuvee.evaluate.referee import Method, Referee
 from cuvee.evaluate.scorecard import Scorecard, TaskScore
 from cuvee.evaluate.track import Examinee, Track, count_handed
@@ -36,7 +40,10 @@ OpenTrack = Callable[[str, int], Track]
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Progress: a cell was scored, found finished, or could not be done; `left` seconds of this seed are expected."""
+    """Progress: a cell was scored, found finished, or could not be done; `left` seconds of this seed are expected.
+
+    `mean` is NaN where tasks have several metrics.
+    """
 
     cell: Cell
     number: int
@@ -44,6 +51,7 @@ class Done:
     seconds: float
     state: str  # scored, kept, failed
     mean: float = float("nan")
+    unit: str = ""
     problem: str = ""
     left: float = float("nan")
 
@@ -105,7 +113,7 @@ def _cells(grid: Grid, track: Track, seed: int) -> Iterator[tuple[Cell, Method |
     """The cells of one seed: references first, then the methods, set by set."""
     names = [n for n, t in track.tasks.items() if not t.unseen and (not grid.tasks or n in grid.tasks)]
     asked = grid.references
-    references = ("base", "experts", *_offered(track)) if asked is None else asked
+    references = ("base", "experts", *_offered(track)) if asked is None else tuple(map(of_reference, asked))
     for tasks in grid.sets(names, seed):
         place = Cell(track.name, track.digest, seed, tasks, "", "", unseen=grid.unseen)
         single = map(of_expert, tasks) if grid.transfer else ()
@@ -135,16 +143,16 @@ def takes(contender: Contender, track: Track, tasks: Sequence[str]) -> bool:
 
 
 def _offered(track: Track) -> Sequence[str]:
-    """The track's own references; EvaluationError for a name that tables would take for a method's."""
+    """Labels of the track's own references; EvaluationError for the name of a row that every table has, or no word."""
     found = tuple(track.references())
-    strange = [name for name in found if name not in REFERENCES[2:]]
+    strange = [name for name in found if name in REFERENCES[:2] or not re.fullmatch(r"[\w.-]+", name)]
     if strange:
         raise EvaluationError(
             "CV-B373",
             f"the track `{track.name}` calls a reference `{printable(strange[0])}`",
-            hint=f"references are called {' or '.join(f'`{name}`' for name in REFERENCES[2:])}",
+            hint="give it another name, of letters, digits, `_`, `-` and `.`",
         )
-    return found
+    return tuple(map(of_reference, found))
 
 
 def _one(ring: Ring, cell: Cell, method: Method | None) -> Done:
@@ -157,7 +165,8 @@ def _one(ring: Ring, cell: Cell, method: Method | None) -> Done:
     except Exception as error:  # noqa: BLE001  # a method may be anybody's code; the others go on
         return Done(cell, 0, 0, time.monotonic() - began, "failed", problem=_said(error))
     ring.store.put(cell, card)
-    return Done(cell, 0, 0, time.monotonic() - began, "scored", card.mean())
+    mean, unit = common_mean(card, card.held_in()), card.tasks[cell.tasks[0]].metric.unit
+    return Done(cell, 0, 0, time.monotonic() - began, "scored", mean, unit)
 
 
 def _said(error: Exception) -> str:
@@ -202,6 +211,7 @@ def _weights(name: str, task: str, track: Track) -> Weights:
     if (own := expert_of(name)) is not None:
         return track.expert(own)
     found = track.references()
+    name = reference_of(name)
     if name not in found:
         raise EvaluationError(
             "CV-B022",

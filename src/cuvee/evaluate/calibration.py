@@ -10,9 +10,10 @@ from cuvee.charts import Table
 from cuvee.core.lazy import numpy
 from cuvee.evaluate.leaderboard import percent
 from cuvee.evaluate.pages import Section
+from cuvee.evaluate.paired import Results
 from cuvee.evaluate.scorecard import Scorecard, TaskScore
 from cuvee.evaluate.statistics import calibration_error
-from cuvee.evaluate.table import Board, Results
+from cuvee.evaluate.table import Board
 
 SAID = """\
 Expected calibration error over 15 bins of confidence: how far, on average, the probability that a model gives to its \

@@ -24,12 +24,22 @@ from cuvee.evaluate.manifest import surroundings
 from cuvee.evaluate.scorecard import Scorecard
 
 REFERENCES = ("base", "experts", "multitask", "last")  # scored beside the methods, not tuned
-_EXPERT = "expert "
+_EXPERT, _OWN = "expert ", "reference "
 
 
 def is_reference(label: str) -> bool:
     """Whether a row is of a model that was there before any merge."""
-    return label in REFERENCES or label.startswith(_EXPERT)
+    return label in REFERENCES or label.startswith((_EXPERT, _OWN))
+
+
+def of_reference(name: str) -> str:
+    """The label of one of a track's `references`: a name of its own is marked, so that no table ranks it."""
+    return name if is_reference(name) else f"{_OWN}{name}"
+
+
+def reference_of(label: str) -> str:
+    """The name of a reference among those of its track."""
+    return label.removeprefix(_OWN)
 
 
 def clean(track: str) -> bool:

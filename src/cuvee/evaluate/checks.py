@@ -10,8 +10,9 @@ from cuvee.charts import Table
 from cuvee.core.lazy import numpy
 from cuvee.evaluate.leaderboard import shown
 from cuvee.evaluate.pages import Section
+from cuvee.evaluate.paired import Results
 from cuvee.evaluate.scorecard import TaskScore
-from cuvee.evaluate.table import Board, Results
+from cuvee.evaluate.table import Board
 
 _FAR = 4.0  # standard errors from which a difference is not chance
 

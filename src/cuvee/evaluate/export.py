@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from cuvee.evaluate.cells import Cell, Store
+from cuvee.evaluate.paired import Results, told_apart
 from cuvee.evaluate.scorecard import Scorecard
 from cuvee.evaluate.statistics import calibration_error
-from cuvee.evaluate.table import Results, told_apart
 
 SCHEMA = "cuvee.bench.results/1"
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from cuvee.charts import Chart, Table, bars, heat
 from cuvee.evaluate.pages import Drawn, Part, Section
+from cuvee.evaluate.paired import SHARE
+from cuvee.evaluate.statistics import Comparison
 from cuvee.evaluate.table import Board, Row
 from cuvee.evaluate.task import Metric
 from cuvee.plan.explain import size
@@ -49,15 +51,15 @@ def _section(board: Board) -> Section:
     rows = (*board.references, *board.rows)
     parts: list[Part] = [Table(_SCORES, [_scores(row, board) for row in rows])]
     if len(rows) > 1:
-        parts.append(Drawn(_shares(rows)))
+        parts.append(Drawn(_shares(rows, board.unit("mean"))))
     parts += [_tasks(rows, board), *_elsewhere(rows, board)]
     parts += [*_missing(board), Table(_SPENT, [_costs(row) for row in board.rows])]
     experts = f"{board.count} expert{'s' if board.count != 1 else ''}"
     return Section(f"{board.track}, {experts} (seeds {seeds})", tuple(parts))
 
 
-def _shares(rows: Sequence[Row]) -> Chart:
-    """Means with intervals where tasks have one unit, else normalised scores."""
+def _shares(rows: Sequence[Row], unit: str) -> Chart:
+    """Means with intervals where tasks have one metric, else normalised scores."""
     named = [row.label for row in rows]
     if any(math.isnan(row.mean.mean) for row in rows):
         said = "Score ÷ own expert's score, mean over tasks, per cent."
@@ -65,10 +67,10 @@ def _shares(rows: Sequence[Row]) -> Chart:
         return bars("Normalised score", said, named, series, column="method")
     return bars(
         "Mean score",
-        "Mean over tasks in points, with the 95 % interval of the items drawn anew.",
+        f"Mean over tasks in {unit_of(unit)}, with the 95 % interval of the items drawn anew.",
         named,
-        {"mean": [100 * row.mean.mean for row in rows]},
-        ends={"mean": [(100 * row.mean.low, 100 * row.mean.high) for row in rows]},
+        {"mean": [points(row.mean.mean, unit) for row in rows]},
+        ends={"mean": [(points(row.mean.low, unit), points(row.mean.high, unit)) for row in rows]},
         column="method",
     )
 
@@ -86,10 +88,12 @@ def _elsewhere(rows: Sequence[Row], board: Board) -> list[Chart]:
 
 def _by_task(title: str, said: str, scores: Mapping[str, Mapping[str, float]], board: Board) -> Chart:
     names = list(dict.fromkeys(name for found in scores.values() for name in found))
-    points = {board.metrics[n].unit for n in names} == {"%"}
-    values = [[_points(found.get(n, math.nan), board.metrics[n]) for n in names] for found in scores.values()]
-    said += ", in points." if points else ", in the unit of the task's metric."
-    largest = 100.0 if points else None
+    whole = {board.metrics[n].unit for n in names} == {"%"}
+    values = [
+        [points(found.get(n, math.nan), board.metrics[n].unit) for n in names] for found in scores.values()
+    ]
+    said += ", in points." if whole else ", in the unit of the task's metric."
+    largest = 100.0 if whole else None
     return heat(title, said, list(scores), names, values, largest=largest, column="method")
 
 
@@ -102,19 +106,16 @@ def _missing(board: Board) -> list[str]:
 
 
 def _scores(row: Row, board: Board) -> list[str]:
-    held = next(iter(row.tasks))
-    metric = board.metrics[held]
+    ends = [in_unit(value, board.unit("mean")) for value in (row.mean.mean, row.mean.low, row.mean.high)]
     return [
         str(row.group) if row.group else "–",
         row.label,
-        "–"
-        if math.isnan(row.mean.mean)
-        else f"{shown(row.mean.mean, metric)} ({shown(row.mean.low, metric)}–{shown(row.mean.high, metric)})",
+        "–" if math.isnan(row.mean.mean) else f"{ends[0]} ({ends[1]}–{ends[2]})",
         percent(row.normalised),
         f"{row.worst[0]} {shown(row.worst[1], board.metrics[row.worst[0]])}",
-        shown(row.unseen, metric),
-        _signed(row.forgetting, metric),
-        shown(row.shifted, metric),
+        in_unit(row.unseen, board.unit("unseen")),
+        signed(row.forgetting, board.unit("forgetting")),
+        in_unit(row.shifted, board.unit("shifted")),
     ]
 
 
@@ -138,14 +139,42 @@ def percent(share: float) -> str:
 
 def shown(value: float, metric: Metric) -> str:
     """A score in its metric's unit: points where that is per cent."""
+    return in_unit(value, metric.unit)
+
+
+def in_unit(value: float, unit: str) -> str:
+    """A score as text: points where the unit is per cent, a dash for NaN."""
     if math.isnan(value):
         return "–"
-    return f"{100 * value:.1f}" if metric.unit == "%" else f"{value:.3f}"
+    return f"{points(value, unit):.1f}" if unit == "%" else f"{value:.3f}"
 
 
-def _signed(value: float, metric: Metric) -> str:
-    return "–" if math.isnan(value) else ("+" if value >= 0 else "") + shown(value, metric)
+def points(value: float, unit: str) -> float:
+    """A score as it is drawn and written: in points where the unit is per cent."""
+    return 100 * value if unit == "%" else value
 
 
-def _points(value: float, metric: Metric) -> float:
-    return 100 * value if metric.unit == "%" else value
+def difference(found: Comparison) -> str:
+    """A difference with its 95 % interval: in points of the normalised score, or of a metric in per cent."""
+    d = found.difference
+    mean, low, high = (_of_unit(value, found.unit) for value in (d.mean, d.low, d.high))
+    return f"{mean} ({low} … {high})"
+
+
+def measured(found: Comparison) -> str:
+    """What a difference is in, as a word."""
+    return "points of the normalised score" if found.unit == SHARE else unit_of(found.unit)
+
+
+def unit_of(unit: str) -> str:
+    """A metric's unit in a sentence."""
+    return "points" if unit == "%" else unit or "the unit of the metric"
+
+
+def _of_unit(value: float, unit: str) -> str:
+    return f"{100 * value:+.2f}" if unit in (SHARE, "%") else f"{value:+.4f}"
+
+
+def signed(value: float, unit: str) -> str:
+    """A difference as text, with its sign."""
+    return "–" if math.isnan(value) else ("+" if value >= 0 else "") + in_unit(value, unit)

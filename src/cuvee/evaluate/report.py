@@ -15,8 +15,9 @@ from cuvee.evaluate import calibration, checks, leaderboard, published, robustne
 from cuvee.evaluate.adapters import outcome
 from cuvee.evaluate.cells import Store, clean, expert_of, is_reference
 from cuvee.evaluate.pages import Part, Report, Section
+from cuvee.evaluate.paired import Results, comparable, pairs, told_apart
 from cuvee.evaluate.statistics import holm, rank_intervals
-from cuvee.evaluate.table import Board, Results, boards, by_place, pairs, told_apart
+from cuvee.evaluate.table import Board, boards
 from cuvee.methods import registry
 
 _LEAST = 4  # methods from which a correlation between two columns is given
@@ -82,13 +83,15 @@ def scaling(of_track: Sequence[Board]) -> Section | None:
         (
             "Unseen tasks",
             "unseen",
-            "Score on tasks without an expert, in points where the metric is per cent.",
+            "Score on tasks without an expert, in {unit}.",
         ),
-        ("Shifted data", "shifted", "Score on the tasks under other conditions."),
+        ("Shifted data", "shifted", "Score on the tasks under other conditions, in {unit}."),
     ):
         series = _by_count(ordered, field)
         if series:
             names = [str(board.count) for board in ordered]
+            unit = leaderboard.unit_of(ordered[0].unit(field))
+            said = said.format(unit=unit)
             parts.append(lines(f"{title} by number of experts", said, names, series, column="experts"))
     return Section(f"Growth with the number of experts: {ordered[0].track}", tuple(parts))
 
@@ -102,7 +105,8 @@ def _by_count(ordered: Sequence[Board], field: str) -> dict[str, list[float]]:
                 continue  # so many lines would hide what they show; the tables have all
             value = getattr(row, field)
             if not math.isnan(value) and not (is_reference(row.label) and field == "normalised"):
-                series[row.label][i] = 100 * value
+                unit = "%" if field == "normalised" else board.unit(field)
+                series[row.label][i] = leaderboard.points(value, unit)
     return dict(series)
 
 
@@ -124,12 +128,19 @@ def tuning(board: Board, results: Results) -> Section | None:
     if not logs:
         return None
     longest = max(len(log) for every in logs.values() for log in every)
-    series = {label: _mean_curve(every, longest) for label, every in logs.items()}
+    unit = board.unit("mean")
+    series = {
+        label: [leaderboard.points(v, unit) for v in _mean_curve(every, longest)]
+        for label, every in logs.items()
+    }
     names = [str(i + 1) for i in range(longest)]
-    said = "Best mean score on the selection part so far, higher is better, mean over cells; the first is the default."
+    said = (
+        f"Best mean score on the selection part so far, in {leaderboard.unit_of(unit)}, higher is better, mean over "
+        "cells; the first is the default."
+    )
     parts: list[Part] = [
         lines("Tuning: score against evaluations spent", said, names, series, column="evaluations"),
-        *_sensitivity(results),
+        *_sensitivity(results, unit),
     ]
     return Section(f"What tuning buys: {board.track}, {board.count} experts", tuple(parts))
 
@@ -138,10 +149,10 @@ def _mean_curve(every: Sequence[Sequence[float]], length: int) -> list[float]:
     """The mean of the curves; one that ended early stays where it ended."""
     curves = [curve(values) for values in every]
     padded = [one + [one[-1]] * (length - len(one)) for one in curves]
-    return [100 * sum(column) / len(column) for column in zip(*padded, strict=True)]
+    return [sum(column) / len(column) for column in zip(*padded, strict=True)]
 
 
-def _sensitivity(results: Results) -> list[Chart]:
+def _sensitivity(results: Results, unit: str) -> list[Chart]:
     """Score against the value of the one parameter that a method was tuned by, for one cell of each method."""
     out = []
     seen = set()
@@ -157,7 +168,7 @@ def _sensitivity(results: Results) -> list[Chart]:
         name = next(iter(tried))
         said = f"Selection score of every value that was tried, seed {cell.seed}; positions are not evenly spaced."
         places = [f"{value:.3g}" for value, _ in numbers]
-        series = {"selection": [100 * score for _, score in numbers]}
+        series = {"selection": [leaderboard.points(score, unit) for _, score in numbers]}
         out.append(lines(f"{cell.label}: sensitivity to {name}", said, places, series, column=name))
     return out
 
@@ -178,26 +189,29 @@ def defaults(board: Board, results: Results) -> Section | None:
         if label.endswith("(untuned)")
         for name in labels
         if name.startswith(label.removesuffix("(untuned)") + "(budget")
-        and set(by_place(results, name)) & set(by_place(results, label))
+        and comparable(results, name, label, board.count)
     ]
     if not couples:
         return None
     tests = {tuned: pairs(results, tuned, untuned, board.count) for tuned, untuned in couples}
     adjusted = holm({tuned: test.p_value for tuned, test in tests.items()})
-    header = ("method", "untuned, normalised", "tuned, normalised", "difference (95 %), points", "p (Holm)")
+    header = ("method", "untuned, normalised", "tuned, normalised", "difference (95 %)", "p (Holm)")
     rows = []
     for tuned, untuned in couples:
-        d = tests[tuned].difference
         rows.append(
             [
                 tuned,
                 leaderboard.percent(labels[untuned].normalised),
                 leaderboard.percent(labels[tuned].normalised),
-                f"{100 * d.mean:+.2f} ({100 * d.low:+.2f} … {100 * d.high:+.2f})",
+                leaderboard.difference(tests[tuned]),
                 f"{adjusted[tuned]:.4f}",
             ]
         )
-    said = "Each method with the defaults of its signature and after tuning, on the same test items."
+    unit = leaderboard.measured(tests[couples[0][0]])
+    said = (
+        "Each method with the defaults of its signature and after tuning, on the same test items. Differences are "
+        f"tuned − untuned over the sets and seeds that have both, in {unit}."
+    )
     return Section(f"Untuned defaults: {board.track}, {board.count} experts", (said, Table(header, rows)))
 
 

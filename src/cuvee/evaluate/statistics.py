@@ -30,11 +30,15 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A paired comparison of two methods: mean difference, its interval and standard error, two-sided p-value."""
+    """A paired comparison of two methods: mean difference, its interval and standard error, two-sided p-value.
+
+    `unit` is what the difference is in; whoever scaled the scores knows it.
+    """
 
     difference: Interval
     error: float
     p_value: float
+    unit: str = ""
 
 
 def weighted_mean(scores: Scores, weights: Scores | None = None) -> float:

@@ -10,25 +10,15 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cuvee.core.digests import canonical_json
 from cuvee.core.lazy import numpy
-from cuvee.core.names import printable
-from cuvee.errors import EvaluationError
-from cuvee.evaluate.cells import REFERENCES, Cell, clean, is_reference
+from cuvee.evaluate.cells import REFERENCES, Cell, is_reference
 from cuvee.evaluate.ledger import Ledger
+from cuvee.evaluate.paired import Cards, Results, apart_by, by_place, common_mean, joined, told_apart
 from cuvee.evaluate.scorecard import Scorecard
-from cuvee.evaluate.statistics import Comparison, Interval, bootstrap, compare, groups, holm, sign_flips
+from cuvee.evaluate.statistics import Interval, bootstrap, groups, holm
 from cuvee.evaluate.task import Metric
-
-if TYPE_CHECKING:
-    from cuvee.evaluate.statistics import Scores
-
-    Strata = list[tuple[Scores, Scores]]
-
-Results = Sequence[tuple[Cell, Scorecard]]
-Cards = Mapping[tuple[Any, ...], Scorecard]  # by place
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +48,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """The leaderboard of one track at one number of experts; rows from best to worst, references apart."""
+    """The leaderboard of one track at one number of experts; rows from best to worst, references apart.
+
+    `metrics` are those of every task, `units` those of columns (see `unit`).
+    """
 
     track: str
     count: int
@@ -67,6 +60,11 @@ class Board:
     references: tuple[Row, ...]
     groups: tuple[tuple[str, ...], ...]
     metrics: Mapping[str, Metric]
+    units: Mapping[str, str] = field(default_factory=dict)
+
+    def unit(self, column: str) -> str:
+        """The unit of the column `mean`, `unseen`, `forgetting` or `shifted`; empty where tasks have several."""
+        return self.units.get({"forgetting": "unseen"}.get(column, column), "")
 
 
 def boards(results: Results) -> list[Board]:
@@ -78,93 +76,6 @@ def boards(results: Results) -> list[Board]:
         _board(track, count, apart[(track, count)])
         for track, count in sorted(apart, key=lambda k: (k[0], -k[1]))
     ]
-
-
-def pairs(results: Results, first: str, second: str, count: int | None = None) -> Comparison:
-    """The paired comparison of two methods over every set and seed that both were scored on: first − second.
-
-    Tracks under stress count only where the methods share no other: their items are those of the clean track again.
-    """
-    named = told_apart(results)
-    a, b = (by_place(named, label, count) for label in (first, second))
-    shared = set(a) & set(b)
-    if not shared:
-        raise EvaluationError(
-            "CV-B023",
-            f"`{printable(first)}` and `{printable(second)}` were not both scored on any set of tasks",
-            hint="scored are " + ", ".join(sorted({cell.label for cell, _ in named})),
-        )
-    kept = {place for place in shared if clean(place[0])} or shared
-    return beside({place: a[place] for place in kept}, {place: b[place] for place in kept})
-
-
-def beside(first: Cards, second: Cards) -> Comparison:
-    """The paired comparison of cards over the places they share: first − second."""
-    ours, theirs, counts = _paired(first, second)
-    return compare(ours, theirs, counts=counts)
-
-
-def _paired(first: Cards, second: Cards, experts: Cards | None = None) -> tuple[Strata, Strata, list[int]]:
-    """Strata of both methods over the places they share, and how often each task stands there."""
-    shared = sorted(set(first) & set(second))
-    (ours, counts), (theirs, _) = (
-        _joined([(cards[place], (experts or {}).get(place)) for place in shared]) for cards in (first, second)
-    )
-    return ours, theirs, counts
-
-
-def _joined(cards: Sequence[tuple[Scorecard, Scorecard | None]]) -> tuple[Strata, list[int]]:
-    """A stratum for each task: every item's mean over the cards that have it, and how many they are.
-
-    Where a card comes with its experts', scores are shares of the own expert's mean. Tasks of one name with another
-    number of items are other tasks.
-    """
-    found: dict[tuple[str, int], list[tuple[Scores, Scores]]] = defaultdict(list)
-    for card, experts in cards:
-        for name in card.held_in():
-            scores, weights = card.tasks[name].strata
-            best = experts.tasks[name].mean if experts is not None else 1.0
-            found[(name, len(scores))].append((scores / best if best else scores, weights))
-    strata = [(numpy.mean([s for s, _ in every], axis=0), every[0][1]) for every in found.values()]
-    return strata, [len(every) for every in found.values()]
-
-
-def told_apart(results: Results) -> list[tuple[Cell, Scorecard]]:
-    """The results with the tuning in the label of methods that were tuned in several ways (budget, search, ranges).
-
-    A track of which a seed is there in two versions (its data or training have changed) becomes two tracks.
-    """
-    tunings: dict[str, set[str]] = defaultdict(set)
-    digests: dict[tuple[str, int], set[str]] = defaultdict(set)
-    for cell, _ in results:
-        tunings[cell.label].add(_tuning(cell, whole=True))
-        digests[(cell.track, cell.seed)].add(cell.digest)
-    mixed = {track for (track, _), found in digests.items() if len(found) > 1}
-    out = []
-    for cell, card in results:
-        ways = tunings[cell.label]
-        searched = len({way.partition(",")[2] for way in ways if "," in way}) > 1
-        label = f"{cell.label} {_tuning(cell, whole=searched)}" if len(ways) > 1 else cell.label
-        track = f"{cell.track} ({cell.digest[:8]})" if cell.track in mixed else cell.track
-        out.append((replace(cell, label=label, track=track), card))
-    return out
-
-
-def _tuning(cell: Cell, *, whole: bool) -> str:
-    """The budget; with `whole` how it was spent, too."""
-    if not cell.budget:
-        return "(untuned)"
-    ranges = "" if cell.space is None else f" over {canonical_json(cell.space).decode()}"
-    return f"(budget {cell.budget}, {cell.search}{ranges})" if whole else f"(budget {cell.budget})"
-
-
-def by_place(results: Results, label: str, count: int | None = None) -> dict[tuple[Any, ...], Scorecard]:
-    """The cards of one contestant by track, its digest, seed and set of tasks."""
-    return {
-        (cell.track, cell.digest, cell.seed, cell.tasks): card
-        for cell, card in results
-        if cell.label == label and (count is None or len(cell.tasks) == count)
-    }
 
 
 def _board(track: str, count: int, results: Results) -> Board:
@@ -189,7 +100,21 @@ def _board(track: str, count: int, results: Results) -> Board:
         references=tuple(rows[label] for label in _known(labels)),
         groups=tuple(tuple(group) for group in found),
         metrics=metrics,
+        units=_units([card for _, card in results]),
     )
+
+
+def _units(cards: Sequence[Scorecard]) -> dict[str, str]:
+    """The unit of each column of means; none for tasks of several units."""
+    out = {}
+    for column, named in (
+        ("mean", Scorecard.held_in),
+        ("unseen", Scorecard.foreign),
+        ("shifted", Scorecard.shifted),
+    ):
+        found = {card.tasks[name].metric.unit for card in cards for name in named(card)}
+        out[column] = found.pop() if len(found) == 1 else ""
+    return out
 
 
 def _known(labels: Sequence[str]) -> list[str]:
@@ -205,14 +130,11 @@ def _grouped(order: list[str], results: Results, count: int) -> list[list[str]]:
     """
     cards = {label: by_place(results, label, count) for label in order}
     experts = by_place(results, "experts", count)
-    tests = {}
-    for i, a in enumerate(order):
-        for b in order[i + 1 :]:
-            if set(cards[a]) & set(cards[b]):
-                ours, theirs, counts = _paired(cards[a], cards[b], experts)
-                tests[f"{a}\0{b}"] = sign_flips(ours, theirs, counts=counts)
-    adjusted = holm(tests)
     every = [(a, b) for i, a in enumerate(order) for b in order[i + 1 :]]
+    tests = {
+        f"{a}\0{b}": apart_by(cards[a], cards[b], experts) for a, b in every if set(cards[a]) & set(cards[b])
+    }
+    adjusted = holm(tests)
     return groups(order, {(a, b): adjusted.get(f"{a}\0{b}", 1.0) < 0.05 for a, b in every})
 
 
@@ -275,16 +197,11 @@ def _interval(cards: Sequence[Scorecard]) -> Interval:
     held = [card.tasks[name] for card in cards for name in card.held_in()]
     if len({score.metric.scale for score in held}) > 1:
         return Interval(math.nan, math.nan, math.nan)
-    strata, counts = _joined([(card, None) for card in cards])
+    strata, counts = joined([(card, None) for card in cards])
     found = bootstrap(strata, counts=counts)
     if held[0].metric.better == "higher":
         return found
     return Interval(-found.mean, -found.high, -found.low, found.level)
-
-
-def common_mean(card: Scorecard, names: Sequence[str]) -> float:
-    """The mean over tasks of one metric; NaN for several."""
-    return card.mean(names) if len({card.tasks[n].metric.scale for n in names}) == 1 else math.nan
 
 
 def _gain(card: Scorecard, base: Scorecard, names: Sequence[str]) -> float:

@@ -8,7 +8,8 @@ from cuvee.charts import Table, lines
 from cuvee.core.lazy import numpy
 from cuvee.evaluate.leaderboard import percent
 from cuvee.evaluate.pages import Part, Section
-from cuvee.evaluate.table import Board, Results, by_place
+from cuvee.evaluate.paired import Results, by_place
+from cuvee.evaluate.table import Board
 
 _LINES = 16  # cells that a chart shows
 

@@ -104,6 +104,21 @@ def test_names_of_functions_are_imported_and_mistakes_are_told() -> None:
         assert caught.value.diagnostics[0].code == "CV-U310"
 
 
+def ties(room: Selection) -> Any:
+    """A function that is called like a method of the registry."""
+    return summed(room)
+
+
+multitask = ties
+
+
+def test_a_function_cannot_pass_for_a_method_or_a_reference() -> None:
+    for name in ("ties", "multitask"):
+        with pytest.raises(UsageError, match=f"`{name}`") as caught:
+            newcomer_of(f"{__name__}:{name}")
+        assert caught.value.diagnostics[0].code == "CV-U395"
+
+
 def test_the_command_adds_and_prints_duels(store: Store, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cuvee.evaluate.tracks.registry.open_track", opened)
     done = cli("bench", "add", str(store.folder), f"{__name__}:summed")

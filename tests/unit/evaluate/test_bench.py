@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from cuvee.evaluate.cells import Cell, Grid, Store, space_of
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.leaderboard import sections
 from cuvee.evaluate.pages import markdown
+from cuvee.evaluate.paired import pairs
 from cuvee.evaluate.referee import Referee
 from cuvee.evaluate.report import sections as whole_report
 from cuvee.evaluate.scorecard import Scorecard, TaskScore
-from cuvee.evaluate.table import boards, pairs
+from cuvee.evaluate.statistics import compare
+from cuvee.evaluate.table import boards
 from cuvee.evaluate.task import ACCURACY, Task
 
 METHODS = (Contender("average"), Contender("task_arithmetic"), Contender("slerp"))
@@ -86,6 +89,12 @@ def test_items_that_several_seeds_share_are_no_new_evidence() -> None:
     assert nine.groups == once.groups
 
 
+def plain(results: Any) -> Any:
+    """x − y of raw scores, which nothing of a report compares."""
+    x, y = (next(card for cell, card in results if cell.label == label) for label in "xy")
+    return compare(x.strata(["weak", "strong"]), y.strata(["weak", "strong"]))
+
+
 def test_groups_are_tested_by_what_ranks_them() -> None:
     """x is far better where experts are weak, y a little where they are strong: normalised, x is first."""
     weak, strong = np.zeros(400), np.zeros(400)
@@ -97,12 +106,14 @@ def test_groups_are_tested_by_what_ranks_them() -> None:
     ]
     board = boards(results)[0]
     assert [row.label for row in board.rows] == ["x", "y"]
-    assert board.groups == (("x",), ("y",)) and pairs(results, "x", "y").difference.mean < 0
+    assert board.groups == (("x",), ("y",)) and pairs(results, "x", "y").difference.mean > 0
+    assert plain(results).difference.mean < 0
     alike = [planted("experts", {"weak": weak, "strong": strong})]
     alike += [planted("x", {"weak": weak, "strong": (np.arange(400) >= 200).astype(float)})]
     alike += [planted("y", {"weak": (np.arange(400) < 20).astype(float), "strong": strong})]
     assert boards(alike)[0].groups == (("x", "y"),) or boards(alike)[0].groups == (("y", "x"),)
-    assert pairs(alike, "x", "y").p_value < 1e-4  # raw scores alone would tell them apart
+    assert plain(alike).p_value < 1e-4  # raw scores alone would tell them apart
+    assert pairs(alike, "x", "y").p_value > 0.05
 
 
 def test_methods_with_other_sets_are_said_to_be_incomparable() -> None:
@@ -223,24 +234,39 @@ def test_every_expert_is_scored_on_every_task_where_that_is_asked_for(tmp_path: 
     assert labels == {"base", "experts", "expert a", "expert b", "average", "task_arithmetic"}
 
 
-def test_a_reference_that_would_pass_for_a_method_is_refused(tmp_path: Path) -> None:
-    class Bound(Track):
-        label = "bound"
+class Bound(Track):
+    """A track with one reference under a name of its own."""
 
-        def references(self) -> Any:
-            return {self.label: self.expert("a")}
+    def __init__(self, label: str) -> None:
+        super().__init__()
+        self.label = label
 
+    def references(self) -> Any:
+        return {self.label: self.expert("a")}
+
+
+def test_references_of_any_name_stand_apart_from_the_methods(tmp_path: Path) -> None:
     grid = Grid("linear", (Contender("average"),), budget=0)
-    with pytest.raises(EvaluationError, match="`bound`") as caught:
-        run(grid, lambda name, seed: Bound(), Store(tmp_path))
-    assert caught.value.diagnostics[0].code == "CV-B373"
-    Bound.label = "multitask"
-    assert run(grid, lambda name, seed: Bound(), Store(tmp_path)) == 0
-    assert [row.label for row in boards(Store(tmp_path).results())[0].references] == [
-        "base",
-        "experts",
-        "multitask",
+    for name in ("multitask", "bound"):
+        assert run(grid, lambda n, seed, name=name: Bound(name), Store(tmp_path / name)) == 0  # type: ignore[misc]
+    shown = [boards(Store(tmp_path / name).results())[0] for name in ("multitask", "bound")]
+    assert [[row.label for row in board.references] for board in shown] == [
+        ["base", "experts", "multitask"],
+        ["base", "experts", "reference bound"],
     ]
+    assert [[row.label for row in board.rows] for board in shown] == [["average"]] * 2
+    again = replace(grid, references=("bound",))
+    told: list[Done] = []
+    run(again, lambda n, seed: Bound("bound"), Store(tmp_path / "bound"), told.append)
+    assert {done.state for done in told} == {"kept"}, "asked for by its name it is the same cell"
+
+
+@pytest.mark.parametrize("name", ["experts", "base", "a bound", ""])
+def test_a_reference_that_would_pass_for_another_row_is_refused(name: str, tmp_path: Path) -> None:
+    grid = Grid("linear", (Contender("average"),), budget=0)
+    with pytest.raises(EvaluationError, match=f"`{name}`") as caught:
+        run(grid, lambda n, seed: Bound(name), Store(tmp_path))
+    assert caught.value.diagnostics[0].code == "CV-B373"
 
 
 def test_without_selection_items_nothing_is_tuned(tmp_path: Path) -> None:

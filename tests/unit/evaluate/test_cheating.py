@@ -20,7 +20,7 @@ import torch
 from linear_track import WEIGHT, Linear, Track
 
 from cuvee.core.cache import folder as cache_folder
-from cuvee.errors import EvaluationError, LeakError
+from cuvee.errors import Diagnostic, EvaluationError, LeakError, RecipeError, Where
 from cuvee.evaluate import phases, referee
 from cuvee.evaluate.bench import run
 from cuvee.evaluate.cells import Grid, Store
@@ -313,6 +313,39 @@ def test_failures_are_told_with_their_words() -> None:
     with pytest.raises(EvaluationError, match="process ended with 7") as caught:
         Referee(Track()).choose(gone)
     assert caught.value.diagnostics[0].code == "CV-B371"
+
+
+def test_all_that_a_method_was_told_comes_back_with_its_places() -> None:
+    def mistaken(room: Selection) -> Any:
+        raise RecipeError.collected(
+            [
+                Diagnostic("CV-R001", "the first mistake", Where(file="a.yaml", line=3), "mend it"),
+                Diagnostic("CV-R002", "the second mistake", severity="warning"),
+            ]
+        )
+
+    with pytest.raises(RecipeError) as caught:
+        Referee(Track()).choose(mistaken)
+    assert caught.value.diagnostics == (
+        Diagnostic("CV-R001", "the first mistake", Where(file="a.yaml", line=3), "mend it"),
+        Diagnostic("CV-R002", "the second mistake", severity="warning"),
+    )
+
+
+@pytest.mark.parametrize("reason", ["the system has no fork", "an accelerator is in use"])
+def test_where_no_process_can_be_forked_it_is_said(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "fork" in reason.split():
+        monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    else:
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+
+    def plain(room: Selection) -> Any:
+        return room.base, {"process": os.getpid()}
+
+    with pytest.raises(EvaluationError, match=reason) as caught:
+        Referee(Track(), isolated=True).choose(plain)
+    assert caught.value.diagnostics[0].code == "CV-B395" and caught.value.diagnostics[0].hint
+    assert Referee(Track()).choose(plain).settings == {"process": os.getpid()}
 
 
 def test_the_methods_of_cuvee_choose_in_this_process_and_plug_ins_do_not(tmp_path: Path) -> None:

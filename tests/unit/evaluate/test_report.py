@@ -22,10 +22,11 @@ from cuvee.evaluate.cells import Grid, Store
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.export import as_json, as_parquet, rows
 from cuvee.evaluate.pages import Section, html, markdown
+from cuvee.evaluate.paired import common_mean
 from cuvee.evaluate.referee import Referee
 from cuvee.evaluate.report import curve, report, sections
 from cuvee.evaluate.scorecard import Scorecard, TaskScore
-from cuvee.evaluate.table import _gain, _interval, boards, common_mean
+from cuvee.evaluate.table import _gain, _interval, boards
 from cuvee.evaluate.task import ACCURACY, BITS_PER_BYTE, Metric, Provenance, Task
 
 METHODS = (Contender("average"), Contender("task_arithmetic"), Contender("ties"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from linear_track import WEIGHT, Track
@@ -12,15 +13,17 @@ from linear_track import WEIGHT, Track
 from cuvee.errors import UsageError
 from cuvee.evaluate.addition import add, newcomer_of
 from cuvee.evaluate.bench import run
-from cuvee.evaluate.cells import Grid, Store
+from cuvee.evaluate.cells import Cell, Grid, Store
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.pages import html, markdown
+from cuvee.evaluate.paired import pairs
 from cuvee.evaluate.referee import Referee
 from cuvee.evaluate.report import sections
+from cuvee.evaluate.scorecard import Scorecard, TaskScore
 from cuvee.evaluate.selection import Selection
 from cuvee.evaluate.studies.catalogue import study
 from cuvee.evaluate.studies.study import on, perform, report
-from cuvee.evaluate.table import pairs
+from cuvee.evaluate.task import ACCURACY
 from cuvee.evaluate.tracks.registry import open_track
 from cuvee.evaluate.tracks.stressed import KINDS, Stressed
 
@@ -106,6 +109,7 @@ def test_the_report_says_what_was_lost_on_the_same_items(tmp_path: Path) -> None
     part = text[text.index("## Stress") :]
     cards = {(c.track, c.method): card for c, card in store.results()}
     lost = cards["linear+junk", "average"].mean() - cards["linear", "average"].mean()
+    assert cards["linear", "experts"].mean() == 1.0  # so that shares are scores
     junk = part[part.index("| linear+junk, 2 tasks") :]
     row = next(line for line in junk.splitlines() if line.startswith("| average |"))
     assert lost < 0 and f"| {100 * lost:+.2f} (" in row, "a loss is a negative difference, and is called one"
@@ -113,6 +117,26 @@ def test_the_report_says_what_was_lost_on_the_same_items(tmp_path: Path) -> None
     assert "| method | clean | junk | duplicate |" in part or "| method | clean | duplicate | junk |" in part
     assert "Published orderings beside ours: linear+junk" not in text
     assert "Under stress: linear" in html("x", sections(store.results()))
+
+
+def planted(track: str, seed: int, label: str, right: int) -> tuple[Cell, Scorecard]:
+    """A cell in which the first `right` of ten items of each task are right."""
+    score = TaskScore(ACCURACY, (np.arange(10) < right).astype(float), np.ones(10))
+    return Cell(track, f"d{track}", seed, ("a", "b"), label, label), Scorecard(
+        label, {"a": score, "b": score}
+    )
+
+
+def test_means_with_and_without_stress_are_over_the_same_places() -> None:
+    """Clean scores of a seed that was never stressed stay out of the comparison."""
+    results = [planted("t", seed, "experts", 10) for seed in (0, 1)]
+    results += [planted("t", 0, "x", 8), planted("t", 1, "x", 2)]
+    results += [planted("t+junk", 0, "experts", 10), planted("t+junk", 0, "x", 7)]
+    text = markdown("x", sections(results))
+    part = text[text.index("## Stress") :]
+    assert "| x | 80.0 | 70.0 | -10.00 (" in part
+    overview = part.split("| method | clean | junk |")[1].splitlines()
+    assert next(line for line in overview if line.startswith("| x |")).split("|")[2:4] == [" 80 ", " 70 "]
 
 
 def test_methods_are_compared_without_the_stress_that_stands_beside(tmp_path: Path) -> None:

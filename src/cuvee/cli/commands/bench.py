@@ -22,6 +22,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 def told(*, as_json: bool, quiet: bool) -> Callable[[Done], None]:
     """Says what became of each cell, and when the rest will be done."""
     from cuvee.cli.render import json_line, stderr
+    from cuvee.evaluate.leaderboard import in_unit
 
     def tell(done: Done) -> None:
         facts = {
@@ -43,7 +44,8 @@ def told(*, as_json: bool, quiet: bool) -> Callable[[Done], None]:
                 }
             )
         elif not quiet:
-            end = f"{100 * done.mean:.1f} in {done.seconds:.0f} s" if done.state == "scored" else done.problem
+            mean = "" if math.isnan(done.mean) else f"{in_unit(done.mean, done.unit)} "
+            end = f"{mean}in {done.seconds:.0f} s" if done.state == "scored" else done.problem
             eta = "" if math.isnan(done.left) or not done.left else f" · about {_duration(done.left)} left"
             tuned = f", budget {done.cell.budget}" if done.cell.budget else ""
             what = f"{done.cell.label} ({len(done.cell.tasks)} experts, seed {done.cell.seed}{tuned})"
@@ -202,6 +204,7 @@ def add(folder: Path, method: str, search: Any, as_json: bool, quiet: bool, **gi
     from cuvee.evaluate.addition import add as score
     from cuvee.evaluate.addition import duels, newcomer_of
     from cuvee.evaluate.cells import Store
+    from cuvee.evaluate.leaderboard import difference, measured
     from cuvee.evaluate.tracks.registry import open_track
 
     newcomer, store = newcomer_of(method, search), Store(folder)
@@ -212,13 +215,10 @@ def add(folder: Path, method: str, search: Any, as_json: bool, quiet: bool, **gi
     else:
         rows = []
         for one in found:
-            d = one.comparison.difference
-            interval = f"{100 * d.low:+.2f} … {100 * d.high:+.2f}"
             verdict = "told apart" if one.apart else "not told apart"
-            rows.append(
-                [one.newcomer, one.other, f"{100 * d.mean:+.2f}", interval, f"{one.adjusted:.4f}", verdict]
-            )
-        stdout(table(["method", "other", "points", "95 %", "p (Holm)", ""], rows))
+            shown = [difference(one.comparison), measured(one.comparison), f"{one.adjusted:.4f}"]
+            rows.append([one.newcomer, one.other, *shown, verdict])
+        stdout(table(["method", "other", "difference (95 %)", "in", "p (Holm)", ""], rows))
     return 1 if failed else 0
 
 
@@ -279,16 +279,16 @@ def compare(folder: Path, first: str, second: str, as_json: bool, quiet: bool, *
 
     from cuvee.cli.render import print_json, stdout
     from cuvee.evaluate.cells import Store
-    from cuvee.evaluate.table import pairs
+    from cuvee.evaluate.leaderboard import difference, measured
+    from cuvee.evaluate.paired import pairs
 
     found = pairs(Store(folder).results(), first, second)
     if as_json:
         print_json({"schema": "cuvee.bench.compare/1", "first": first, "second": second, **asdict(found)})
         return 0
-    d = found.difference
     verdict = "can be told apart" if found.p_value < 0.05 else "cannot be told apart"
     stdout(
-        f"{first} − {second}: {100 * d.mean:+.2f} points (95 %: {100 * d.low:+.2f} … {100 * d.high:+.2f}), "
+        f"{first} − {second}: {difference(found)} {measured(found)} with the 95 % interval, "
         f"p = {found.p_value:.4f}: they {verdict} at the 95 % level"
     )
     return 0

@@ -12,8 +12,8 @@ from cuvee.cli.options import output_options
 
 if TYPE_CHECKING:
     from cuvee.evaluate.pages import Section
+    from cuvee.evaluate.paired import Results
     from cuvee.evaluate.studies.study import Study
-    from cuvee.evaluate.table import Results
     from cuvee.evaluate.track import Track
 
 FOLDER = click.Path(path_type=Path, file_okay=False)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from cuvee.charts import Table, lines
 from cuvee.evaluate.contender import Contender
-from cuvee.evaluate.leaderboard import percent
+from cuvee.evaluate.leaderboard import in_unit, percent, points, shown, signed
 from cuvee.evaluate.pages import Section
+from cuvee.evaluate.paired import Results
 from cuvee.evaluate.space import dimensions
-from cuvee.evaluate.table import Board, Results, Row
+from cuvee.evaluate.table import Board, Row
 from cuvee.methods import registry
 
 
@@ -59,7 +60,7 @@ def _beside_base(board: Board, label: str, field: str) -> float:
     base = _named(board.references, "base")
     if row is None or base is None:
         return math.nan
-    return 100 * (float(getattr(row, field)) - float(getattr(base, field)))
+    return points(float(getattr(row, field)) - float(getattr(base, field)), board.unit(field))
 
 
 def _named(rows: Sequence[Row], label: str) -> Row | None:
@@ -75,9 +76,9 @@ def tradeoff(found: Sequence[Board]) -> Section:
                 board.track,
                 row.label,
                 percent(row.normalised),
-                f"{row.worst[0]} {percent(row.worst[1])}",
-                percent(row.unseen),
-                f"{100 * row.forgetting:+.1f}" if not math.isnan(row.forgetting) else "–",
+                f"{row.worst[0]} {shown(row.worst[1], board.metrics[row.worst[0]])}",
+                in_unit(row.unseen, board.unit("unseen")),
+                signed(row.forgetting, board.unit("forgetting")),
                 f"{row.spent.evaluations:.0f}",
                 f"{row.spent.seconds:.0f}",
                 f"{row.spent.flops / 1e12:.3g}",

@@ -9,9 +9,10 @@ from cuvee.errors import UsageError
 from cuvee.evaluate import report as reports
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.pages import Section
+from cuvee.evaluate.paired import Results
 from cuvee.evaluate.studies import answers
 from cuvee.evaluate.studies.study import Study
-from cuvee.evaluate.table import Board, Results
+from cuvee.evaluate.table import Board
 from cuvee.evaluate.tracks.stressed import KINDS
 
 

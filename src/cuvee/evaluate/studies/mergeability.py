@@ -18,10 +18,10 @@ from cuvee.core.lazy import numpy
 from cuvee.evaluate.cells import is_reference
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.pages import Drawn, Part, Section
+from cuvee.evaluate.paired import Results, by_place
 from cuvee.evaluate.published import ranged
 from cuvee.evaluate.statistics import Interval, rank_correlations, rank_intervals
 from cuvee.evaluate.studies.study import Study
-from cuvee.evaluate.table import Results, by_place
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,8 @@ from cuvee.evaluate.bench import Listener, OpenTrack, run
 from cuvee.evaluate.cells import Grid, Store
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.pages import Section
-from cuvee.evaluate.table import Board, Results, boards
+from cuvee.evaluate.paired import Results
+from cuvee.evaluate.table import Board, boards
 from cuvee.evaluate.track import Track
 from cuvee.methods import registry
 

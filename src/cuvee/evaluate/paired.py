@@ -1,0 +1,157 @@
+"""Cells joined so that methods can be compared: the places both stand at, items in common, one scale for all tasks.
+
+Owns what a difference between two methods is: of shares of the own experts' scores, so that tasks of several metrics
+have a common measure; of plain scores only where no expert was scored and all tasks have one metric.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from cuvee.core.digests import canonical_json
+from cuvee.core.lazy import numpy
+from cuvee.core.names import printable
+from cuvee.errors import EvaluationError
+from cuvee.evaluate.cells import Cell, clean
+from cuvee.evaluate.scorecard import Scorecard
+from cuvee.evaluate.statistics import Comparison, compare, sign_flips
+
+if TYPE_CHECKING:
+    from cuvee.evaluate.statistics import Scores
+
+    Strata = list[tuple[Scores, Scores]]
+
+Results = Sequence[tuple[Cell, Scorecard]]
+Cards = Mapping[tuple[Any, ...], Scorecard]  # by place
+
+SHARE = "share of the expert"  # the unit of normalised scores
+
+
+def pairs(results: Results, first: str, second: str, count: int | None = None) -> Comparison:
+    """The paired comparison of two methods over every set and seed that both were scored on: first − second.
+
+    Tracks under stress count only where the methods share no other: their items are those of the clean track again.
+    EvaluationError CV-B023 where they share no place, CV-B396 where tasks of several metrics have no experts' scores.
+    """
+    named = told_apart(results)
+    a, b = (by_place(named, label, count) for label in (first, second))
+    shared = set(a) & set(b)
+    if not shared:
+        raise EvaluationError(
+            "CV-B023",
+            f"`{printable(first)}` and `{printable(second)}` were not both scored on any set of tasks",
+            hint="scored are " + ", ".join(sorted({cell.label for cell, _ in named})),
+        )
+    kept = {place for place in shared if clean(place[0])} or shared
+    experts = by_place(named, "experts", count)
+    return beside({place: a[place] for place in kept}, {place: b[place] for place in kept}, experts)
+
+
+def beside(first: Cards, second: Cards, experts: Cards) -> Comparison:
+    """The paired comparison of cards over the places they share: first − second, in shares of the experts' scores.
+
+    In the metric's own unit where not every place has its experts and all tasks have one metric. Where they have
+    several, places without experts are left out; EvaluationError CV-B396 if that leaves none.
+    """
+    found = _scaled(first, second, experts)
+    if found is None:
+        raise EvaluationError(
+            "CV-B396",
+            "the tasks have several metrics and their experts were not scored, so that differences have no mean",
+            hint="score the reference `experts` too: `cuvee bench run` on the same track and folder does",
+        )
+    ours, theirs, counts, unit = found
+    return replace(compare(ours, theirs, counts=counts), unit=unit)
+
+
+def comparable(results: Results, first: str, second: str, count: int) -> bool:
+    """Whether `pairs` has an answer for these methods, with their tuning in their labels."""
+    a, b, experts = (by_place(results, label, count) for label in (first, second, "experts"))
+    return _scaled(a, b, experts) is not None
+
+
+def apart_by(first: Cards, second: Cards, experts: Cards) -> float:
+    """The p-value of `beside` alone; 1 where the methods share no place, or none on one scale."""
+    if (found := _scaled(first, second, experts)) is None:
+        return 1.0
+    ours, theirs, counts, _ = found
+    return sign_flips(ours, theirs, counts=counts)
+
+
+def _scaled(first: Cards, second: Cards, experts: Cards) -> tuple[Strata, Strata, list[int], str] | None:
+    """Strata of both methods over the places they share, how often each task stands there, and the unit."""
+    shared = sorted(set(first) & set(second))
+    units = {first[place].tasks[name].metric.scale for place in shared for name in first[place].held_in()}
+    if len(units) > 1:
+        shared = [place for place in shared if place in experts]
+    if not shared:
+        return None
+    whole = all(place in experts for place in shared)
+    (ours, counts), (theirs, _) = (
+        joined([(cards[place], experts[place] if whole else None) for place in shared])
+        for cards in (first, second)
+    )
+    return ours, theirs, counts, SHARE if whole else units.pop()[2]
+
+
+def joined(cards: Iterable[tuple[Scorecard, Scorecard | None]]) -> tuple[Strata, list[int]]:
+    """A stratum for each task: every item's mean over the cards that have it, and how many they are.
+
+    Where a card comes with its experts', scores are shares of the own expert's mean. Tasks of one name with another
+    number of items are other tasks.
+    """
+    found: dict[tuple[str, int], list[tuple[Scores, Scores]]] = defaultdict(list)
+    for card, experts in cards:
+        for name in card.held_in():
+            scores, weights = card.tasks[name].strata
+            best = experts.tasks[name].mean if experts is not None else 1.0
+            found[(name, len(scores))].append((scores / best if best else scores, weights))
+    strata = [(numpy.mean([s for s, _ in every], axis=0), every[0][1]) for every in found.values()]
+    return strata, [len(every) for every in found.values()]
+
+
+def told_apart(results: Results) -> list[tuple[Cell, Scorecard]]:
+    """The results with the tuning in the label of methods that were tuned in several ways (budget, search, ranges).
+
+    A track of which a seed is there in two versions (its data or training have changed) becomes two tracks.
+    """
+    tunings: dict[str, set[str]] = defaultdict(set)
+    digests: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for cell, _ in results:
+        tunings[cell.label].add(_tuning(cell, whole=True))
+        digests[(cell.track, cell.seed)].add(cell.digest)
+    mixed = {track for (track, _), found in digests.items() if len(found) > 1}
+    out = []
+    for cell, card in results:
+        ways = tunings[cell.label]
+        searched = len({way.partition(",")[2] for way in ways if "," in way}) > 1
+        label = f"{cell.label} {_tuning(cell, whole=searched)}" if len(ways) > 1 else cell.label
+        track = f"{cell.track} ({cell.digest[:8]})" if cell.track in mixed else cell.track
+        out.append((replace(cell, label=label, track=track), card))
+    return out
+
+
+def _tuning(cell: Cell, *, whole: bool) -> str:
+    """The budget; with `whole` how it was spent, too."""
+    if not cell.budget:
+        return "(untuned)"
+    ranges = "" if cell.space is None else f" over {canonical_json(cell.space).decode()}"
+    return f"(budget {cell.budget}, {cell.search}{ranges})" if whole else f"(budget {cell.budget})"
+
+
+def by_place(results: Results, label: str, count: int | None = None) -> dict[tuple[Any, ...], Scorecard]:
+    """The cards of one contestant by track, its digest, seed and set of tasks."""
+    return {
+        (cell.track, cell.digest, cell.seed, cell.tasks): card
+        for cell, card in results
+        if cell.label == label and (count is None or len(cell.tasks) == count)
+    }
+
+
+def common_mean(card: Scorecard, names: Sequence[str]) -> float:
+    """The mean over tasks of one metric; NaN for several."""
+    return card.mean(names) if len({card.tasks[n].metric.scale for n in names}) == 1 else math.nan
