@@ -166,8 +166,19 @@ def _find(
     word, code = ("method", "CV-R060") if kind is Method else ("stage", "CV-R061")
     if item is not None:
         raise RecipeError("CV-R063", f"plug-in `{naming.printable(key)}` is not a {word} of that name")
-    hint = naming.did_you_mean(name, known())
+    hint = _other_kind(kind, name) or naming.did_you_mean(name, known())
     raise RecipeError(code, f"there is no {word} `{naming.printable(name)}`", hint=hint)
+
+
+def _other_kind(kind: type, name: str) -> str | None:
+    """What to write where a method (or the first part of its name) stands for a stage, or a stage for a method."""
+    if kind is Method:
+        return f"`{name}` is a stage; stages are given as a list, `[{name}, …]`" if name in stages() else None
+    meant = [m for m in names() if m == name or m.startswith(f"{name}_")] if name else []
+    if not meant:
+        return None
+    chain = " → ".join(f"`{step.stage}`" for step in get(meant[0]).steps)
+    return f"the method `{meant[0]}` is the chain {chain}; put stages into the list"
 
 
 @functools.cache

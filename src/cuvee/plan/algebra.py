@@ -12,8 +12,6 @@ from cuvee.errors import PlanError
 from cuvee.methods.contract import Stage
 from cuvee.recipe.model import StageCall
 
-_ORDER = {"condition": 0, "combine": 1, "rescale": 2}
-
 
 @dataclass(frozen=True, slots=True)
 class _Chain:
@@ -35,10 +33,7 @@ def legal(calls: Sequence[StageCall], stages: Sequence[Stage]) -> Stage:
     combine = _combine(chain)
     _space(chain, combine)
     _factors(chain, combine)
-    ranks = [_ORDER[s.role] for s in stages if s.role in _ORDER]
-    if ranks != sorted(ranks):
-        what = "{chain} is out of order; expected condition stages, the combine stage, rescale stages"
-        raise chain.refused("CV-P011", what, 0)
+    _order(chain, combine)
     one = stages[combine]
     if one.takes == "weight" and len(stages) > 1:
         what = f"`{one.name}` combines weights, but the stages around it work on task vectors"
@@ -49,11 +44,38 @@ def legal(calls: Sequence[StageCall], stages: Sequence[Stage]) -> Stage:
 
 def _combine(chain: _Chain) -> int:
     found = chain.positions("combine")
-    if len(found) != 1:
-        what = "no stage" if not found else "more than one stage"
-        hint = "`cuvee methods --stages` lists the stages by role; exactly one must be a combine stage"
-        raise chain.refused("CV-P010", f"{{chain}} has {what} that combines the experts", 0, hint)
+    if len(found) > 1:
+        names = [f"`{chain.stages[i].name}`" for i in found]
+        hint = f"keep one of {', '.join(names[:-1])} and {names[-1]}"
+        what = "{chain} has more than one stage that combines the experts"
+        raise chain.refused("CV-P010", what, found[1], hint)
+    if not found:
+        before = [s.name for s in chain.stages if s.role in ("condition", "space")]
+        beside = f"behind `{before[-1]}`" if before else "before `" + chain.stages[0].name + "`"
+        hint = f"put `weighted_sum`, `elect` or another combine stage (`cuvee methods --stages`) {beside}"
+        raise chain.refused("CV-P010", "{chain} has no stage that combines the experts", 0, hint)
     return found[0]
+
+
+def _order(chain: _Chain, combine: int) -> None:
+    """Conditions stand before the combine stage and rescale stages behind it."""
+    one = chain.stages[combine].name
+    for number, stage in enumerate(chain.stages):
+        if stage.role == "condition" and number > combine:
+            what, hint = (
+                f"single experts, which `{one}` has combined already",
+                f"put `{stage.name}` before `{one}`",
+            )
+        elif stage.role == "rescale" and number < combine:
+            what, hint = (
+                f"the merged tensor, which `{one}` makes only later",
+                f"put `{stage.name}` behind `{one}`",
+            )
+        else:
+            continue
+        raise chain.refused(
+            "CV-P011", f"{{chain}} is out of order: `{stage.name}` works on {what}", number, hint
+        )
 
 
 def _space(chain: _Chain, combine: int) -> None:

@@ -81,6 +81,22 @@ def test_a_misspelt_name_is_an_error_with_a_suggestion():
         registry.get("ti\u202ees")
 
 
+@pytest.mark.parametrize(
+    ("find", "name", "told"),
+    [
+        (registry.stage, "ties", "the method `ties` is the chain `trim` → `elect` → `scale`"),
+        (registry.stage, "dare", "the method `dare_linear` is the chain `drop` → `weighted_sum` → `scale`"),
+        (registry.get, "trim", "`trim` is a stage; stages are given as a list, `[trim, …]`"),
+        (registry.stage, "", None),
+    ],
+)
+def test_a_method_among_stages_and_a_stage_as_method_are_told_apart(find, name, told):
+    with pytest.raises(RecipeError) as caught:
+        find(name)
+    hint = caught.value.diagnostics[0].hint
+    assert hint is None if told is None else hint.startswith(told)
+
+
 def test_registered_items_are_found_until_they_are_removed():
     mine = replace(registry.get("ties"), name="my_ties")
     remove = registry.register(mine)

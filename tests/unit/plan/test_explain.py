@@ -77,18 +77,23 @@ def test_a_named_method_is_its_chain() -> None:
 
 
 @pytest.mark.parametrize(
-    ("chain", "code"),
+    ("chain", "code", "step"),
     [
-        (["trim"], "CV-P010"),
-        (["elect", "weighted_sum"], "CV-P010"),
-        (["elect", "trim"], "CV-P011"),
-        (["trim", "slerp"], "CV-P012"),
+        (["trim"], "CV-P010", "combine stage (`cuvee methods --stages`) behind `trim`"),
+        (["scale"], "CV-P010", "combine stage (`cuvee methods --stages`) before `scale`"),
+        (["knots", "scale"], "CV-P010", "combine stage (`cuvee methods --stages`) behind `knots`"),
+        (["elect", "weighted_sum"], "CV-P010", "keep one of `elect` and `weighted_sum`"),
+        (["elect", "trim"], "CV-P011", "put `trim` before `elect`"),
+        (["scale", "elect"], "CV-P011", "put `scale` behind `elect`"),
+        (["trim", "slerp"], "CV-P012", "combine with `weighted_sum`"),
     ],
 )
-def test_senseless_chains(chain: list[str], code: str) -> None:
+def test_senseless_chains_are_refused_with_the_step_to_take(chain: list[str], code: str, step: str) -> None:
     with pytest.raises(PlanError) as caught:
         cuvee.merge([model(1), model(2)], base=model(0), method=chain).plan()
-    assert caught.value.diagnostics[0].code == code
+    (found,) = caught.value.diagnostics
+    assert found.code == code
+    assert step in (found.hint or "")
 
 
 def test_each_rule_saves_work_and_can_be_switched_off() -> None:
