@@ -12,6 +12,7 @@ from cuvee.core.names import did_you_mean, printable
 from cuvee.errors import Diagnostic, RecipeError, UsageError, Where
 from cuvee.methods.parameters import Parameter
 from cuvee.methods.registry import get, parameters_for, stage
+from cuvee.recipe.chains import own_names
 from cuvee.recipe.curves import SHAPES, DepthsError, knots, written
 from cuvee.recipe.document import Document, Path
 from cuvee.recipe.layouts import LAYOUTS
@@ -65,7 +66,11 @@ def recipe_from(
     calls = [] if isinstance(method, str) else method
     known = parameters_for(chosen) if chosen else {}
     shared, each = _settings(parameters, known, list(experts), chosen.name if chosen else "a chain", found)
-    chain = tuple(_call(number, call, list(experts), each, found) for number, call in enumerate(calls))
+    written = own_names([name for name, _ in calls])
+    chain = tuple(
+        _call(number, call, list(experts), own, each, found)
+        for number, (call, own) in enumerate(zip(calls, written, strict=True))
+    )
     if found:
         raise RecipeError.collected(found)
     inputs = [Input(name, None, each.get(name, {})) for name in experts]
@@ -186,15 +191,16 @@ def _call(
     number: int,
     call: tuple[str, Mapping[str, Any]],
     experts: list[str],
+    own_names: Mapping[str, str],
     each: dict[str, dict[str, Setting]],
     found: list[Diagnostic],
 ) -> StageCall:
-    """A stage of a chain; values of single experts go to `each`."""
+    """A stage of a chain; values of single experts go to `each`, under the names that models give them."""
     name, values = call
     known = {p.name: p for p in stage(name).parameters}
     shared, own = _settings(values, known, experts, name, found, (number, name))
     for expert, settings in own.items():
-        each.setdefault(expert, {}).update(settings)
+        each.setdefault(expert, {}).update({own_names[key]: value for key, value in settings.items()})
     return StageCall(name, shared)
 
 

@@ -10,6 +10,7 @@ from cuvee.methods.contract import Base, Dialect, Method, Missing, Spelling, Ste
 from cuvee.methods.parameters import Parameter
 from cuvee.methods.registry import arguments_for, get, parameters_for, stage
 from cuvee.plan.algebra import legal
+from cuvee.recipe.chains import own_names
 from cuvee.recipe.model import Recipe, Scalar, Settings, StageCall
 
 
@@ -23,6 +24,7 @@ class Slot:
     default: Scalar
     ours: str | None
     spelling: Spelling | None = None
+    own: str = ""  # as a model of the recipe writes it, where that differs
 
     def translate(self, value: Any) -> Any:
         """Our value for the dialect's."""
@@ -54,8 +56,9 @@ def choose(recipe: Recipe) -> Chosen:
     dialect = method.dialects.get(recipe.dialect)
     if dialect is not None:
         return _spoken(method, dialect, parameters)
+    own = _own_names(recipe.chain)
     slots = tuple(
-        Slot(n, "expert" if p.per_expert else "shared", p.required, p.default, n)
+        Slot(n, "expert" if p.per_expert else "shared", p.required, p.default, n, own=own.get(n, ""))
         for n, p in parameters.items()
     )
     first = _takes_base_first(method, method.base)
@@ -99,6 +102,13 @@ def step_names(calls: tuple[StageCall, ...]) -> list[dict[str, str]]:
                 names[parameter.name] = f"{i}.{call.stage}.{parameter.name}"
         out.append(names)
     return out
+
+
+def _own_names(calls: tuple[StageCall, ...]) -> dict[str, str]:
+    """What a model writes for each parameter that several stages of a chain have, by the method-wide name."""
+    written = own_names([call.stage for call in calls])
+    pairs = zip(step_names(calls), written, strict=True)
+    return {ours: own[name] for names, own in pairs for name, ours in names.items()}
 
 
 def chain(calls: tuple[StageCall, ...]) -> Method:

@@ -91,7 +91,7 @@ class Resolver:
 
     def strangers(self) -> Iterator[Diagnostic]:
         """Values of models and slices under names that the method has not; they would be ignored."""
-        slots = {slot.name for slot in self.chosen.slots}
+        slots = {slot.own or slot.name for slot in self.chosen.slots}
         told: dict[str, Diagnostic] = {}
         for module in self.recipe.modules.values():
             for part in module.slices:
@@ -102,20 +102,21 @@ class Resolver:
 
     def _stranger(self, name: str, setting: Setting, slots: set[str]) -> Diagnostic:
         where = next((rule.where for rule in setting), None)
-        several = [slot for slot in slots if slot.endswith(f".{name}")]
+        several = sorted(slot for slot in slots if slot.endswith(f".{name}"))
         message = f"`{self.chosen.method.name}` has no parameter `{printable(name)}`"
         if several:
-            message = f"`{printable(name)}` belongs to {len(several)} stages of this chain, so a model cannot set it"
-        return Diagnostic("CV-R007", message, where, "give it with each stage" if several else None)
+            message = f"`{printable(name)}` belongs to {len(several)} stages of this chain"
+        meant = f"write {' or '.join(f'`{slot}`' for slot in several)}" if several else None
+        return Diagnostic("CV-R007", message, where, meant)
 
     def _one(self, slot: Slot, target: Target, feed: Feed | None) -> Resolved | None:
         # MergeKit's filters look at a model's own name of a tensor, Cuvée's at the output's.
         theirs = feed is not None and self.recipe.dialect == "mergekit"
         spot = _spot(target, feed.name if feed and theirs else target.name)
-        levels: list[Setting | None] = [feed.input.settings.get(slot.name)] if feed else []
+        levels: list[Setting | None] = [feed.input.settings.get(slot.own or slot.name)] if feed else []
         levels += [
-            target.slice.settings.get(slot.name),
-            target.module.settings.get(slot.name),
+            target.slice.settings.get(slot.own or slot.name),
+            target.module.settings.get(slot.own or slot.name),
             self.shared.get(slot.name),
         ]
         self._mark(levels, spot)

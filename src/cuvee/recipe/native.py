@@ -13,6 +13,7 @@ from cuvee.methods.contract import Method
 from cuvee.methods.parameters import Parameter
 from cuvee.methods.registry import get, names, parameters_for, stage
 from cuvee.recipe import packages
+from cuvee.recipe.chains import own_parameters
 from cuvee.recipe.document import Document, Path, problem
 from cuvee.recipe.expressions import BadExpression, terms
 from cuvee.recipe.layouts import LAYOUTS, Layout
@@ -195,10 +196,7 @@ class _Reader:
 
     def parameters(self, method: Method | None, chain: tuple[StageCall, ...]) -> dict[str, Parameter]:
         """Parameters that an expert may have of its own."""
-        if method is not None:
-            every = parameters_for(method)
-        else:
-            every = {p.name: p for call in chain for p in stage(call.stage).parameters}
+        every = parameters_for(method) if method else own_parameters([call.stage for call in chain])
         return {name: p for name, p in every.items() if p.per_expert}
 
     # -- sources ----------------------------------------------------------------------------------------------
