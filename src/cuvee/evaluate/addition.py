@@ -6,20 +6,27 @@ Knows how a table was made from its cells alone; opens the tracks again to score
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from cuvee.core.names import printable
 from cuvee.errors import EvaluationError, UsageError
+from cuvee.evaluate.apart import apart, possible
 from cuvee.evaluate.bench import Listener, OpenTrack, Ring, score_all, takes
 from cuvee.evaluate.cells import Cell, Store, is_reference, label_of, space_of
+from cuvee.evaluate.choice import Choice
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.paired import Results, pairs, told_apart
 from cuvee.evaluate.referee import Method
 from cuvee.evaluate.search import Kind
+from cuvee.evaluate.selection import Selection
 from cuvee.evaluate.statistics import Comparison, holm
 from cuvee.evaluate.track import Track
 from cuvee.methods import registry
+
+if TYPE_CHECKING:
+    from cuvee.evaluate.track import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,37 @@ class Newcomer:
         return cls(label_of(contender), contender)
 
 
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function by its module and name, imported where it is called: in the method's own process, if it has one.
+
+    So what a module does when it is imported is done where no test item is.
+    """
+
+    module: str
+    name: str
+
+    def __call__(self, room: Selection) -> tuple[Weights, Mapping[str, Any]]:
+        chosen: tuple[Weights, Mapping[str, Any]] = self.found()(room)
+        return chosen
+
+    def found(self) -> Callable[..., Any]:
+        """The function; UsageError CV-U310 where there is none."""
+        name = printable(f"{self.module}:{self.name}")
+        try:
+            found = getattr(importlib.import_module(self.module), self.name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UsageError(
+                "CV-U310",
+                f"the method `{name}` cannot be imported: {printable(str(error))}",
+                hint="write `module:function`; the module must be installed or on PYTHONPATH",
+            ) from error
+        if not callable(found):
+            raise UsageError("CV-U310", f"`{name}` is no function")
+        made: Callable[..., Any] = found
+        return made
+
+
 def newcomer_of(name: str, search: Kind = "sobol") -> Newcomer:
     """A method of the registry by name, or the function `module:function`; UsageError CV-U310 where there is none.
 
@@ -58,23 +96,18 @@ def newcomer_of(name: str, search: Kind = "sobol") -> Newcomer:
     if ":" not in name:
         return Newcomer.registered(Contender(registry.get(name).name, search=search))
     module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(
-            "CV-U310",
-            f"the method `{printable(name)}` cannot be imported: {printable(str(error))}",
-            hint="write `module:function`; the module must be installed or on PYTHONPATH",
-        ) from error
-    if not callable(found):
-        raise UsageError("CV-U310", f"`{printable(name)}` is no function")
     if attribute in registry.names() or is_reference(attribute):
         raise UsageError(
             "CV-U395",
             f"the function `{printable(name)}` would stand in tables as `{attribute}`, which has a meaning there",
             hint="give the function a name of its own",
         )
-    return Newcomer(attribute, found)
+    function = Function(module, attribute)
+    if possible():
+        apart(lambda: Choice({}, {"found": function.found() is not None}), ())
+    else:
+        function.found()
+    return Newcomer(attribute, function)
 
 
 def add(newcomer: Newcomer, open_track: OpenTrack, store: Store, tell: Listener = lambda done: None) -> int:

@@ -1,7 +1,8 @@
 """Somebody else's code chooses in a process of its own, in which no test item is to be found.
 
 Owns the fork, what is taken out of the child, and how a choice comes back: as tensors and JSON, never as objects. What
-the child changes (the referee, the phases, counters of this process) ends with it. Knows nothing of scoring.
+the child changes (the referee, the phases, counters of this process) ends with it; what it may not do is the guard's
+to say. Knows nothing of scoring.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -20,16 +21,15 @@ from typing import Any
 
 from cuvee import errors
 from cuvee.core import disk
-from cuvee.core.cache import folder as cache_folder
 from cuvee.core.lazy import torch
 from cuvee.core.names import printable
-from cuvee.errors import CuveeError, Diagnostic, EvaluationError, LeakError, Where
+from cuvee.errors import CuveeError, Diagnostic, EvaluationError, Where
 from cuvee.evaluate.choice import Choice
+from cuvee.evaluate.guard import shut
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.task import Task
 from cuvee.methods import registry
 
-_KEPT_DATA = ("packages", "data")  # folders of the cache that hold test items
 _WEIGHTS, _REST, _PROBLEM = "weights.safetensors", "choice.json", "problem.json"
 
 
@@ -48,14 +48,15 @@ def ours(method: str) -> bool:
     return all(function.__module__.partition(".")[0] == "cuvee" for function in made)
 
 
-def apart(choose: Callable[[], Choice], tasks: Iterable[Task]) -> Choice:
+def apart(choose: Callable[[], Choice], tasks: Iterable[Task], hidden: Sequence[Path] = ()) -> Choice:
     """What `choose` gives, run in a child process from which the test items of the tasks were removed.
 
     EvaluationError CV-B395 where this process cannot be forked.
 
-    The child computes with one thread; threads and processes that the method leaves running are not waited for. Raises
-    what `choose` raised where that is an error of cuvee, else EvaluationError CV-B370 with its words; CV-B371 where the
-    child ended without an answer.
+    `hidden`: folders that it must not see, beside those of the tracks' data. The child computes with one thread;
+    threads that the method leaves running are not waited for, its processes are ended. Raises what `choose` raised
+    where that is an error of cuvee, else EvaluationError CV-B370 with its words; CV-B371 where the child ended without
+    an answer.
     """
     if not possible():
         raise EvaluationError(
@@ -67,7 +68,7 @@ def apart(choose: Callable[[], Choice], tasks: Iterable[Task]) -> Choice:
     every = list(tasks)
     context = multiprocessing.get_context("fork")
     with disk.scratch() as folder:
-        child = context.Process(target=_child, args=(choose, every, folder), daemon=False)
+        child = context.Process(target=_child, args=(choose, every, folder, hidden), daemon=False)
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", DeprecationWarning
@@ -79,17 +80,28 @@ def apart(choose: Callable[[], Choice], tasks: Iterable[Task]) -> Choice:
             child.kill()  # interrupted: else Python would wait for it before it ends
             child.join()
             raise
+        finally:
+            _end(child.pid)
         return _brought(folder, child.exitcode)
 
 
-def _child(choose: Callable[[], Choice], tasks: Sequence[Task], folder: Path) -> None:
+def _end(group: int | None) -> None:
+    """End the processes that the child left in its session."""
+    if group is not None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
+
+
+def _child(choose: Callable[[], Choice], tasks: Sequence[Task], folder: Path, hidden: Sequence[Path]) -> None:
+    os.setsid()
+    shut(hidden)  # first of all: a process that has begun threads is granted no namespaces
     from safetensors.torch import save
 
     _one_thread()
-    spared = {id(item) for task in tasks for item in (*task.train, *task.selection)}
+    outside = [item for task in tasks for item in (*task.train, *task.selection)]
+    spared = {*map(id, outside), *(id(item.input) for item in outside)}
     for task in tasks:
         task.test.remove(spared)
-    guard()
     try:
         made = choose()
         rest = {"settings": made.settings, "spent": made.spent.as_json(), "log": [list(x) for x in made.log]}
@@ -147,27 +159,3 @@ def _raised(told: dict[str, Any]) -> CuveeError:
         for one in told["diagnostics"]
     ]
     return kind.collected(found)
-
-
-def guard() -> None:
-    """From now on nothing in this process opens the tracks' data in the cache, or looks through all its objects."""
-    kept = tuple(f"{(cache_folder() / 'evaluate' / name).resolve()}/" for name in _KEPT_DATA)
-    own = threading.local()
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if (
-            event == "open"
-            and isinstance(arguments[0], (str, bytes, os.PathLike))
-            and not getattr(own, "busy", False)
-        ):
-            own.busy = True
-            try:
-                found = str(Path(os.fsdecode(arguments[0])).resolve())
-            finally:
-                own.busy = False
-            if found.startswith(kept):
-                raise LeakError("CV-B372", f"a method opened `{Path(found).name}`, which holds test items")
-        elif event in ("gc.get_objects", "gc.get_referrers", "gc.get_referents"):
-            raise LeakError("CV-B372", f"a method searched the process's memory with `{event}`")
-
-    sys.addaudithook(hook)

@@ -70,8 +70,15 @@ class Ring:
     selected: dict[str, list[float]] = field(default_factory=dict)
 
     def referee(self, cell: Cell) -> Referee:
-        """The referee of a cell."""
-        return Referee(self.track, cell.tasks, budget=cell.budget, examinee=self.examinee, unseen=cell.unseen)
+        """The referee of a cell; a method's own process finds no finished cells, which hold test scores."""
+        return Referee(
+            self.track,
+            cell.tasks,
+            budget=cell.budget,
+            examinee=self.examinee,
+            unseen=cell.unseen,
+            hidden=[self.store.cells()],
+        )
 
 
 def run(grid: Grid, open_track: OpenTrack, store: Store, tell: Listener = lambda done: None) -> int:

@@ -155,6 +155,11 @@ class Store:
         data = {"made_with": surroundings(), "cell": asdict(cell), "card": card.as_json()}
         disk.write_file(self._path(cell), json.dumps(data, sort_keys=True).encode())
 
+    def cells(self) -> Path:
+        """The folder of finished cells, made where it is not there."""
+        disk.make_folders(self.folder / "cells")
+        return self.folder / "cells"
+
     def describe(self, track: Mapping[str, Any], seed: int) -> None:
         """Keep what a track is made of, beside the cells: `tracks/<name>-<seed>-<digest>.json`."""
         place = self.folder / "tracks" / f"{track['track']}-{seed}-{track['digest'][:8]}.json"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.lazy import torch
@@ -36,7 +37,8 @@ class Referee:
     `names` are tasks with experts, scored with their shifts; unless `unseen` is False, tasks without an expert are
     scored as well. All methods get the same `budget` of evaluations on selection data. `examinee`: a live model of the
     track to use instead of building one. `isolated`: whether methods choose in a process of their own, without any test
-    item in it (None: those that are not cuvee's own, where the system can fork).
+    item in it (None: those that are not cuvee's own, where the system can fork). `hidden`: folders that such a process
+    must not see, where test scores are kept.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Referee:
         examinee: Examinee | None = None,
         unseen: bool = True,
         isolated: bool | None = None,
+        hidden: Sequence[Path] = (),
     ) -> None:
         seen = [n for n, task in track.tasks.items() if not task.unseen]
         strangers = sorted(set(names or ()) - set(seen))
@@ -64,6 +67,7 @@ class Referee:
         self.shifted = [n for n, task in others.items() if task.shift_of in self.names]
         self.budget = budget
         self.isolated = isolated
+        self.hidden = tuple(hidden)
         self._examinee = examinee
 
     @property
@@ -83,7 +87,7 @@ class Referee:
         granted = self.budget if budget is None else budget
         self._prepare()
         if self._apart(method):
-            return apart(lambda: self._chosen(method, granted), self.track.tasks.values())
+            return apart(lambda: self._chosen(method, granted), self.track.tasks.values(), self.hidden)
         return self._chosen(method, granted)
 
     def _prepare(self) -> None:

@@ -92,10 +92,12 @@ class Sealed(Sequence[Item]):
         def remove(spared: AbstractSet[int] = frozenset()) -> None:
             """Forget the items in this process for good, wherever else they are referred to.
 
-            `spared`: the `id` of items that other tasks choose on.
+            `spared`: the `id` of items that other tasks choose on, and of their inputs.
             """
             for item in held[0]:
                 if id(item) not in spared:
+                    if id(item.input) not in spared:
+                        _wiped(item.input)
                     object.__setattr__(item, "input", None)
                     object.__setattr__(item, "target", None)
             held[0] = _Removed(task)
@@ -121,6 +123,17 @@ class Sealed(Sequence[Item]):
 
     def __repr__(self) -> str:
         return f"Sealed({self._task!r}, {len(self)} items)"
+
+
+def _wiped(value: Any) -> None:
+    """Overwrite an array with zeros, so that memory that is searched holds nothing of it.
+
+    Only one that owns its memory: that of a view is somebody else's.
+    """
+    flags = getattr(value, "flags", None)
+    if flags is not None and getattr(flags, "owndata", False):
+        value.setflags(write=True)
+        value.fill(0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import gc
 import inspect
 import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,9 +22,11 @@ import pytest
 import torch
 from linear_track import WEIGHT, Linear, Track
 
+from cuvee.core import linux_namespaces
 from cuvee.core.cache import folder as cache_folder
 from cuvee.errors import Diagnostic, EvaluationError, LeakError, RecipeError, Where
 from cuvee.evaluate import phases, referee
+from cuvee.evaluate.addition import Newcomer, add, newcomer_of
 from cuvee.evaluate.bench import run
 from cuvee.evaluate.cells import Grid, Store
 from cuvee.evaluate.contender import Contender
@@ -121,6 +126,51 @@ def by_a_descriptor(room: Selection) -> Any:
     return os.fdopen(os.open(place, os.O_RDONLY)).read()
 
 
+def by_a_folders_descriptor(room: Selection) -> Any:
+    """A path that says nothing by itself: it is relative to an open folder."""
+    above = os.open(cache_folder(), os.O_RDONLY)
+    return os.fdopen(os.open("evaluate/packages/data.whl", os.O_RDONLY, dir_fd=above), "rb").read()
+
+
+def by_what_was_open(room: Selection) -> Any:
+    found = [f for f in Path("/proc/self/fd").iterdir() if f.exists() and f.resolve().name == "data.whl"]
+    return os.pread(int(found[0].name), 100, 0)
+
+
+def by_another_program(room: Selection) -> Any:
+    place = cache_folder() / "evaluate" / "packages" / "data.whl"
+    return subprocess.run(["cat", str(place)], capture_output=True, check=True).stdout
+
+
+def by_a_python_of_its_own(room: Selection) -> Any:
+    """Another interpreter, in which no guard was set up, makes the track's items anew."""
+    code = "from cuvee.core.cache import folder; print((folder() / 'evaluate/packages/data.whl').read_text())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    return done.stdout
+
+
+def by_its_own_memory(room: Selection) -> Any:
+    with Path("/proc/self/mem").open("rb") as memory:
+        memory.seek(id(room))
+        return memory.read(8)
+
+
+def by_the_referees_memory(room: Selection) -> Any:
+    with Path(f"/proc/{os.getppid()}/mem").open("rb") as memory:
+        memory.seek(id(room))
+        return memory.read(8)
+
+
+def by_an_address(room: Selection) -> Any:
+    return ctypes.string_at(id(room), 8)
+
+
+def by_linking_the_data(room: Selection) -> Any:
+    copy_of = cache_folder() / "copy"
+    os.link(cache_folder() / "evaluate" / "packages" / "data.whl", copy_of)
+    return copy_of.read_bytes()
+
+
 WAYS: list[Peek] = [
     lambda room: list(room.tasks[0].test),
     by_the_closure,
@@ -136,18 +186,27 @@ WAYS: list[Peek] = [
     by_the_frames_above,
     by_the_cached_data,
     by_a_descriptor,
+    by_a_folders_descriptor,
+    by_what_was_open,
+    by_another_program,
+    by_a_python_of_its_own,
+    by_its_own_memory,
+    by_the_referees_memory,
+    by_an_address,
+    by_linking_the_data,
 ]
 
 
 @pytest.fixture
-def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache that holds an archive of test data."""
     monkeypatch.setenv("CUVEE_CACHE", str(tmp_path / "cache"))
     place = cache_folder() / "evaluate" / "packages" / "data.whl"
     place.parent.mkdir(parents=True)
     (place.parent.parent / "elsewhere").mkdir()
     place.write_bytes(b"test items")
-    return place
+    with place.open("rb"):  # as a track that keeps its archive open
+        yield place
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__.strip("<>"))
@@ -289,6 +348,125 @@ def test_the_data_of_tracks_stay_shut_wherever_the_cache_is(
     with pytest.raises(LeakError) as caught:
         Referee(Track()).choose(reads)
     assert caught.value.diagnostics[0].code == "CV-B372"
+
+
+@pytest.mark.parametrize("namespaces", [True, False])
+@pytest.mark.parametrize("way", [by_another_program, by_a_python_of_its_own, by_a_folders_descriptor])
+def test_other_programs_are_shut_off_or_refused(
+    way: Peek, namespaces: bool, cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With namespaces programs run and find nothing; without them none is started."""
+    if namespaces and not linux_namespaces.available():
+        pytest.skip("this system grants no namespaces")
+    monkeypatch.setattr(linux_namespaces, "available", lambda: namespaces)
+    with pytest.raises(EvaluationError) as caught:
+        Referee(Track()).choose(lambda room: (room.base, {"read": len(way(room))}))
+    refused = way is by_a_folders_descriptor or not namespaces
+    assert caught.value.diagnostics[0].code == ("CV-B372" if refused else "CV-B370")
+
+    def honest(room: Selection) -> Any:
+        return room.base, {
+            "said": subprocess.run(["echo", "x"], capture_output=True, check=True).stdout.decode()
+        }
+
+    if namespaces:
+        assert Referee(Track()).choose(honest).settings == {"said": "x\n"}
+
+
+def test_what_is_hidden_cannot_be_uncovered(cached: Path) -> None:
+    if not linux_namespaces.available():
+        pytest.skip("this system grants no namespaces")
+    place = os.fsencode(cached.parent)
+
+    def uncovers(room: Selection) -> Any:
+        libc = ctypes.CDLL(None, use_errno=True)
+        answers = [libc.umount2(place, 0), libc.umount2(place, 2), libc.unshare(0x10000000 | 0x20000)]
+        answers.append(libc.umount2(place, 2))
+        left = libc.open(place + b"/data.whl", os.O_RDONLY)
+        return room.base, {"umounted": 0 in (answers[0], answers[1], answers[3]), "opened": left}
+
+    assert Referee(Track()).choose(uncovers).settings == {"umounted": False, "opened": -1}
+
+
+def test_nothing_of_the_items_is_left_in_the_memory_of_arrays() -> None:
+    track = Track()
+    arrays = []
+    for item in phases_open(track):
+        object.__setattr__(item, "input", item.input.copy())
+        arrays.append(item.input)
+
+    def reads(room: Selection) -> Any:
+        return room.base, {"left": float(sum(abs(a).sum() for a in arrays))}
+
+    assert Referee(track).choose(reads).settings == {"left": 0.0}
+    assert sum(float(abs(a).sum()) for a in arrays) > 100, "the referee's own are as they were"
+    assert all(float(abs(i.input).sum()) > 0 for i in track.tasks["a"].selection)
+
+
+def phases_open(track: Track) -> list[Item]:
+    with phases.scoring():
+        return list(track.tasks["a"].test)
+
+
+def test_finished_cells_can_neither_be_read_nor_forged(tmp_path: Path) -> None:
+    """Test scores of others tell which setting to take; a cell made beforehand would be kept as finished."""
+    store = Store(tmp_path / "bench")
+    run(Grid("linear", (Contender("average"),), budget=0), lambda name, seed: Track(), store)
+    known = sorted(store.cells().iterdir())
+
+    def look(room: Selection) -> Any:
+        return room.base, {"read": len(known[0].read_text())}
+
+    def forge(room: Selection) -> Any:
+        (store.cells() / "forged.json").write_text("{}")
+        return room.base, {}
+
+    def rename(room: Selection) -> Any:
+        (tmp_path / "forged.json").write_text("{}")
+        (tmp_path / "forged.json").rename(store.folder / "cells" / "forged.json")
+        return room.base, {}
+
+    def remove(room: Selection) -> Any:
+        known[0].unlink()
+        return room.base, {}
+
+    for cheat in (look, forge, rename, remove):
+        told: list[Any] = []
+        assert add(Newcomer(cheat.__name__, cheat), lambda name, seed: Track(), store, told.append) == 1
+        assert "CV-B372" in told[0].problem
+        assert sorted(store.cells().iterdir()) == known
+
+
+def test_a_module_is_imported_where_its_function_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a module patches when it is imported is patched in a process that ends."""
+    (tmp_path / "patching_module.py").write_text(
+        "from cuvee.evaluate import phases, referee\n"
+        "phases.demand_scoring = lambda task: None\n"
+        "referee.Referee.score = lambda *a, **k: 1 / 0\n"
+        "def patching(room):\n    return room.base, {}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found, score = newcomer_of("patching_module:patching"), Referee.score
+    assert "patching_module" not in sys.modules
+    card = Referee(Track()).judge(found.method, "patching")
+    assert card.mean() < 1 and Referee.score is score and "patching_module" not in sys.modules
+
+
+def test_processes_that_a_method_leaves_are_ended(tmp_path: Path) -> None:
+    def leaving(room: Selection) -> Any:
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+        child.start()
+        return room.base, {"left": child.pid}
+
+    left = Referee(Track()).choose(leaving).settings["left"]
+    for _ in range(200):
+        state = Path(f"/proc/{left}/stat")
+        if not state.exists() or state.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.02)
+    pytest.fail("it still runs")
 
 
 @pytest.mark.parametrize("way", [by_the_closure, by_inspecting, by_the_cached_data])

@@ -1,0 +1,80 @@
+"""What a method's own process may not do: look where test items or finished scores lie, or search memory for them.
+
+Owns the rules, as an audit hook of Python and as folders and a network that are not there. Knows nothing of methods.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from cuvee.core import linux_namespaces
+from cuvee.core.cache import folder as cache_folder
+from cuvee.errors import LeakError
+
+_KEPT_DATA = ("packages", "data")  # folders of the cache that hold test items
+_SEARCHES = {
+    *(f"gc.{name}" for name in ("get_objects", "get_referrers", "get_referents")),
+    *(f"ctypes.{name}" for name in ("string_at", "wstring_at", "PyObj_FromPtr")),
+}
+_PROGRAMS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn"}
+_MEMORY = re.compile(r"/proc/\d+(/task/\d+)?/(mem|map_files)(/|$)")
+
+
+def shut(hidden: Sequence[Path] = ()) -> None:
+    """Shut this process off from the tracks' data in the cache and from the `hidden` folders, for good.
+
+    Where the system grants namespaces, other programs find these folders empty too and have no network; else starting
+    one is refused, as no rule would follow it. What is refused raises LeakError CV-B372.
+    """
+    folders = [*(cache_folder() / "evaluate" / name for name in _KEPT_DATA), *hidden]
+    places = [str(folder.resolve()) for folder in folders]
+    _close(places)
+    alone = linux_namespaces.available() and linux_namespaces.seclude([Path(place) for place in places])
+    _watch(places, _SEARCHES if alone else _SEARCHES | _PROGRAMS)
+
+
+def _watch(places: Sequence[str], refused: set[str]) -> None:
+    """An audit hook, which Python can never take away again."""
+    own = threading.local()
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in refused:
+            raise LeakError("CV-B372", f"a method called `{event}`, which leads to test items")
+        if (event != "open" and not event.startswith("os.")) or getattr(own, "busy", False):
+            return
+        own.busy = True
+        try:
+            for given in arguments:
+                if isinstance(given, (str, bytes, os.PathLike)):
+                    _check(event, os.path.realpath(os.fsdecode(given)), places)
+        finally:
+            own.busy = False
+
+    sys.addaudithook(hook)
+
+
+def _check(event: str, found: str, places: Sequence[str]) -> None:
+    """LeakError for a place inside a shut folder, for a folder that leads there by descriptor, and for memory."""
+    inside = any(f"{found}/".startswith(f"{place}/") for place in places)
+    above = event == "open" and any(f"{place}/".startswith(f"{found.rstrip('/')}/") for place in places)
+    if inside or above or _MEMORY.match(found):
+        raise LeakError(
+            "CV-B372",
+            f"a method asked for `{Path(found).name or found}`, which leads to test items or scores",
+        )
+
+
+def _close(places: Sequence[str]) -> None:
+    """Close what the referee's process had open in these folders."""
+    with suppress(OSError):  # a system without /proc
+        for opened in list(Path("/proc/self/fd").iterdir()):
+            with suppress(OSError):
+                if any(str(opened.readlink()).startswith(f"{place}/") for place in places):
+                    os.close(int(opened.name))
