@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 ENDS = 512  # elements
 
 
-def bits_of(source: Source, name: str, start: int, stop: int) -> Array:
-    """Elements [start, stop) as little-endian integers of their width; fresh memory."""
+def bits_of(source: Source, name: str, start: int, stop: int, into: Array | None = None) -> Array:
+    """Elements [start, stop) as little-endian integers of their width; fresh memory, or a part of `into` (bytes)."""
     meta = source.tensors[name]
     size = meta.dtype.size
     extent = source.extent(name)
     if extent is not None and extent.nbytes == meta.nbytes:
-        out = numpy.empty(stop - start, f"<u{size}")
+        memory = numpy.empty((stop - start) * size, numpy.uint8) if into is None else into
+        out: Array = memory[: (stop - start) * size].view(f"<u{size}")
         file = ByteFile(extent.path)
         try:
             file.fill(memoryview(out.view(numpy.uint8).data), extent.offset + start * size, name)

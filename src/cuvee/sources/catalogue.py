@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 BLOCK = MIB  # bytes of a tensor
 DIGEST = 16  # bytes of a block's digest
-_VERSION = 3
+_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +135,9 @@ def changes_of(base: Source, expert: Source) -> Mapping[str, Change] | None:
         parts = [dict(store.by_name(held, key, "blocks")) for key in ("energy", "largest", "moved")]
         found = {}
         for number, (name, energy) in enumerate(parts[0].items()):
-            told = () if held["lost"][number] else (held[f"keys{number}"], held[f"counts{number}"])
+            told = () if held["lost"][number] else store.unpacked(held[f"told{number}"])
             found[name] = Change(energy, parts[1][name], parts[2][name], *told)
-            if len(energy) != _blocks(base, name) or (told and len(told[0]) != len(told[1])):
+            if len(energy) != _blocks(base, name):
                 return None
     except (Broken, KeyError, IndexError):
         return None
@@ -232,9 +232,8 @@ def _change_rows(found: Found, place: int, known: Mapping[str, Change]) -> Itera
                 found.magnitudes(place, name) or (before and (before.keys, before.counts)) or (None, None)
             )
         lost.append(keys is None)
-        if keys is not None:
-            yield f"keys{number}", keys
-            yield f"counts{number}", counts
+        if keys is not None and counts is not None:
+            yield f"told{number}", store.packed(keys, counts)
     yield "lost", numpy.array(lost, bool)
 
 

@@ -13,11 +13,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.lazy import numpy
-from cuvee.core.limits import MIB
 from cuvee.errors import CuveeError
-from cuvee.sources.bits import bits_of
 from cuvee.sources.catalogue import DIGEST, Found, Sketch, fingerprints, keep, step_of
-from cuvee.sources.catalogue_scan import TABLE, Measuring, digest, measurable
+from cuvee.sources.catalogue_look import TABLE
+from cuvee.sources.catalogue_scan import PIECE, Desk, Measuring, block_digest, measurable
 from cuvee.sources.catalogue_store import packed, unpacked
 from cuvee.sources.source import Source
 
@@ -30,21 +29,21 @@ MOST_TABLES = 64 << 20  # bytes of packed magnitudes that are held until the end
 
 
 def room_of(sources: int) -> int:
-    """Bytes that one thread takes to look at a tensor of so many sources: blocks, differences and magnitudes."""
-    return sources * (MIB + (1 << 19) + TABLE)
+    """Bytes that one thread takes to look at a tensor of so many sources: pieces and magnitudes."""
+    return sources * (PIECE + TABLE)
 
 
 class _Tensor:
     """One tensor on its way: measured against the base where that has it, else hashed."""
 
-    def __init__(self, sources: Sequence[Source], places: Collection[int], name: str, based: bool) -> None:
+    def __init__(self, desk: Desk, places: Collection[int], name: str, based: bool) -> None:
         self.name = name
-        self._sources = sources
-        self.metas = {place: sources[place].tensors[name] for place in sorted(places)}
+        self._reading = desk.reading(name)
+        self.metas = {place: desk.sources[place].tensors[name] for place in sorted(places)}
         base = self.metas.get(0) if based else None
         there = [p for p, meta in self.metas.items() if p and meta == base]
         self.measured = (
-            Measuring(base, len(sources) - 1, there)
+            Measuring(base, len(desk.sources) - 1, there, desk)
             if base is not None and there and measurable(base)
             else None
         )
@@ -58,19 +57,12 @@ class _Tensor:
         if self.measured is not None:
             meta, step = self.metas[0], self.measured.step
             while self._taken < self.measured.blocks and min((self._taken + 1) * step, meta.numel) <= stop:
-                first, last = self._taken * step, min((self._taken + 1) * step, meta.numel)
-                bits = {
-                    place: bits_of(self._sources[place], self.name, first, last)
-                    for place in self.measured.digests
-                }
-                self.measured.take(self._taken, bits)
+                self.measured.take(self._taken, self._reading)
                 self._taken += 1
         for place, found in self.hashed.items():
             meta, step = self.metas[place], step_of(self.metas[place].dtype.size)
             while len(found) * step < meta.numel and min((len(found) + 1) * step, meta.numel) <= stop:
-                first = len(found) * step
-                own = bits_of(self._sources[place], self.name, first, min(first + step, meta.numel))
-                found.append(digest(own))
+                found.append(block_digest(self._reading, place, meta, len(found) * step))
 
     def end(self) -> None:
         """Look at all that is left."""
@@ -89,7 +81,7 @@ class _Tensor:
 class Recording:
     """A catalogue of sources (the base first, where `based`) of which `read` tells by tensor which are looked at.
 
-    Memory: for each thread a block of every source and, for every expert, a table of magnitudes; until the end what is
+    Memory: for each thread a piece of every source and, for every expert, a table of magnitudes; until the end what is
     kept of a tensor. Thread-safe.
     """
 
@@ -101,11 +93,13 @@ class Recording:
     _open: dict[str, _Tensor] = field(default_factory=dict)
     _sketches: dict[str, Sketch] = field(default_factory=dict)
     _digests: list[dict[str, Array]] = field(default_factory=list)
-    _tables: dict[tuple[int, str], bytes] = field(default_factory=dict)
+    _tables: dict[tuple[int, str], Array] = field(default_factory=dict)
     _held: int = 0
     _guard: threading.Lock = field(default_factory=threading.Lock)
+    _desk: Desk = field(init=False)
 
     def __post_init__(self) -> None:
+        self._desk = Desk(self.sources)
         self._before = fingerprints(self.sources)
         self._digests = [{} for _ in self.sources]
         self.lost = None in self._before
@@ -130,7 +124,7 @@ class Recording:
         with self._guard:
             if name not in self._open:
                 try:
-                    self._open[name] = _Tensor(self.sources, self.read[name], name, self.based)
+                    self._open[name] = _Tensor(self._desk, self.read[name], name, self.based)
                 except (CuveeError, OSError, LookupError, MemoryError):
                     self.lost = True
                     return

@@ -62,10 +62,13 @@ def held(kind: str, *prints: str | None) -> dict[str, Array] | None:
 
 
 def keep(kind: str, rows: Iterable[Row], *prints: str | None) -> None:
-    """Write arrays, one at a time, in place of those that were there; whole or not at all."""
+    """Write arrays, one at a time, in place of those that were there; whole or not at all.
+
+    Nothing is compressed: that would take longer than finding it out.
+    """
     path = path_of(kind, [text for text in prints if text is not None])
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, array in rows:
             member = io.BytesIO()
             numpy.lib.format.write_array(member, numpy.asanyarray(array), allow_pickle=False)
@@ -94,15 +97,24 @@ def counts_of(found: Iterable[int]) -> Array:
     return numpy.array(list(found), dtype=numpy.int64)
 
 
-def packed(keys: Array, counts: Array) -> bytes:
-    """Magnitudes (ascending) and their counts in few bytes."""
-    steps = numpy.diff(keys, prepend=numpy.uint32(0)).astype("<u4")
-    return zlib.compress(steps.tobytes() + counts.astype("<i8").tobytes(), 1)
+def packed(keys: Array, counts: Array) -> Array:
+    """Magnitudes (ascending) and their counts in few bytes: steps and counts in no more bytes each than they need."""
+    low = int(numpy.bitwise_or.reduce(keys, initial=0))
+    shift = (low & -low).bit_length() - 1 if low else 0
+    steps = numpy.diff(keys >> shift, prepend=numpy.uint32(0))
+    narrow = [part.astype(numpy.min_scalar_type(int(part.max(initial=0)))) for part in (steps, counts)]
+    head = numpy.array([shift, *(part.itemsize for part in narrow)], numpy.uint8)
+    return numpy.concatenate([head, *(part.view(numpy.uint8) for part in narrow)])
 
 
-def unpacked(data: bytes) -> tuple[Array, Array]:
-    """What `packed` was given."""
-    both = zlib.decompress(data)
-    count = len(both) // 12
-    keys = numpy.cumsum(numpy.frombuffer(both, "<u4", count), dtype=numpy.uint32)
-    return keys, numpy.frombuffer(both, "<i8", count, 4 * count).astype(numpy.int64)
+def unpacked(data: Array) -> tuple[Array, Array]:
+    """What `packed` was given; Broken where that cannot be."""
+    if data.dtype != numpy.uint8 or data.ndim != 1 or len(data) < 3:
+        raise Broken
+    shift, *sizes = map(int, data[:3])
+    many, rest = divmod(len(data) - 3, max(1, sum(sizes)))
+    if rest or shift > 31 or any(size not in (1, 2, 4, 8) for size in sizes):
+        raise Broken
+    steps = data[3 : 3 + many * sizes[0]].copy().view(f"<u{sizes[0]}")
+    counts = data[3 + many * sizes[0] :].copy().view(f"<u{sizes[1]}")
+    return numpy.cumsum(steps, dtype=numpy.uint32) << numpy.uint32(shift), counts.astype(numpy.int64)

@@ -229,9 +229,9 @@ def test_bfloat16_differences_have_thresholds_of_their_own(tmp_path) -> None:
 
 
 def test_too_many_magnitudes_are_left_to_a_pass(tmp_path, monkeypatch) -> None:
-    from cuvee.sources import catalogue_scan
+    from cuvee.sources import catalogue_look
 
-    monkeypatch.setattr(catalogue_scan, "MOST", 64)
+    monkeypatch.setattr(catalogue_look, "MOST", 64)
     models(tmp_path, torch.float32)
     catalog(tmp_path)
     plan = plan_of(tmp_path, recipe("ties", ", scope: tensor", 0.3))

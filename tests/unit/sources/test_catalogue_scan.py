@@ -5,14 +5,25 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cuvee.sources import catalogue_scan as scan
+from cuvee.sources import catalogue_look as scan
+from cuvee.sources import catalogue_store
 
 ERRORS = {
-    "counts of changes": ("    return moved;", "    return moved + 1;"),
+    "counts of changes": ("own->moved += differing(", "own->moved += 1 + differing("),
     "half floats": ("(exponent + 112) << 23", "(exponent + 111) << 23"),
-    "products": ("products[j * experts + i] += total;", "products[j * experts + i] -= total;"),
+    "products": ("products[j * count + i] += found;", "products[j * count + i] -= found;"),
+    "what is not finite": ("double none = 0 * (", "double none = 0; (void)("),
+    "zeros": ("even[ZERO] -= ", "even[ZERO] += "),
+    "coarse magnitudes": ("plain & key >> 16)", "plain & key >> 17)"),
+    "finer ones": ("(i - PLAIN + FIRST) << 12", "(i - PLAIN + FIRST) << 13"),
+    "magnitudes far apart": ("    entry->count++;", "    entry->count += 2;"),
+    "a table that grows": (
+        "*found(table, before[i].key) = before[i];",
+        "*found(table, before[i].key) = before[0];",
+    ),
 }
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
@@ -37,3 +48,47 @@ def test_a_scan_that_errs_is_not_used(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_switch_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUVEE_KERNELS", "off")
     assert scan.scanner() is scan.Reference
+
+
+def expected(base: np.ndarray, tuned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    wide = [(bits.astype("<u4") << 16).view("<f4") for bits in (base, tuned)]
+    return np.unique(np.abs(wide[1] - wide[0]).view("<u4"), return_counts=True)
+
+
+@pytest.mark.parametrize("machine", [scan.scanner, lambda: scan.Reference], ids=["c", "reference"])
+def test_a_table_counts_one_tensor_after_the_other(machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many magnitudes, too many, and few again, in pieces that are no whole tiles."""
+    monkeypatch.setattr(scan, "MOST", 4096)
+    table = machine().table()
+    random = np.random.default_rng(5)
+    for spread, lost in ((1 << 8, False), (1 << 12, True), (1 << 7, False), (1, False)):
+        base = random.integers(0x3C00, 0x3C00 + spread, 20_001).astype("<u2")
+        tuned = random.integers(0x3D00, 0x3D00 + spread, 20_001).astype("<u2")
+        table.begin(len(base))
+        looked = scan.Looked(1)
+        for first in range(0, len(base), 7001):
+            piece = slice(first, first + 7001)
+            machine().look(base[piece], [tuned[piece]], "bfloat16", [table], looked)
+        found, (keys, counts) = table.found(), expected(base, tuned)
+        assert (found is None) == (np.count_nonzero(keys & 0xFFFF) > 4096) == lost
+        if found is not None:
+            assert np.array_equal(found[0], keys)
+            assert np.array_equal(found[1], counts)
+
+
+@pytest.mark.parametrize("shift", [0, 12, 16])
+def test_counts_come_back_as_they_were(shift: int) -> None:
+    random = np.random.default_rng(shift)
+    for many, most in ((0, 1), (1, 1), (300, 200), (5000, 1 << 33)):
+        keys = np.unique(random.integers(0, 1 << (31 - shift), many)).astype(np.uint32) << np.uint32(shift)
+        counts = random.integers(0, most, len(keys), endpoint=True)
+        told = catalogue_store.unpacked(catalogue_store.packed(keys, counts))
+        assert np.array_equal(told[0], keys)
+        assert np.array_equal(told[1], counts)
+        assert (told[0].dtype, told[1].dtype) == (np.uint32, np.int64)
+
+
+@pytest.mark.parametrize("data", [[], [0, 1], [0, 1, 3, 0, 0, 0, 0], [0, 1, 1, 7], [40, 1, 1, 7, 7]], ids=str)
+def test_counts_that_are_none_are_refused(data: list[int]) -> None:
+    with pytest.raises(catalogue_store.Broken):
+        catalogue_store.unpacked(np.array(data, np.uint8))
