@@ -143,6 +143,7 @@ class Mended:
         default_factory=dict
     )  # step, size and digests of blocks
     _ends: dict[str, int] = field(default_factory=dict)  # bytes so far
+    _told: dict[str, int] = field(default_factory=dict)  # of these, copied ones
     _guard: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, tensor: OutputTensor, step: int, blocks: list[bytes]) -> None:
@@ -172,11 +173,15 @@ class Mended:
         """Copy up to `offset`; from the start again where the tensor was begun again."""
         with self._guard:
             done = self._ends.get(name, 0)
-        done = 0 if offset < done else done
+            if offset < done:
+                done = 0
+                if again := self._told.pop(name, 0):
+                    self.tell(Progress(name, -again))  # as who began again did with what it had made
         step, width, _ = self._cut[name]
         for start in range(done, offset, step * width):  # what is left out are whole blocks
             bits = self.block(name, start // (step * width))
             session.write(name, start, bits)
+            self._told[name] = self._told.get(name, 0) + len(bits)
             self.tell(Progress(name, len(bits)))
 
     def run(self, name: str) -> Callable[[int, int], memoryview]:

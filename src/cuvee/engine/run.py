@@ -198,8 +198,11 @@ def make_tensor(
 def _runs(
     tensor: OutputTensor, evaluator: Evaluator, span: tuple[int, int | None]
 ) -> Iterator[tuple[int, int, Tensor]]:
-    for part in tensor.parts or (span,):
-        yield from evaluator.blocks(tensor.node, *part)
+    for first, last in tensor.parts or (span,):
+        for start, stop, value in evaluator.blocks(tensor.node, first, last):
+            yield start, stop, value
+            if tensor.parts and last is not None and stop > last:  # made whole: there are no other parts
+                return
 
 
 def _inputs(tensor: OutputTensor) -> str:

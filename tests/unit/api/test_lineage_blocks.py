@@ -21,6 +21,8 @@ from cuvee.api.lineage import Key, key_of, keys_of
 from cuvee.api.remerge import closed, remerge
 from cuvee.cli.app import app
 from cuvee.core.digests import bytes_digest, canonical_json
+from cuvee.engine.events import Progress
+from cuvee.engine.fused import fuse
 from cuvee.engine.options import RunOptions
 from cuvee.errors import RunError
 from cuvee.recipe.load import parse_recipe
@@ -357,6 +359,39 @@ def test_keys_come_back_from_what_a_manifest_says() -> None:
     wrong += [{"blocks": "g" * 32}, {"whole": 1}, {"more": 1}]
     for told in (None, 7, [], {}, *({**right, **one} for one in wrong)):
         assert key_of(told) is None, told
+
+
+def test_what_kernels_give_up_is_told_once(monkeypatch) -> None:
+    """Copied blocks lie before, between and behind those that are made; kernels give up at the second run of them."""
+    merged("one")
+    changed(1, 3)
+    run, told = fuse.run, {}
+
+    def giving_up(feed, worker, kernels, program, write, *rest, **more):
+        runs = []
+
+        def written(first, count, data, **made):
+            runs.append(first)
+            if first >= 3 * STEP:
+                raise fuse.Unfusable("a test")
+            write(first, count, data, **made)
+
+        run(feed, worker, kernels, program, written, *rest, **more)
+
+    def listener(event):
+        if isinstance(event, Progress):
+            told[event.tensor] = told.get(event.tensor, 0) + event.bytes
+
+    plan = blend().build()
+    found = remerge(plan, Path("one"), OPTIONS)
+    assert parts(found) == {"a.weight": ((STEP, 2 * STEP), (3 * STEP, 4 * STEP))}
+    monkeypatch.setattr(fuse, "run", giving_up)
+    save_plan(found.plan, Path("two"), OPTIONS, runner=found.run, listener=listener)
+    monkeypatch.setattr(fuse, "run", run)
+    closed(found)
+    assert {name: told.get(name, 0) for name in NAMES} == {t.meta.name: t.meta.nbytes for t in plan.tensors}
+    plan.close()
+    assert weights("two") == fresh("full")
 
 
 def test_an_interrupted_merge_goes_on() -> None:
