@@ -17,7 +17,7 @@ from cuvee.core.lazy import numpy
 from cuvee.core.names import printable
 from cuvee.errors import EvaluationError
 from cuvee.evaluate.cells import Cell, clean
-from cuvee.evaluate.scorecard import Scorecard
+from cuvee.evaluate.scorecard import Scorecard, TaskScore
 from cuvee.evaluate.statistics import Comparison, compare, sign_flips
 
 if TYPE_CHECKING:
@@ -101,17 +101,33 @@ def _scaled(first: Cards, second: Cards, experts: Cards) -> tuple[Strata, Strata
 def joined(cards: Iterable[tuple[Scorecard, Scorecard | None]]) -> tuple[Strata, list[int]]:
     """A stratum for each task: every item's mean over the cards that have it, and how many they are.
 
-    Where a card comes with its experts', scores are shares of the own expert's mean. Tasks of one name with another
-    number of items are other tasks.
+    Where a card comes with its experts', scores are those of `shares`. Tasks of one name with another number of items
+    are other tasks.
     """
     found: dict[tuple[str, int], list[tuple[Scores, Scores]]] = defaultdict(list)
     for card, experts in cards:
         for name in card.held_in():
-            scores, weights = card.tasks[name].strata
-            best = experts.tasks[name].mean if experts is not None else 1.0
-            found[(name, len(scores))].append((scores / best if best else scores, weights))
+            given = (
+                card.tasks[name].strata if experts is None else shares(card.tasks[name], experts.tasks[name])
+            )
+            found[(name, len(given[0]))].append(given)
     strata = [(numpy.mean([s for s, _ in every], axis=0), every[0][1]) for every in found.values()]
     return strata, [len(every) for every in found.values()]
+
+
+def shares(score: TaskScore, expert: TaskScore) -> tuple[Scores, Scores]:
+    """A number for each item whose weighted mean is the normalised score, and the weights.
+
+    s ÷ e, where e is the expert's mean. Where lower is better the normalised score is e ÷ m of the mean m, no mean over
+    items: each item counts by what it moves that quotient, e/m − (e/m²)(s − m). Plain scores, higher is better, where a
+    mean is zero.
+    """
+    best, own = expert.mean, score.mean
+    if not best or not own:
+        return score.strata
+    if score.metric.better == "higher":
+        return score.scores / best, score.weights
+    return best / own * (2 - score.scores / own), score.weights
 
 
 def told_apart(results: Results) -> list[tuple[Cell, Scorecard]]:

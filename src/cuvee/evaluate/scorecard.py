@@ -6,6 +6,7 @@ the other way round), so 1 is the expert.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -75,16 +76,16 @@ class Scorecard:
         return name, self.tasks[name].mean
 
     def normalised(self, experts: Mapping[str, float]) -> float:
-        """Mean over tasks of score ÷ expert's score, or its inverse where lower is better."""
+        """Mean over tasks of score ÷ expert's score, or its inverse where lower is better; NaN where one has none."""
         return float(numpy.mean(list(self.ratios(experts).values())))
 
     def ratios(self, experts: Mapping[str, float]) -> dict[str, float]:
-        """Score ÷ expert's score for each task with an expert."""
+        """Score ÷ expert's score for each task with an expert; NaN where that would divide by zero."""
         out = {}
         for name in self.held_in():
             own, best = self.tasks[name].mean, experts[name]
-            ratio = own / best if self.tasks[name].metric.better == "higher" else best / own
-            out[name] = ratio
+            over, under = (own, best) if self.tasks[name].metric.better == "higher" else (best, own)
+            out[name] = over / under if under else math.nan
         return out
 
     def interval(self, names: Sequence[str] | None = None, *, seed: int = 0) -> Interval:

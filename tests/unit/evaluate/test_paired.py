@@ -44,10 +44,43 @@ def results(*labels: str, mixed: bool = True) -> list[tuple[Cell, Scorecard]]:
 
 def test_a_difference_over_two_metrics_is_of_shares_of_the_experts_scores() -> None:
     found = pairs(results("experts", "x", "y"), "x", "y")
-    exact, bits = (20 - 10) / 25, (4.0 - 2.5) / 2.0  # by hand: each in shares of its expert's mean
+    exact, bits = (20 - 10) / 25, 2.0 / 2.5 - 2.0 / 4.0  # by hand: each as a share of its expert's
     assert found.difference.mean == pytest.approx((exact + bits) / 2)
     assert (found.unit, measured(found)) == (SHARE, "points of the normalised score")
     assert difference(found).startswith(f"{100 * (exact + bits) / 2:+.2f} (")
+
+
+def test_a_difference_is_that_of_the_normalised_scores_even_far_from_the_expert() -> None:
+    """An expert whose loss is nearly zero makes no task count a thousand times as much as another."""
+    random = np.random.default_rng(0)
+    weights = random.random(ITEMS) + 0.5
+
+    def made(label: str, loss: float, right: float) -> tuple[Cell, Scorecard]:
+        bits = TaskScore(BITS_PER_BYTE, loss * random.uniform(0.5, 1.5, ITEMS), weights)
+        exact = TaskScore(EXACT_MATCH, (random.random(ITEMS) < right).astype(float), weights)
+        tasks = {"a": bits, "b": exact}
+        return Cell("t", "d", 0, ("a", "b"), label, label), Scorecard(label, tasks)
+
+    found = [made("experts", 0.001, 0.9), made("x", 0.5, 0.8), made("y", 0.2, 0.3)]
+    shown = {row.label: row.normalised for row in boards(found)[0].rows}
+    test = pairs(found, "x", "y")
+    assert test.difference.mean == pytest.approx(shown["x"] - shown["y"]) and test.difference.mean > 0.2
+    assert test.difference.low < test.difference.mean < test.difference.high < 1.0
+
+
+def test_an_expert_that_is_never_right_gives_no_share() -> None:
+    zeros, half = np.zeros(ITEMS), (np.arange(ITEMS) % 2).astype(float)
+    cards = {"experts": zeros, "x": half, "y": zeros}
+    found = [
+        (
+            Cell("t", "d", 0, ("a",), label, label),
+            Scorecard(label, {"a": TaskScore(ACCURACY, s, np.ones(ITEMS))}),
+        )
+        for label, s in cards.items()
+    ]
+    rows = boards(found)[0].rows
+    assert all(math.isnan(row.normalised) for row in rows) and rows[0].label == "x"
+    assert pairs(found, "x", "y").difference.mean == 0.5
 
 
 def test_without_experts_only_tasks_of_one_metric_are_compared() -> None:
