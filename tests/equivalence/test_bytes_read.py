@@ -111,13 +111,22 @@ def counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WeightRea
         runs = [(0, many)] if every == 1 else [(s, min(TILE, many - s)) for s in range(0, many, TILE * every)]
         for one in inputs:
             for start, length in runs if one.file >= 0 else ():
-                reads.note(one.file, one.offset + (first + start) * one.size, length * one.size)
+                for place, count in lacking(one, first + start, length):
+                    reads.note(one.file, one.offset + place * one.size, count * one.size)
         return stream(self, ops, inputs, out, size, span, step, every, area)
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "preadv", noting)
         patched.setattr(Kernels, "stream", streaming)
         yield reads
+
+
+def lacking(one: Any, first: int, count: int) -> list[tuple[int, int]]:
+    """What the kernels read of elements of an input: tiles of a sample that stayed in memory are there."""
+    if not one.seen:
+        return [(first, count)]
+    tiles = range(first, first + count, TILE)
+    return [(place, min(TILE, first + count - place)) for place in tiles if place // TILE % one.seen]
 
 
 def shapes() -> dict[str, tuple[int, ...]]:

@@ -5,66 +5,75 @@ Owns what is known of the compiled kernels' speed and memory; `plan.cost` adds i
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Collection, Mapping
 
 from cuvee.engine.adapter_reads import adapter_reads
+from cuvee.engine.blocks import cut
 from cuvee.engine.fused.feed import padded
-from cuvee.engine.fused.figures import wanted
+from cuvee.engine.fused.figures import keeps_all, wanted
 from cuvee.engine.fused.fuse import Fused, fuse
 from cuvee.engine.fused.recognise import extents_of
+from cuvee.engine.fused.rows import pruned
+from cuvee.engine.kernels.operations import TILE
 from cuvee.engine.options import RunOptions
 from cuvee.engine.package_rounds import marked_reads
 from cuvee.engine.rounds import compiled_reads
 from cuvee.errors import SourceError
 from cuvee.plan.cost import PROGRAM, Means, inputs_of
+from cuvee.plan.matrices import is_whole, repeats
 from cuvee.plan.nodes import Apply, Node, Read, walk
 from cuvee.plan.plan import OutputTensor, Plan
 from cuvee.plan.reads import Reads
 from cuvee.plan.stored import Sources
 from cuvee.sources.source import unfetched
 
-COMPILED = 36_000_000  # bytes of the interpreter and cuvee without torch
+COMPILED = 41_000_000  # bytes of the interpreter and cuvee without torch
 _TORCH = 215_000_000  # more, where coefficients are computed with it
 _NUMPY = 13_000_000  # the same
 _BY_TORCH = {"slerp_fold", "emr_expert", "layer_top", "one_bit", "slack", "tall_masks"}
 _BY_NUMPY = {"slerp", "nuslerp", "multislerp", "karcher", "model_stock"}
 _STEP = 128 * 1024  # elements of a block of each input
 _RUNS = 8  # blocks of the output
-_KEY = 4  # bytes of a magnitude that is gathered
+_FLOAT, _WORD = 4, 8  # bytes of a magnitude that is gathered or ranked, and of sums and ranks
+_TEMPORARIES = 4  # of a run that torch makes
 _SMALL, _SHARE, _SHARE_LARGE = 1 << 24, 0.08, 0.012  # of a tensor's magnitudes, gathered for a threshold
 
-# Nanoseconds of one thread for each element and input, by stage (`benchmarks/kernels.py`); the generic path takes
-# about twelve times that.
+# Nanoseconds of one thread for each element and input, by stage: what a quiet machine took beyond its floor and beyond
+# repeated passes at the floor's rate (`benchmarks/results/engine-0.5b.json`). Arithmetic that passes while the device
+# writes is not in them, so they are about 0.4 below what `benchmarks/kernels.py` counts.
 _NANOSECONDS: Mapping[str, float] = {
     "passthrough": 0.0,
-    "linear": 0.2,
-    "weighted_sum": 0.2,
-    "elect": 0.6,
-    "trim": 2.4,
-    "band": 2.4,
-    "drop": 0.9,
-    "magprune": 8.5,
-    "sce": 3.5,
-    "magmax": 0.4,
-    "consensus": 0.5,
-    "ram": 0.5,
-    "ram_plus": 1.2,
-    "slerp": 1.0,
-    "nuslerp": 1.2,
-    "multislerp": 1.6,
-    "karcher": 1.6,
-    "model_stock": 1.6,
-    "nearswap": 0.4,
-    "pcb": 6.0,
-    "scale": 0.1,
-    "negate": 0.1,
-    **dict.fromkeys(("analogy", "forget", "lines", "keep_near", "layer_top"), 0.3),
-    **dict.fromkeys(("window_mean", "exponential_mean", "newest_mean", "recency_mean", "metric_mean"), 0.2),
+    "linear": 0.1,
+    "weighted_sum": 0.1,
+    "elect": 0.3,
+    "trim": 2.3,
+    "band": 1.6,
+    "drop": 0.4,
+    "magprune": 8.3,
+    "sce": 3.1,
+    "magmax": 0.1,
+    "consensus": 0.15,
+    "ram": 0.25,
+    "ram_plus": 0.8,
+    "slerp": 0.4,
+    "nuslerp": 0.8,
+    "multislerp": 1.2,
+    "karcher": 0.95,
+    "model_stock": 1.1,
+    "nearswap": 0.1,
+    "pcb": 9.8,
+    "scale": 0.05,
+    "negate": 0.05,
+    **dict.fromkeys(("analogy", "forget", "lines", "keep_near", "layer_top"), 0.2),
+    **dict.fromkeys(("window_mean", "exponential_mean", "newest_mean", "recency_mean", "metric_mean"), 0.1),
 }
-_OTHER = 1.5  # of a stage that is not listed
-_NORM = 1.4  # more, where a stage restores the l1 norm
-_OUTPUT = 0.5  # hashing and handing over an element of the output
-_GENERIC = 12.0
+_JOINT = {"trim": 0.7, "band": 0.7}  # of a threshold over many tensors, which gathers a smaller share
+_OTHER = 1.2  # of a stage that is not listed
+_NORM = 1.5  # more, where a stage restores the l1 norm
+_OUTPUT = 0.4  # hashing and handing over an element of the output
+_GENERIC, _TORCH_EACH = 20.0, 8.0  # times as much by torch, and for taking in an input
 
 
 def foreseen(plan: Plan, options: RunOptions) -> Means:
@@ -81,12 +90,14 @@ def foreseen(plan: Plan, options: RunOptions) -> Means:
         reads, before = compiled_reads(plan, taken, share)
     else:
         reads, before = adapter_reads(plan, adapter, options)
-    held = {t.meta.name: _held(t, options) for t in plan.tensors if t.meta.name in compiled}
+    held = {t.meta.name: _held(t, options) for t in taken}
+    others = (t for t in plan.tensors if t.meta.name not in compiled)
+    held |= {t.meta.name: _run_by_run(t, options, share) for t in others if not _kept(t.node)}
     stages = {n.stage for t in plan.tensors for n in walk(t.node) if isinstance(n, Apply)}
     program = COMPILED + (_TORCH if stages & _BY_TORCH else _NUMPY if stages & _BY_NUMPY else 0)
     seconds = sum(_seconds(t, compiled=t.meta.name in compiled) for t in plan.tensors)
     return Means(
-        program=program + _gathered(plan) if len(compiled) == len(plan.tensors) else PROGRAM,
+        program=program + _gathered(plan, options.threads) if len(compiled) == len(plan.tensors) else PROGRAM,
         held=held,
         seconds=seconds / max(1, options.threads),
         reads=reads,
@@ -130,37 +141,74 @@ def _held(tensor: OutputTensor, options: RunOptions) -> int:
     share = options.memory // max(1, options.threads)
     size, count = tensor.meta.dtype.size, tensor.meta.numel
     out = padded(min(_RUNS * _STEP, count) * size)
+    if pruned(tensor.node):
+        return out + _ranked(tensor, inputs)
     several = any(isinstance(n, Apply) and n.group is None and wanted(n) for n in walk(tensor.node))
     if several and sum(inputs) <= share:
         return out + sum(map(padded, inputs))
     return out + sum(padded(nbytes * min(_STEP, count) // max(count, 1)) for nbytes in inputs)
 
 
-def _gathered(plan: Plan) -> int:
-    """Bytes of the magnitudes that are gathered at once for thresholds."""
-    most = 0
-    alone: dict[str, int] = {}
+def _kept(node: Node) -> bool:
+    """Whether the generic path keeps more of a tensor than a run: all of it, or its inputs for several passes."""
+    return repeats(node) or any(map(is_whole, walk(node)))
+
+
+def _run_by_run(tensor: OutputTensor, options: RunOptions, share: int) -> int:
+    """Bytes of a worker's memory for a tensor that torch makes run by run: a value of each node, and temporaries."""
+    runs = cut(tensor.node, share, options.block)
+    return _FLOAT * (len(list(walk(tensor.node))) + _TEMPORARIES) * min(runs.step, runs.total)
+
+
+def _ranked(tensor: OutputTensor, inputs: list[int]) -> int:
+    """Bytes of a worker whose entries are ranked row by row: blocks of the inputs for two programs, what is ranked,
+    and where a norm is restored, which entries stay and the sums of each line.
+    """
+    nodes, count = pruned(tensor.node), tensor.meta.numel
+    length = tensor.meta.shape[-1] if tensor.meta.shape else 1
+    step = min(_STEP, count)
+    blocks = 2 * sum(nbytes * step // max(count, 1) for nbytes in inputs)
+    ranked = len(nodes) * _FLOAT * step + _WORD * (2 * length + step // 2)
+    if not any(dict(node.values)["rescale"] == "l1" for node in nodes):
+        return blocks + ranked
+    lines = count // max(length, 1) * math.ceil(length / TILE)
+    return blocks + ranked + len(nodes) * (count // 8 + 2 * _WORD * lines)
+
+
+def _gathered(plan: Plan, threads: int) -> int:
+    """Bytes of the magnitudes that are gathered at once for thresholds: by each worker for the tensor in hand, and for
+    all tensors of a group.
+    """
+    own: list[int] = []
+    joint = 0
     for tensor in plan.tensors:
-        count = tensor.meta.numel
+        count, mine = tensor.meta.numel, 0
         for node in walk(tensor.node):
             if isinstance(node, Apply) and {"cuts", "sizes"} & set(wanted(node)):
                 if node.group is None:
                     share = _SHARE if count <= _SMALL else _SHARE_LARGE
-                    most = max(most, int(share * count) * _KEY)
+                    mine += int(share * count) * _FLOAT
                 else:
                     copies = 2.5 * len(node.inputs) if node.stage == "pcb" else 1  # joined, then searched
-                    kept = int(copies * _SHARE_LARGE * count) * _KEY
-                    alone[node.group] = alone.get(node.group, 0) + kept
-    return most + sum(alone.values())
+                    joint += int(copies * _SHARE_LARGE * count) * _FLOAT
+        own.append(mine)
+    return sum(heapq.nlargest(threads, own)) + joint
 
 
 def _seconds(tensor: OutputTensor, *, compiled: bool) -> float:
-    """Seconds of one thread for a tensor's arithmetic."""
-    nanoseconds = 0.0
-    for node in walk(tensor.node):
-        if isinstance(node, Apply):
-            each = _NANOSECONDS.get(node.stage, _OTHER)
-            each += _NORM if dict(node.values).get("rescale") == "l1" else 0.0
-            nanoseconds += each * len(node.inputs)
-    factor = 1.0 if compiled else _GENERIC
-    return (factor * nanoseconds + _OUTPUT) * tensor.meta.numel * 1e-9
+    """Seconds of one thread for a tensor's arithmetic, beyond what passes while files are written."""
+    applied = [n for n in walk(tensor.node) if isinstance(n, Apply) and not keeps_all(n)]
+    nanoseconds = sum(map(_nanoseconds, applied))
+    if not compiled:
+        inputs = sum(isinstance(node, Read) for node in walk(tensor.node))
+        nanoseconds = _GENERIC * nanoseconds + _TORCH_EACH * inputs
+    return (nanoseconds + _OUTPUT) * tensor.meta.numel * 1e-9
+
+
+def _nanoseconds(node: Apply) -> float:
+    each = _NANOSECONDS.get(node.stage, _OTHER)
+    if node.group is not None:
+        each = _JOINT.get(node.stage, each)
+    if dict(node.values).get("rescale") == "l1":
+        each += _NORM
+    return each * len(node.inputs)

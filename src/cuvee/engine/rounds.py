@@ -8,7 +8,7 @@ Reads no weight, imports no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cuvee.engine.fused.figures import kept_counts, wanted
@@ -17,11 +17,13 @@ from cuvee.engine.fused.recognise import copied
 from cuvee.engine.fused.rows import pruned
 from cuvee.engine.fused.selection import gatherable, spacing
 from cuvee.engine.kernels.operations import TILE
+from cuvee.errors import SourceError
 from cuvee.methods.combine.pcb import ranks
 from cuvee.plan.nodes import Apply, Node, Read, walk
 from cuvee.plan.plan import OutputTensor, Plan
 from cuvee.plan.reads import Reads
-from cuvee.plan.stored import Bytes, Sources, leaf_of
+from cuvee.plan.stored import Bytes, Leaf, Sources, leaf_of
+from cuvee.sources.source import unfetched
 
 Known = dict[int, dict[str, None]]
 Looked = dict[int, list[Node]]  # for each spacing of tiles, what is looked at below these nodes
@@ -130,10 +132,19 @@ class Rounds:
         return [every, *[1] * (fits + (zeros and not fits) + 2 + (several and self.most))]
 
     def below(self, nodes: Iterable[Node]) -> Bytes:
-        """What lies in files below some nodes; kernels know no changes of adapters."""
+        """What lies in files below some nodes; kernels know no changes of adapters, and files by their paths."""
         reads = (n for node in nodes for n in walk(node) if isinstance(n, Read))
         leaves = (leaf_of(read, self.sources) for read in reads)
-        return {leaf.key: leaf.nbytes for leaf in leaves}
+        return {_fed(leaf): leaf.nbytes for leaf in leaves}
+
+
+def _fed(leaf: Leaf) -> Hashable:
+    """What tells a tensor apart when kernels are fed: a file that two links lead to is read for each of them."""
+    try:
+        extent = None if unfetched(leaf.source) else leaf.source.extent(leaf.name)  # asking would fetch the weights
+    except SourceError:  # it was closed
+        extent = None
+    return leaf.key if extent is None else (extent.path, extent.offset, extent.nbytes)
 
 
 def sampled(total: int, every: int) -> float:

@@ -56,6 +56,26 @@ def test_thresholds_hold_the_inputs_and_cost_more(paths: list[Path]) -> None:
     assert trimmed.program > plain.program
 
 
+def test_every_expert_gathers_magnitudes_in_every_worker(paths: list[Path]) -> None:
+    gathered = 3 * int(0.08 * 512 * 1024) * 4  # of three experts' changes
+    for threads in (1, 2):
+        found = foreseen(paths, "breadcrumbs", RunOptions(threads=threads))
+        assert found.program == foresight.COMPILED + threads * gathered
+
+
+def test_ranking_rows_holds_blocks_and_with_a_norm_a_bit_for_each_entry(paths: list[Path]) -> None:
+    values = {"density": 0.3, "epsilon": 0.1}
+    held = {}
+    for rescale in ("inverse_q", "l1"):
+        plan = cuvee.merge(paths[1:], base=paths[0], method="della", rescale=rescale, **values).build()
+        held[rescale] = foresight.foreseen(plan, OPTIONS).held["a"]
+        plan.close()
+    step, count = 128 * 1024, 512 * 1024
+    ranked = 3 * 4 * step + 8 * (2 * 1024 + step // 2)
+    assert held["inverse_q"] == 2 * count + 2 * 4 * 2 * step + ranked
+    assert held["l1"] - held["inverse_q"] == 3 * (count // 8 + 16 * 512)
+
+
 def test_passes_that_are_known_are_counted(paths: list[Path]) -> None:
     inputs = 4 * 512 * 1024 * 2
     pcb, ties, sum_of = (foreseen(paths, method) for method in ("pcb", "ties", "task_arithmetic"))
@@ -70,7 +90,11 @@ def test_torch_is_counted_where_it_is_needed(paths: list[Path]) -> None:
     needs_some = foreseen(paths, "model_stock")
     generic = foreseen(paths, "task_arithmetic", RunOptions(threads=THREADS, kernels=False))
     assert foresight.COMPILED < needs_some.program < PROGRAM
-    assert (generic.program, dict(generic.held)) == (PROGRAM, {})
+    nodes = (
+        14  # four readings, each as float32, three changes, their sum, its scale, and the sum with the base
+    )
+    assert generic.program == PROGRAM
+    assert dict(generic.held) == dict.fromkeys("abc", 4 * (nodes + 4) * 256 * 1024)
     assert generic.seconds > 5 * foreseen(paths, "task_arithmetic").seconds
 
 
