@@ -6,7 +6,7 @@ has the same bytes with it and without; a catalogue that cannot be made is none,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from cuvee.sources.spared import SparedSource
 if TYPE_CHECKING:
     from cuvee.core.tensors import Extent
     from cuvee.sinks.sink import Staging
+    from cuvee.sources.source import Source
 
 _ROOM = 64 << 20  # bytes that a catalogue nobody asked for may take while it is made
 Follows = Mapping[
@@ -55,7 +56,7 @@ def told_of(recorder: Recorder | None, options: RunOptions) -> tuple[Diagnostic,
         return (
             Diagnostic("CV-P350", f"{count} tensors are catalogued now, for later merges", severity="note"),
         )
-    if options.recording != "on":
+    if options.recording == "cold":
         return ()
     return (
         Diagnostic(
@@ -79,18 +80,40 @@ def recorder_of(plan: Plan, options: RunOptions) -> Recorder | None:
     parts = [part for part in parts if not _known(plan, part)]
     if not parts:
         return None
-    read: dict[str, set[str]] = {}
+    made = [_recording(plan, part, missing=options.recording == "missing") for part in parts]
+    made = [recording for recording in made if recording.read]
+    return Recorder(tuple(made), _follows(plan)) if made else None
+
+
+def _recording(plan: Plan, part: Part, *, missing: bool) -> Recording:
+    """Of the tensors that the plan reads of a part's sources; `missing`: of those alone that are not known."""
+    based, keys = part
+    sources = [plan.sources[key].source for key in keys]
+    known = _told(sources, based) if missing else frozenset()
+    read: dict[str, set[int]] = {}
     for key, name in inputs_of(plan.tensors):
-        read.setdefault(name, set()).add(key)
-    made = []
-    for based, keys in parts:
-        places = {
-            name: frozenset(place for place, key in enumerate(keys) if key in own)
-            for name, own in read.items()
-        }
-        sources = [plan.sources[key].source for key in keys]
-        made.append(Recording(sources, {n: p for n, p in places.items() if p}, based))
-    return Recorder(tuple(made), _follows(plan))
+        if key in keys and name not in known:
+            read.setdefault(name, set()).add(keys.index(key))
+    return Recording(sources, {name: frozenset(places) for name, places in read.items()}, based)
+
+
+def _told(sources: Sequence[Source], based: bool) -> frozenset[str]:
+    """The tensors of which the cache has all digests and every expert's change, whatever these are together."""
+    digests = [digests_of(source) or {} for source in sources]
+    changes = [changes_of(sources[0], expert) or {} for expert in sources[1:]] if based else []
+    ground = sources[0].tensors if based else {}
+
+    def known(name: str) -> bool:
+        meta = ground.get(name)
+        hashed = all(
+            name in own for source, own in zip(sources, digests, strict=True) if name in source.tensors
+        )
+        alike = [
+            own for expert, own in zip(sources[1:], changes, strict=False) if expert.tensors.get(name) == meta
+        ]
+        return hashed and (not measurable(meta) or all(name in own for own in alike))
+
+    return frozenset(name for source in sources for name in source.tensors if known(name))
 
 
 Part = tuple[bool, tuple[str, ...]]  # whether the first of the sources is the base of the others

@@ -69,6 +69,7 @@ def merge_again(
         try:
             runner = found.run if cluster is None else blend.on_cluster(cluster, found)
             if options.recording == "on":  # what the inputs hold is known when they were read
+                options = options if earlier is None else replace(options, recording="missing")
                 return run_plan(found.plan, out, options, manner, runner, lambda: lineage_of(plan, options))
             options = replace(options, recording="off")
             return run_plan(found.plan, out, options, manner, runner, found.lineage)

@@ -26,7 +26,7 @@ class RunOptions:
     profile: bool = False  # end with an account of where the time went
     decompositions: int = 0  # bytes of disk for decompositions that are kept from run to run; 0 keeps none
     catalogue: bool = True  # leave out what a catalogue proves needless to read
-    recording: Literal["off", "cold", "on"] = (
+    recording: Literal["off", "cold", "on", "missing"] = (
         "off"  # make a catalogue on the way; `cold`: where reading is slow
     )
     kernels: bool = True  # compiled kernels where they can be had; CUVEE_KERNELS=off has the last word

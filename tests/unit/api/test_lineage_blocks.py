@@ -27,6 +27,8 @@ from cuvee.engine.options import RunOptions
 from cuvee.errors import RunError
 from cuvee.recipe.load import parse_recipe
 from cuvee.sources import catalogue as catalogues
+from cuvee.sources import catalogue_scan
+from cuvee.sources import catalogue_store as store
 from cuvee.sources.open import open_source
 
 STEP = 2048  # elements of a block of bfloat16
@@ -423,6 +425,36 @@ def test_catalogue_and_lineage_in_one_merge() -> None:
     found, _ = merged("two", earlier="one")
     assert parts(found) == {"a.weight": ((2 * STEP, 3 * STEP),)}
     assert weights("two") == fresh("full")
+
+
+def apart():
+    """Each expert is catalogued with the base, and no two of them together."""
+    for file in Path("cache/catalogue").glob("*"):
+        file.unlink()
+    base, *experts = [open_source(f"./{n}", anchor=Path()) for n in ("base", "e0", "e1")]
+    for expert in experts:
+        catalogues.catalogue(base, [expert])
+
+
+def test_what_is_known_is_not_read_again_to_be_catalogued(monkeypatch) -> None:
+    merged("one")
+    changed(2)
+    apart()
+    Path("r.yaml").write_text(text())
+    read: list[str] = []
+    seen = catalogue_scan.bits_of
+    monkeypatch.setattr(catalogue_scan, "bits_of", lambda *words: read.append(words[1]) or seen(*words))
+    words = ["merge", "r.yaml", "-o", "two", "--from", "one", "--catalog"]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert read == []
+    assert weights("two") == fresh("full")
+    base, expert = [open_source(f"./{n}", anchor=Path()) for n in ("base", "e1")]
+    store.path_of("change", catalogues.fingerprints((base, expert))).unlink()
+    result = CliRunner().invoke(app, [*words[:3], "three", *words[4:]], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert set(read) == {name for name in NAMES if name != "n.bias"}
+    assert set(catalogues.changes_of(base, expert)) == set(NAMES) - {"n.bias"}
 
 
 READ = """
