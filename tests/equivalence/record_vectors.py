@@ -39,6 +39,7 @@ EDGES += [
 ]
 EDGES += [2049.0, 2051.0, 0.1, -0.1, 1 / 3, 7.5, 1e-40, -1e-40, 3e-39, 1e20, -1e20]
 X = 0.3
+WEIGHTS = (0.3, 0.6, 0.1)
 
 
 def vector(seed: int, dtype: torch.dtype) -> Tensor:
@@ -76,6 +77,8 @@ for letter, dtype in (("x", torch.float32), ("h", torch.bfloat16), ("g", torch.f
     INPUTS |= {f"{letter}_nan": wild(dtype, math.nan), f"{letter}_inf": wild(dtype, -math.inf)}
 INPUTS |= eight_bit_inputs()
 INPUTS |= {"k": vector(5, torch.bfloat16), "few_h": INPUTS["few"].bfloat16()}
+for place, letter in enumerate("pqr"):  # whose squares are finite
+    INPUTS[letter] = vector(6 + place, torch.float32).clamp(-1e6, 1e6).bfloat16()
 LOADS = {torch.float32: Code.LOAD_F32, torch.bfloat16: Code.LOAD_BF16, torch.float16: Code.LOAD_F16}
 LOADS |= {torch.float8_e4m3fn: Code.LOAD_E4M3, torch.float8_e5m2: Code.LOAD_E5M2}
 STORES = {torch.float32: Code.STORE_F32, torch.bfloat16: Code.STORE_BF16, torch.float16: Code.STORE_F16}
@@ -226,6 +229,58 @@ def variances() -> list[dict[str, Any]]:
             ops.append(op(Code.VARIANCE, 5))
             found.append(case(f"variance {name} {scale}", inputs, ops, result, given=given))
     return found
+
+
+def varying(names: list[str], cut: int, ties: int, *, least: float = 0.0, energies: bool = False) -> bytes:
+    """The inputs after the first, less it, with scratch in their registers and room for their energies behind."""
+    lines, head = -(-ELEMENTS // TILE), 32 + 24 * len(names)
+    found = struct.pack("3ifqII", len(names), 0, int(cut > 0), least, ties, cut, 0)
+    for place, name in enumerate(names):
+        wide, room = int(INPUTS[name].dtype == torch.float32), head + 8 * lines * place if energies else 0
+        found += struct.pack("3ifq", place + 1, 1 + place, wide, WEIGHTS[place], room)
+    return found
+
+
+def variations() -> list[dict[str, Any]]:
+    """SCE over two and three experts, narrow and wide: variances, energies and what is decided, ties kept or not."""
+    found = []
+    for inputs in ("few_h p q", "few_h p q r", "p few q", "r few p q"):
+        base, *names = inputs.split()
+        changes = [INPUTS[name].float() - INPUTS[base].float() for name in names]
+        spread = _variance(changes)
+        ops = [op(Code.SPREADS, 5)]
+        found.append(case(f"spreads {inputs}", inputs, ops, spread, given=varying(names, 0, 0)))
+        keys = spread.view(torch.int32)
+        cut = int(keys[keys > 0].mode().values)
+        tied = (keys == cut).nonzero().reshape(-1).tolist()
+        for left in (0, len(tied) // 2, 1 << 62):
+            kept = keys > cut
+            kept[tied[:left]] = True
+            chosen = [torch.where(kept, change, 0.0) for change in changes]
+            after = max(left - len(tied), 0)
+            given = varying(names, cut, left, energies=True)
+            sums = b"".join(raw(line_sums(one.double().square(), by_row=False)) for one in chosen)
+            data = varying(names, cut, after, energies=True) + sums
+            ops = [op(Code.ENERGY, 5)]
+            found.append(case(f"energies {inputs} {left}", inputs, ops, None, given=given, data=data))
+            for least in (0.0, 0.5):
+                given, data = (varying(names, cut, ties, least=least) for ties in (left, after))
+                ops = [op(Code.DECIDED, 5)]
+                name = f"decided {inputs} {left} {least}"
+                found.append(case(name, inputs, ops, agreeing(chosen, least), given=given, data=data))
+    return found
+
+
+def agreeing(changes: list[Tensor], least: float) -> Tensor:
+    """The weighted mean of those that agree in sign with their sum, which counts as above 0 where it is 0."""
+    sign = torch.where(sum(changes, torch.zeros(ELEMENTS)) >= 0, 1.0, -1.0)
+    total, share = torch.zeros(ELEMENTS), torch.zeros(ELEMENTS)
+    for change, weight in zip(changes, WEIGHTS, strict=False):
+        agrees = change.sign() == sign
+        total += torch.where(agrees, change * weight, 0.0)
+        share += torch.where(agrees, single(weight), 0.0)
+    share = share.clamp(min=single(least)) if least else torch.where(share == 0, 1.0, share)
+    return total / share
 
 
 def balances() -> list[dict[str, Any]]:
@@ -534,6 +589,7 @@ def recorded() -> dict[str, Any]:
         *arithmetic(),
         *votes(),
         *variances(),
+        *variations(),
         *balances(),
         *crowds(),
         *eight_bits(),

@@ -460,6 +460,7 @@ def test_the_vectors_are_what_torch_computes_today() -> None:
         ("least = op->count > 0", "least = op->count >= 0"),
         ("0xBB67AE85u", "0xBB67AE84u"),
         ("thinned[i] != 0.0f", "thinned[i] > 0.0f"),
+        ("^ turn) > none", "^ turn) >= none"),
     ],
 )
 def test_a_library_that_computes_otherwise_is_not_used(

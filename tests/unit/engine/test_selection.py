@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import math
+import random
 
 import pytest
 from hypothesis import given
@@ -15,6 +17,7 @@ from cuvee.engine.fused.builder import Builder, Unfusable
 from cuvee.engine.fused.probes import probed
 from cuvee.engine.fused.selection import Probe, Rank, Window, _within, chosen_of, spacing
 from cuvee.engine.kernels import kernels
+from cuvee.engine.kernels.operations import TILE
 from cuvee.plan.nodes import Apply, Read
 
 MACHINE = kernels()
@@ -50,6 +53,45 @@ def test_a_rank_is_what_sorting_says(
     assert rank == Rank(key, less, whole.count(key), tuple(tensor.count(key) for tensor in tensors))
 
 
+@given(st.lists(st.integers(0, 40) | st.integers(0, (1 << 32) - 1), min_size=1, max_size=60), st.data())
+def test_keys_at_a_place_and_below_a_key(values: list[int], data: st.DataObject) -> None:
+    assert MACHINE is not None
+    keys = (ctypes.c_uint32 * len(values))(*values)
+    place = data.draw(st.integers(0, len(values) - 1))
+    key = sorted(values)[place]
+    assert MACHINE.select(keys, len(keys), place) == (key, sum(v < key for v in values), values.count(key))
+    length = data.draw(st.integers(1, 9))
+    runs = [values[s : s + length] for s in range(0, len(values) - length + 1, length)]
+    counts = [sum(v < key for v in run) for run in runs]
+    assert MACHINE.less(keys, key, length) == (sum(counts), sum(count**2 for count in counts))
+
+
+@given(st.lists(st.floats(-1e290, 1e290) | st.sampled_from([0.0, -0.0, 5e-324, -5e-324, 1.0, 2.0**-53])))
+def test_a_sum_is_rounded_once(values: list[float]) -> None:
+    assert MACHINE is not None
+    assert MACHINE.total((ctypes.c_double * len(values))(*values)) == math.fsum(values)
+
+
+@pytest.mark.parametrize("values", [[math.nan], [math.inf, -math.inf], [1.7e308, 1.7e308]])
+def test_a_sum_that_is_not_finite_is_told(values: list[float]) -> None:
+    assert MACHINE is not None
+    with pytest.raises((ValueError, OverflowError)):
+        MACHINE.total((ctypes.c_double * len(values))(*values))
+
+
+@pytest.mark.parametrize(("scale", "narrow"), [(1.0, True), (50.0, False)])
+def test_where_a_threshold_may_lie_follows_from_how_tiles_differ(scale: float, narrow: bool) -> None:
+    assert MACHINE is not None
+    rng = random.Random(0)
+    sizes = [abs(rng.gauss(0, 1)) * (scale if tile % 2 else 1.0) for tile in range(64) for _ in range(TILE)]
+    keys = (ctypes.c_float * len(sizes))(*sizes)
+    bits = (ctypes.c_uint32 * len(sizes)).from_buffer(keys)
+    most = selection._half(0.7, len(sizes), 1 << 22)
+    found = selection._likely(bits, int(0.7 * len(sizes)), len(sizes), 1 << 22, MACHINE)
+    assert found <= most * 1.001  # places are whole
+    assert (found < most / 2) == narrow
+
+
 def test_too_many_magnitudes_say_nothing() -> None:
     assert MACHINE is not None
     assert _within([Window((0, 5), 0, 1, 2, None)], 0, MACHINE) is None
@@ -71,7 +113,7 @@ def test_ties_are_kept_in_the_order_of_tensors(ties: list[int], data: st.DataObj
 
 def test_samples_grow_with_what_they_stand_for() -> None:
     assert spacing(100_000) == 1
-    assert spacing(1 << 22) == 16
+    assert spacing(1 << 22) == 48
     assert (1 << 30) // spacing(1 << 30) >= 1 << 22
 
 

@@ -22,7 +22,7 @@ from cuvee.plan.nodes import Apply, Convert, Difference, Node, Read
 
 
 @dataclass(frozen=True, slots=True)
-class _Member:
+class Member:
     """An input: what is read, what is subtracted from it, and what of the difference is kept (None: all)."""
 
     read: Read
@@ -33,7 +33,7 @@ class _Member:
 
 def mixed(builder: Builder, node: Apply, weights: Sequence[float], *, first: bool) -> Value | None:
     """The weighted sum of a stage's inputs, begun with the first product or with 0; None where it takes more."""
-    members = [_plain(child) or _changed(builder, child) or _dropped(builder, child) for child in node.inputs]
+    members = [_plain(child) or changed(builder, child) or _dropped(builder, child) for child in node.inputs]
     return _emitted(builder, Code.MIXED, members, weights, weights, {"first": int(first)})
 
 
@@ -43,7 +43,7 @@ def elected(builder: Builder, node: Apply, values: Mapping[str, Any], tied: floa
         return None
     weights, parts = pulls(values, len(node.inputs))
     members = [
-        _trimmed(builder, child) or _dropped(builder, child) or _changed(builder, child)
+        _trimmed(builder, child) or _dropped(builder, child) or changed(builder, child)
         for child in node.inputs
     ]
     settings = {"made": MADE[values["merge"]], "tied": tied}
@@ -59,7 +59,7 @@ def pulls(values: Mapping[str, Any], count: int) -> tuple[list[float], list[floa
 def _emitted(
     builder: Builder,
     code: Code,
-    members: Sequence[_Member | None],
+    members: Sequence[Member | None],
     weights: Sequence[float],
     parts: Sequence[float],
     settings: Mapping[str, float],
@@ -69,7 +69,7 @@ def _emitted(
         return None
     if code is Code.ELECTED and found[0].base is None:
         return None
-    head, experts = _memory(builder, len(found))
+    head, experts = memory(builder, Crowd, Expert, len(found))
     for name, setting in settings.items():
         setattr(head, name, setting)
     bases = [builder.use(member.base) for member in found if member.base is not None]
@@ -91,52 +91,53 @@ def _emitted(
     return to
 
 
-def _memory(builder: Builder, count: int) -> tuple[Crowd, Any]:
-    raw = ctypes.create_string_buffer(ctypes.sizeof(Crowd) + count * ctypes.sizeof(Expert))
-    head = Crowd.from_buffer(raw)
-    head.count = count
-    builder.kept.append(head)
-    return head, (Expert * count).from_buffer(raw, ctypes.sizeof(Crowd))
+def memory(builder: Builder, head: type[Any], each: type[Any], count: int) -> tuple[Any, Any]:
+    """What an operation over `count` experts points to, kept with the program: its head, and the experts behind it."""
+    raw = ctypes.create_string_buffer(ctypes.sizeof(head) + count * ctypes.sizeof(each))
+    first = head.from_buffer(raw)
+    first.count = count
+    builder.kept.append(first)
+    return first, (each * count).from_buffer(raw, ctypes.sizeof(head))
 
 
-def _plain(node: Node) -> _Member | None:
+def _plain(node: Node) -> Member | None:
     read = loaded(node)
-    return None if read is None else _Member(read, None)
+    return None if read is None else Member(read, None)
 
 
-def _changed(builder: Builder, node: Node) -> _Member | None:
+def changed(builder: Builder, node: Node) -> Member | None:
     """A difference of float32 arithmetic that nobody else uses."""
     if not isinstance(node, Difference) or builder.uses(node) != 1:
         return None
     read = loaded(node.expert)
     if read is None or FLOAT32 not in (type_of(node.expert), type_of(node.base)):
         return None
-    return _Member(read, node.base)
+    return Member(read, node.base)
 
 
-def _trimmed(builder: Builder, node: Node) -> _Member | None:
+def _trimmed(builder: Builder, node: Node) -> Member | None:
     if not isinstance(node, Apply) or node.stage != "trim" or builder.uses(node) != 1:
         return None
     values = dict(node.values)
     if keeps_all(node):
-        return _dropped(builder, node.inputs[0]) or _changed(builder, node.inputs[0])
-    member = _changed(builder, node.inputs[0])
+        return _dropped(builder, node.inputs[0]) or changed(builder, node.inputs[0])
+    member = changed(builder, node.inputs[0])
     if member is None:
         return None
     chosen = builder.known[id(node)]["cuts"][0]
     if values["rescale"] == "l1" or chosen.kept <= 0:
         return None
-    return member if chosen.kept >= chosen.total else _Member(member.read, member.base, chosen)
+    return member if chosen.kept >= chosen.total else Member(member.read, member.base, chosen)
 
 
-def _dropped(builder: Builder, node: Node) -> _Member | None:
+def _dropped(builder: Builder, node: Node) -> Member | None:
     if not isinstance(node, Apply) or node.stage != "drop" or builder.uses(node) != 1:
         return None
     values = dict(node.values)
     if values["density"] >= 1 or values["rescale"] == "l1" or dropping(values)[0] >= 1 << 32:
         return None
-    member = _changed(builder, node.inputs[0])
-    return None if member is None else _Member(member.read, member.base, dropped=node)
+    member = changed(builder, node.inputs[0])
+    return None if member is None else Member(member.read, member.base, dropped=node)
 
 
 def dropping(values: Mapping[str, Any]) -> tuple[int, float]:

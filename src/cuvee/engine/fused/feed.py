@@ -111,7 +111,7 @@ class _Run:
 
 
 class Feed:
-    """The inputs of one output tensor. `resident`: all that lie in files are read once, whole."""
+    """The inputs of one output tensor. `resident`: all that lie in files are read once, and stay for all passes."""
 
     def __init__(
         self,
@@ -140,6 +140,8 @@ class Feed:
         self._made = {key: lies for key, lies in extents.items() if isinstance(lies, Decoded)}
         self._slots: dict[Key, tuple[int, memoryview]] = {}  # memory for a run of what is decoded
         self._seen: dict[Key, int] = {}
+        self._homes: dict[Key, int] = {}  # where what is read on the first pass over it stays
+        self._sampled: dict[Key, int] = {}  # one tile of how many is there already
 
     def room(self, out_size: int) -> int:
         """Bytes of arena that a pass over the inputs needs, besides registers."""
@@ -149,18 +151,20 @@ class Feed:
         return inputs + padded(self.span * out_size)
 
     def load(self, arena: Arena) -> None:
-        """Read everything, where the feed is resident."""
+        """Find room for everything, where the feed is resident; it is read by the first pass over it."""
         if self.resident:
             for key in self._filled:
-                nbytes = self.extents[key].nbytes
-                address, view = arena.take(nbytes)
+                address, view = arena.take(self.extents[key].nbytes)
+                if key not in self._made and len(self._filled[key]) == 1:
+                    self._homes[key] = address
+                    continue
                 self._fill(key, view, 0)
-                self._note(key, nbytes)
+                self._note(key, len(view))
                 self._held[key] = address
             self.watch.lap("reading")
 
     def inputs(self, reads: Sequence[Read], arena: Arena) -> Any:
-        """What the compiled machine reads by itself, with memory for `step` elements of each."""
+        """What the compiled machine reads by itself, with memory for `step` elements of each or for all that stays."""
         found = (Input * len(reads))()
         taken: dict[Key, int] = {}  # memory for a run of what is read; of the same bytes there is one
         self._slots = {}
@@ -174,6 +178,9 @@ class Feed:
                     self._slots[key] = arena.take(self.span * place.size)
             else:
                 place.file, place.offset = self._filled[key][0].file, self._filled[key][0].offset
+                if key in self._homes:
+                    place.memory, place.stays, place.seen = self._homes[key], 1, self._sampled.get(key, 0)
+                    continue
                 if key not in taken:
                     taken[key] = arena.take(self.step * place.size)[0]
                 place.memory = taken[key]
@@ -201,6 +208,11 @@ class Feed:
                     for key in filled:
                         self._note(key, (first + count) * self._size(key))
                 first = first + count if every == 1 else -(-(first + count) // grain) * grain
+        for key in self._homes.keys() & set(filled):
+            if every > 1:
+                self._sampled.setdefault(key, every)
+            elif not self.parts:
+                self._held[key] = self._homes[key]
 
     def _ends(self, keys: Sequence[Key]) -> list[int]:
         """Elements at which a run of one of the inputs ends, besides the last; whole tiles, or Unfusable."""

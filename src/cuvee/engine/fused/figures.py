@@ -6,6 +6,7 @@ Probes of several figures share a pass. Owns the arithmetic of `methods.summarie
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Collection, Generator, Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from cuvee.engine.fused.balance import spans
 from cuvee.engine.fused.builder import Unfusable
 from cuvee.engine.fused.selection import Gathering, Probe, chosen_of, cuts, ranked
 from cuvee.engine.fused.trace import TRACED
-from cuvee.engine.kernels.library import Kernels
+from cuvee.engine.kernels.library import Kernels, kernels
 from cuvee.engine.memo import summary_values
 from cuvee.methods.combine.ram import boosts
 from cuvee.methods.combine.sce import energy_weights, selected_count
@@ -179,10 +180,11 @@ def _products(node: Apply) -> Gathering:
     return [list(mean_coefficients(gram, weights, max_iter=values["max_iter"], tol=values["tol"]))]
 
 
-def exact(lines: Sequence[float]) -> float:
+def exact(lines: Sequence[float] | ctypes.Array[ctypes.c_double]) -> float:
     """The sum, rounded once; Unfusable where it is not finite."""
+    machine = kernels() if isinstance(lines, ctypes.Array) else None
     try:
-        total = math.fsum(lines)
+        total = math.fsum(lines) if machine is None else machine.total(lines)
     except (OverflowError, ValueError):
         total = math.inf
     if not math.isfinite(total):

@@ -7,7 +7,7 @@ import mmap
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from cuvee.engine.fused import asking
+from cuvee.engine.fused import asking, varying
 from cuvee.engine.fused.balance import judged
 from cuvee.engine.fused.builder import Builder, Unfusable, Value
 from cuvee.engine.fused.selection import Probe, Window
@@ -85,6 +85,9 @@ def _judged(builder: Builder, probe: Probe, node: Apply) -> Value:
         return judged(builder, node, *probe.by)
     if node.stage != "sce":
         return builder.use(node.inputs[0])
+    at_once = varying.spread(builder, node)
+    if at_once is not None:
+        return at_once
     tensors = [builder.use(child) for child in node.inputs]
     value = variance(builder, tensors)
     for tensor in tensors:
@@ -93,11 +96,13 @@ def _judged(builder: Builder, probe: Probe, node: Apply) -> Value:
 
 
 def _energies(builder: Builder, node: Apply, lines: int) -> Results:
+    sums = [_lines(lines) for _ in node.inputs]
+    figures = builder.known.get(id(node), {})
+    if varying.energies(builder, node, figures, sums):
+        return lambda: sums
     tensors = [builder.use(child) for child in node.inputs]
-    sums = []
-    for value in selected(builder, tensors, builder.known.get(id(node), {})):
-        sums.append(_lines(lines))
-        builder.emit(Code.DOT, None, value, value, data=ctypes.addressof(sums[-1]))
+    for value, own in zip(selected(builder, tensors, figures), sums, strict=True):
+        builder.emit(Code.DOT, None, value, value, data=ctypes.addressof(own))
         builder.release(value)
     return lambda: sums
 

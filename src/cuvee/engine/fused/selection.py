@@ -15,6 +15,7 @@ from typing import Any, Literal
 from cuvee.engine.fused.builder import Unfusable
 from cuvee.engine.fused.chosen import ALL, Chosen
 from cuvee.engine.kernels.library import Kernels
+from cuvee.engine.kernels.operations import TILE
 from cuvee.methods.summaries import Ties
 
 Kind = Literal["high", "low", "tied", "pick", "norms", "gram", "signs", "energies", "movers", "totals"]
@@ -44,9 +45,11 @@ Gathering = Generator[Probe, Found, Any]
 Several = Generator[tuple[Probe, ...], list[Found], Any]  # probes that share a pass, and what each found
 Goal = Callable[[int], int]  # a position among all magnitudes when sorted, given how many are 0
 
-_SMALL = 1 << 24  # elements: up to here a sample is one in 16, above one in 128
+_SMALL = 1 << 24  # elements: up to here a sample is one in 48, above one in 128
 _DEVIATIONS = 8  # of the sample's threshold, for independent magnitudes
 _UNEVEN, _UNEVEN_LARGE = 0.03, 0.005  # allowed on top of that for rows and tensors that differ
+_EVEN_LEAST = 0.002  # where it is known how tiles differ
+_RUNS = 32  # tiles at least, for that
 _EVEN = 0.02  # of that allowance, near the smallest and the largest
 _HELD = 8 << 20  # magnitudes of one figure that may be gathered
 _ALL = (0, 0x80000000)  # every magnitude but 0 lies between
@@ -191,7 +194,7 @@ def _gathered(
 
 def spacing(total: int) -> int:
     """One tile of how many makes a sample."""
-    target = min(max(total // 16, 1 << 16), 1 << 18)
+    target = min(max(total // 48, 1 << 16), 1 << 18)
     if total > _SMALL:
         target = min(max(total // 128, 1 << 18), 1 << 22)
     return max(total // target, 1)
@@ -209,7 +212,7 @@ def _bounds(
     bounds, held = [], 0.0
     for goal in goals:
         share = goal(round(zeros / count * total)) / total
-        half = _half(share, count, total)
+        half = _likely(keys, round(share * count) - zeros, count, total, kernels)
         held += 2 * half / count * total
         places = int(share * count - half), int(share * count + half) + 1
         low = 0 if places[0] < zeros else _key(keys, places[0] - zeros, kernels)
@@ -230,6 +233,21 @@ def _half(share: float, count: int, total: int) -> float:
     spread = max(share * (1 - share), 0.0)
     uneven = (_UNEVEN if total <= _SMALL else _UNEVEN_LARGE) * count
     return _DEVIATIONS * math.sqrt(count * spread) + uneven * min(10 * spread + _EVEN, 1)
+
+
+def _likely(keys: Any, place: int, count: int, total: int, kernels: Kernels) -> float:
+    """How many places a threshold may be off, from how differently its magnitudes lie in the tiles of the sample; no
+    more than where nothing is known of them, and as much where there are zeros, which are not among the keys.
+    """
+    share, runs = place / count, len(keys) // TILE
+    most = _half(share, count, total)
+    if len(keys) < count or runs < _RUNS or not 0 <= place < count:
+        return most
+    found, squares = kernels.less(keys, _key(keys, place, kernels), TILE)
+    varied = max(squares / runs - (found / runs) ** 2, 0.0)
+    spread = share * (1 - share)
+    least = _EVEN_LEAST * count * min(10 * spread + _EVEN, 1)
+    return min(_DEVIATIONS * math.sqrt(runs * varied) + least, most)
 
 
 def _key(keys: Any, place: int, kernels: Kernels) -> int:

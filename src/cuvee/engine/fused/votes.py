@@ -12,6 +12,7 @@ from typing import Any
 
 from cuvee.engine.fused.builder import Builder, Figures, Unfusable, Value
 from cuvee.engine.fused.chosen import cut
+from cuvee.engine.fused.varying import decided
 from cuvee.engine.kernels.operations import Code, listed
 from cuvee.methods.parameters import each
 from cuvee.plan.nodes import Apply
@@ -72,8 +73,13 @@ def consensus(builder: Builder, node: Apply, values: Values, figures: Figures) -
 
 
 def sce(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
+    selects = values["mask_scope"] == "all"
+    least = _MERGEKIT_SMALLEST if values["guard"] == "mergekit" else 0.0
+    at_once = decided(builder, node, figures if selects else {}, figures["weights"], least)
+    if at_once is not None:
+        return at_once
     tensors = [builder.use(child) for child in node.inputs]
-    if values["mask_scope"] == "all":
+    if selects:
         tensors = selected(builder, tensors, figures)
     sign = builder.filled(0.0)
     for tensor in tensors:
@@ -86,8 +92,8 @@ def sce(builder: Builder, node: Apply, values: Values, figures: Figures) -> Valu
         builder.emit(Code.AGREE, total, tensor, sign, weighted, x=weight).d = share.register
         builder.release(weighted)
         builder.release(tensor)
-    if values["guard"] == "mergekit":
-        builder.emit(Code.AT_LEAST, share, share, x=_MERGEKIT_SMALLEST)
+    if least > 0:
+        builder.emit(Code.AT_LEAST, share, share, x=least)
     builder.emit(Code.QUOTIENT, total, total, share)
     builder.release(share)
     builder.release(sign)

@@ -16,7 +16,10 @@ __all__ = ["COMPILERS", "FLAGS", "HEADERS", "HERE", "LEVELS", "SOURCE", "WIDE", 
 HERE = Path(__file__).parent
 SOURCE = HERE / "cuvee_kernels.c"
 # Beside the source.
-HEADERS = tuple(f"cuvee_{name}.h" for name in ("tiles", "balance", "crowd", "kept", "ranks", "stream"))
+HEADERS = tuple(
+    f"cuvee_{name}.h"
+    for name in ("tiles", "balance", "crowd", "kept", "varying", "counts", "ranks", "stream")
+)
 # What each level of x86-64 needs, best first.
 LEVELS = {
     "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx2", "f16c", "fma", "bmi2"},

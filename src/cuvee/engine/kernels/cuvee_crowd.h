@@ -150,6 +150,9 @@ static inline __attribute__((always_inline)) Lanes over(Lanes x, float count, fl
     return x / count;
 }
 
+/* The tile that begins at element `s` is fetched; where there is none, that does no harm. */
+static inline void ahead(const void *in, int64_t s, int wide) { fetch((const char *)in + s * (wide ? 4 : 2), TILE * (wide ? 4 : 2)); }
+
 /* Population variance over the experts in registers, of differences to the first. */
 typedef struct { int32_t count, registers[]; } Listed;
 static void variance(const Listed *all, float *to, const float *regs) {
@@ -178,6 +181,7 @@ static u32 crowd(Crowd *all, const void **in, int64_t s, int64_t line, int m, fl
         Expert *e = all->each + k;
         how |= e->how;
         ties[k] = (Whole){0};
+        ahead(in[e->input], s + TILE, e->wide);
         careful[k] = m < TILE;
         if (careful[k]) bad |= carefully(e, base, in[e->input], s, line, m, regs + e->delta * TILE);
         else if (e->how == DROPPED) philox((u32 *)(regs + e->delta * TILE), (u64)line, e->key);

@@ -24,7 +24,7 @@ enum {
     TRIM, KEEP, AGREE, LARGEST, QUOTIENT, HIGH, LOW, TIED, SUM, DOT, PICK,
     MOVED, BOOST, UNIQUE, LARGER, OUTWEIGHS, REACHED, AT_LEAST,
     SPILL, VARIANCE, LOAD_E4M3, LOAD_E5M2, SCORES, BALANCED, ORDERED, MIXED, ELECTED, GATHER, VOTED,
-    ABOVE, REACHES, EQUALS, CHOOSE, GREATER, DIVIDE, MARK, CODES
+    ABOVE, REACHES, EQUALS, CHOOSE, GREATER, DIVIDE, MARK, SPREADS, ENERGY, DECIDED, CODES
 };
 enum { BAD_INPUT = 1, BAD_OUTPUT = 2, BAD_CODE = 4 };
 
@@ -125,6 +125,7 @@ static void pick(const Op *op, const float *a, int m) {
 
 #include "cuvee_crowd.h"
 #include "cuvee_kept.h"
+#include "cuvee_varying.h"
 
 #define REG(n) (regs + (n) * TILE)
 
@@ -279,6 +280,9 @@ int cuvee_run(Op *ops, int32_t count, const void **in, void *out, int64_t first,
             case GREATER: EACH { float v = a[i] > b[i] ? a[i] : b[i]; to[i] = a[i] != a[i] ? a[i] : b[i] != b[i] ? b[i] : v; } break;
             case DIVIDE: EACH to[i] = a[i] / b[i]; break;
             case MARK: mark((uint8_t *)op->data + line * (TILE / 8), a, m); break;
+            case SPREADS: bad_in |= varying(op->data, in, s, line, m, to, regs, SPREAD); break;
+            case ENERGY: bad_in |= varying(op->data, in, s, line, m, to, regs, ENERGIES); break;
+            case DECIDED: bad_in |= varying(op->data, in, s, line, m, to, regs, SURE); break;
             default: return BAD_CODE;
             }
             if (m < TILE && (op->code <= LOAD_F32 || op->code == LOAD_E4M3 || op->code == LOAD_E5M2)) memset(to + m, 0, (size_t)(TILE - m) * 4);
@@ -299,24 +303,7 @@ int cuvee_find(const u64 *table, int64_t bins, int64_t goal, int64_t *found) {
     return -1;
 }
 
-/* The value at position `goal` of the sorted keys; found = {key, less, equal}; -1 when there is none. */
-int cuvee_select(const u32 *keys, int64_t n, int64_t goal, int64_t *found) {
-    u32 low = 0xffffffffu, high = 0;
-    for (int64_t i = 0; i < n; i++) { low = keys[i] < low ? keys[i] : low; high = keys[i] > high ? keys[i] : high; }
-    int64_t less = 0, equal = 0;
-    if (goal < 0 || goal >= n) return -1;
-    for (int shift = 32; shift > 0;) {
-        u32 table[4097] = {0}, range = high - low, bin = 0;
-        for (shift = 0; (range >> shift) > 4095;) shift++;
-        for (int64_t i = 0; i < n; i++) table[keys[i] - low <= range ? (keys[i] - low) >> shift : 4096]++;
-        for (; goal >= less + table[bin]; bin++) less += table[bin];
-        equal = table[bin];
-        low += bin << shift;
-        high = low + ((1u << shift) - 1u);
-    }
-    found[0] = low; found[1] = less; found[2] = equal;
-    return 0;
-}
+#include "cuvee_counts.h"
 
 int64_t cuvee_equal(const u32 *keys, int64_t n, u32 key) {
     int64_t found = 0;

@@ -11,8 +11,9 @@
 enum { BAD_FILE = 8 };
 
 /* An input of `size` bytes an element: from `offset` on in an open file, with memory for a run of it; or, where `file` is
- * below 0, in memory as a whole. */
-typedef struct { int32_t file, size; int64_t offset; char *memory; } Input;
+ * below 0, in memory as a whole. Where it `stays`, memory takes all of the file's bytes, run by run; those of every tile whose number is
+ * a multiple of `seen` (where that is not 0) are there. */
+typedef struct { int32_t file, size; int64_t offset; char *memory; int32_t stays, seen; } Input;
 
 static int64_t nanoseconds(void) {
     struct timespec now;
@@ -20,14 +21,27 @@ static int64_t nanoseconds(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-static int filled(const Input *input, int64_t first, int64_t n) {
-    char *to = input->memory;
+static int filled(const Input *input, char *to, int64_t first, int64_t n) {
     int64_t left = n * input->size, offset = input->offset + first * input->size;
     while (left > 0) {
         ssize_t got = pread(input->file, to, (size_t)left, (off_t)offset);
         if (got < 0 && errno == EINTR) continue;
         if (got <= 0) return 0;
         to += got; offset += got; left -= got;
+    }
+    return 1;
+}
+
+/* Elements [first, first + n), brought to where they stay; nothing is read that is there. */
+static int brought(const Input *input, int64_t first, int64_t n) {
+    int64_t end = first + n, apart = (int64_t)input->seen * TILE;
+    if (!apart) return filled(input, input->memory + first * input->size, first, n);
+    while (first < end) {
+        int64_t next = first / apart * apart;
+        if (first < next + TILE) { first = next + TILE; continue; }
+        next = next + apart < end ? next + apart : end;
+        if (!filled(input, input->memory + first * input->size, first, next - first)) return 0;
+        first = next;
     }
     return 1;
 }
@@ -44,8 +58,9 @@ int cuvee_stream(Op *ops, int32_t count, const Input *inputs, int32_t many, char
         int64_t m = n - s < step ? n - s : step, began = nanoseconds();
         for (int i = 0; i < many; i++) {
             const Input *input = inputs + i;
-            at[i] = input->file < 0 ? input->memory + (first + s) * input->size : input->memory;
-            if (input->file >= 0 && !filled(input, first + s, m)) return found | BAD_FILE;
+            at[i] = input->file < 0 || input->stays ? input->memory + (first + s) * input->size : input->memory;
+            if (input->file < 0) continue;
+            if (!(input->stays ? brought(input, first + s, m) : filled(input, input->memory, first + s, m))) return found | BAD_FILE;
         }
         *spent += nanoseconds() - began;
         found |= cuvee_run(ops, count, at, out + s * size, first + s, m, 1, regs);

@@ -68,6 +68,9 @@ class Code(IntEnum):
     GREATER = 52  # the larger of a and b
     DIVIDE = 53  # a / b
     MARK = 54  # a bit for each element, whether it is not 0
+    SPREADS = 55  # the variance of inputs less a register (`Varying`)
+    ENERGY = 56  # float64 squares of each line of those where that is selected
+    DECIDED = 57  # the mean of those that agree with the sign of their sum
 
 
 class Op(ctypes.Structure):
@@ -89,13 +92,18 @@ class Op(ctypes.Structure):
 
 
 class Input(ctypes.Structure):
-    """Where a program finds an input, as C sees it: an open file and memory for a run of it, or memory alone."""
+    """Where a program finds an input, as C sees it: an open file and memory for a run of it, or memory alone.
+
+    Where it stays, there is memory for all of it; tiles whose number is a multiple of `seen` are there already.
+    """
 
     _fields_ = (
         ("file", ctypes.c_int32),  # below 0 where `memory` holds all of it
         ("size", ctypes.c_int32),  # bytes of an element
         ("offset", ctypes.c_int64),
         ("memory", ctypes.c_void_p),
+        ("stays", ctypes.c_int32),
+        ("seen", ctypes.c_int32),
     )
 
 
@@ -175,6 +183,28 @@ class Ballot(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("count", "base", "made", "divided")),
         ("tied", ctypes.c_float),
         ("narrow", ctypes.c_int32),
+    )
+
+
+class Varied(ctypes.Structure):
+    """An expert of SPREADS, ENERGY and DECIDED; `Varying` says how many follow it."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("input", "delta", "wide")),
+        ("weight", ctypes.c_float),
+        ("energies", ctypes.c_int64),  # bytes behind the head
+    )
+
+
+class Varying(ctypes.Structure):
+    """Before the experts of SPREADS, ENERGY and DECIDED."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("count", "base", "selects")),
+        ("least", ctypes.c_float),
+        ("ties", ctypes.c_int64),
+        ("cut", ctypes.c_uint32),
+        ("unused", ctypes.c_uint32),
     )
 
 
