@@ -176,23 +176,35 @@ def _ranked(tensor: OutputTensor, inputs: list[int]) -> int:
 
 
 def _gathered(plan: Plan, threads: int) -> int:
-    """Bytes of the magnitudes that are gathered at once for thresholds: by each worker for the tensor in hand, and for
-    all tensors of a group.
+    """Bytes of what is gathered at once for figures: by each worker for the tensor in hand, and for all tensors of a
+    group.
     """
     own: list[int] = []
     joint = 0
     for tensor in plan.tensors:
-        count, mine = tensor.meta.numel, 0
-        for node in walk(tensor.node):
-            if isinstance(node, Apply) and {"cuts", "sizes"} & set(wanted(node)):
-                if node.group is None:
-                    share = _SHARE if count <= _SMALL else _SHARE_LARGE
-                    mine += int(share * count) * _FLOAT
-                else:
-                    copies = 2.5 * len(node.inputs) if node.stage == "pcb" else 1  # joined, then searched
-                    joint += int(copies * _SHARE_LARGE * count) * _FLOAT
-        own.append(mine)
+        applied = [node for node in walk(tensor.node) if isinstance(node, Apply)]
+        own.append(sum(_magnitudes(node) + _sums(node) for node in applied if node.group is None))
+        joint += sum(map(_magnitudes, (node for node in applied if node.group is not None)))
     return sum(heapq.nlargest(threads, own)) + joint
+
+
+def _magnitudes(node: Apply) -> int:
+    """Bytes of the magnitudes among which a stage's thresholds are searched."""
+    count = math.prod(node.shape)
+    if not {"cuts", "sizes"} & set(wanted(node)):
+        return 0
+    if node.group is None:
+        return int((_SHARE if count <= _SMALL else _SHARE_LARGE) * count) * _FLOAT
+    copies = 2.5 * len(node.inputs) if node.stage == "pcb" else 1  # joined, then searched
+    return int(copies * _SHARE_LARGE * count) * _FLOAT
+
+
+def _sums(node: Apply) -> int:
+    """Bytes of the sums of each line of elements that a stage asks for."""
+    inputs = len(node.inputs)
+    pairs = inputs * (inputs + 1) // 2
+    each = {"gram": pairs, "coefficients": pairs, "factor": 2, "weights": inputs}
+    return _WORD * sum(each.get(figure, 0) for figure in wanted(node)) * (math.prod(node.shape) // TILE)
 
 
 def _seconds(tensor: OutputTensor, *, compiled: bool) -> float:

@@ -141,7 +141,9 @@ class Rounds:
 def _fed(leaf: Leaf) -> Hashable:
     """What tells a tensor apart when kernels are fed: a file that two links lead to is read for each of them."""
     try:
-        extent = None if unfetched(leaf.source) else leaf.source.extent(leaf.name)  # asking would fetch the weights
+        extent = (
+            None if unfetched(leaf.source) else leaf.source.extent(leaf.name)
+        )  # asking would fetch the weights
     except SourceError:  # it was closed
         extent = None
     return leaf.key if extent is None else (extent.path, extent.offset, extent.nbytes)

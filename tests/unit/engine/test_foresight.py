@@ -63,6 +63,11 @@ def test_every_expert_gathers_magnitudes_in_every_worker(paths: list[Path]) -> N
         assert found.program == foresight.COMPILED + threads * gathered
 
 
+def test_products_of_all_pairs_are_summed_line_by_line(paths: list[Path]) -> None:
+    few, many = (foreseen(paths[: n + 1], "multislerp", RunOptions(threads=1)).program for n in (2, 3))
+    assert many - few == (6 - 3) * 8 * 512
+
+
 def test_ranking_rows_holds_blocks_and_with_a_norm_a_bit_for_each_entry(paths: list[Path]) -> None:
     values = {"density": 0.3, "epsilon": 0.1}
     held = {}
