@@ -166,7 +166,8 @@ def _find(
     word, code = ("method", "CV-R060") if kind is Method else ("stage", "CV-R061")
     if item is not None:
         raise RecipeError("CV-R063", f"plug-in `{naming.printable(key)}` is not a {word} of that name")
-    hint = _other_kind(kind, name) or naming.did_you_mean(name, known())
+    spelt = any(other.replace("_", "") == name.replace("_", "") for other in known())
+    hint = (None if spelt else _other_kind(kind, name)) or naming.did_you_mean(name, known())
     raise RecipeError(code, f"there is no {word} `{naming.printable(name)}`", hint=hint)
 
 

@@ -16,6 +16,9 @@ _MERGEKIT_KEYS = ("merge_method", "models", "slices", "modules", "base_model")
 _NATIVE_KEYS = ("version", "merge", "experts", "base")
 
 
+_FOLDER = "a recipe is a YAML file; `cuvee inspect` shows what a folder holds"
+
+
 def load_recipe(path: Path, limits: Limits = DEFAULT, _open: tuple[Path, ...] = ()) -> Recipe:
     """The recipe in a file, nested recipe files included; RecipeError with every mistake, UsageError if unreadable."""
     try:
@@ -30,7 +33,7 @@ def load_recipe(path: Path, limits: Limits = DEFAULT, _open: tuple[Path, ...] = 
             "CV-R003",
             f"cannot read the recipe `{printable(str(path))}`: {(error.strerror or str(error)).lower()}",
             where=Where(file=str(path)),
-            hint=nearest(path),
+            hint=_FOLDER if path.is_dir() else nearest(path),
         ) from None
     if real in _open:
         raise RecipeError(

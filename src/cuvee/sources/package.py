@@ -56,7 +56,7 @@ def read_package(folder: Path, limits: Limits) -> Package:
 def without_task(folder: Path, label: str, limits: Limits) -> SourceError:
     """The refusal to take a package for a model, with what could have been meant."""
     tasks = list(read_package(folder, limits).tasks)
-    named = ", ".join(f"`{printable(task)}`" for task in tasks[:8]) + (", …" if len(tasks) > 8 else "")
+    named = _listed(tasks)
     first = tasks[0] if tasks else "TASK"
     return SourceError(
         "CV-S180",
@@ -64,6 +64,11 @@ def without_task(folder: Path, label: str, limits: Limits) -> SourceError:
         where=Where(source=label),
         hint=f"name one, as in `{printable(label)}#{printable(first)}`",
     )
+
+
+def _listed(tasks: Sequence[str]) -> str:
+    """The first few names of tasks."""
+    return ", ".join(f"`{printable(task)}`" for task in tasks[:8]) + (", …" if len(tasks) > 8 else "")
 
 
 def open_package(
@@ -82,9 +87,8 @@ def open_package(
     for name, _ in tasks:
         if name not in package.tasks:
             message = f"the package has no task `{printable(name)}`"
-            raise SourceError(
-                "CV-S180", message, where=Where(source=label), hint=did_you_mean(name, package.tasks)
-            )
+            hint = did_you_mean(name, package.tasks) or f"its tasks are {_listed(list(package.tasks))}"
+            raise SourceError("CV-S180", message, where=Where(source=label), hint=hint)
     model = _base(folder, package.base, open_base, base)
     try:
         return _source(folder, package, tasks, label, limits, model)

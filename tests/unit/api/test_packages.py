@@ -452,6 +452,10 @@ def test_commands(tmp_path: Path, cli: Any) -> None:
     assert (twice.code, "CV-U180" in twice.err) == (2, True)
     bare = cli("inspect", f"{tmp_path / 'pack'}#nobody")
     assert "CV-S180" in bare.err
+    assert "its tasks are `math`, `code`" in bare.err
+    folder = cli("merge", tmp_path / "pack", "-o", tmp_path / "z")
+    assert "CV-R003" in folder.err
+    assert "a recipe is a YAML file" in folder.err
     plain = cli("quick", "linear", tmp_path / "pack", tmp_path / "math", "-o", tmp_path / "y")
     assert "CV-S180" in plain.err
     assert "pack#math" in plain.err
