@@ -76,8 +76,8 @@ def _respelled(name: str, view: View, donor: View) -> str:
     if own is None or other is None:
         return name
     span = own.split(name)
-    if span is not None:
-        return other.heads()[0] + name[span[0] :]
+    if span is not None:  # the donor may have no layers at all, where names of bare files alone tell them
+        return next((head + name[span[0] :] for head in other.heads()), name)
     spellings = (prefix + short for short in own.stripped(name) for prefix in other.prefixes)
     return next((s for s in spellings if s in donor.tensors), name)
 
@@ -160,11 +160,11 @@ class _Arranger:
 
     def ranged(self, module: str, part: Slice) -> Slice | None:
         """The slice with every layer range filled in and checked; None when it cannot be."""
-        inputs = []
+        inputs, counts = [], self.counts(module, part)
         for one in part.inputs:
             if one.source not in self.views:
                 return None  # could not be opened; said already
-            count = self.index[one.source].count.get(module, 0)
+            count = counts[one.source]
             stated = self.recipe.layer_count
             if stated is not None and count not in (0, stated):
                 message = f"`layers` says {stated}, but `{printable(one.source)}` has {count} layers"
@@ -195,6 +195,17 @@ class _Arranger:
             self.found.append(Diagnostic("CV-P024", message, part.where))
             return None
         return Slice(tuple(inputs), part.base, part.settings, part.where)
+
+    def counts(self, module: str, part: Slice) -> Mapping[str, int]:
+        """How many layers each model of a slice has. Bare weights say it by their names alone, so where all are bare
+        and none is cut, one without the last layers lacks tensors rather than depth.
+        """
+        sources = [one.source for one in part.inputs if one.source in self.views]
+        counts = {alias: self.index[alias].count.get(module, 0) for alias in sources}
+        cut = self.recipe.layer_count is not None or any(one.layers for one in part.inputs)
+        if cut or any(self.views[alias].config is not None for alias in sources):
+            return counts
+        return dict.fromkeys(counts, max(counts.values(), default=0))
 
     def targets(self, module: str, recipe: ModuleRecipe, slices: list[Slice]) -> Iterator[Target]:
         after = 0.0 if self.recipe.edges == "first" else 1.0

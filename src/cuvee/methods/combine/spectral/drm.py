@@ -212,7 +212,7 @@ def aligned(
 
     def rows(index: int) -> tuple[Tensor, Tensor]:
         inside = basis.T @ one(index)
-        return inside, inside.norm(dim=1, keepdim=True).clamp(min=torch.finfo(inside.dtype).tiny)
+        return inside, _lengths(inside)
 
     def normalised() -> Iterator[Tensor]:
         for index in range(count):
@@ -230,6 +230,12 @@ def aligned(
 
     merged = basis @ disjoint_mean(pruned, coefficients, elect=True)
     return merged.T if across else merged
+
+
+def _lengths(matrix: Tensor) -> Tensor:
+    """The length of each row, at least the smallest number; in float64, where no square is too large or too small."""
+    runs = (torch.linalg.vector_norm(run.double(), dim=1, keepdim=True) for run in matrix.split(_ROWS))
+    return torch.cat(list(runs)).to(matrix.dtype).clamp(min=torch.finfo(matrix.dtype).tiny)
 
 
 def shared_basis(one: Callable[[int], Tensor], count: int, decompose: Decomposer, rank_cut: float) -> Tensor:
