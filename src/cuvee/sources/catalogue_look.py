@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
 SOURCE = Path(__file__).with_name("catalogue_scan.c")
 KINDS = {"bfloat16": 0, "float16": 1, "float32": 2}
-MOST = 1 << 16  # different magnitudes of a tensor that are told apart (besides those of 16 bits); a power of 2
+MOST = (
+    1 << 16
+)  # different magnitudes of a tensor that are told apart (besides those of 16 bits); a power of 2
 _PLAIN, _NEAR, _FIRST, _APART, _TILE = 1 << 15, 1 << 16, (127 - 30) << 11, 16, 512  # as the C has them
 _ZERO = _PLAIN + _NEAR
 _SLOTS = _ZERO + 2 * _APART
 _ROOM = 1 << 12  # entries of a hash table at first
-TABLE = 8 * _SLOTS + 8 * 4 * MOST + 8 * (_ZERO + MOST)  # bytes of `Table`
+TABLE = 8 * _SLOTS + 8 * 4 * MOST  # bytes of `Table`
 _PIECE = 1 << 16  # elements whose differences the reference holds at once
 
 
@@ -99,7 +101,6 @@ class Table:
             numpy.zeros((2, _SLOTS), numpy.uint32),
             numpy.zeros(4 * MOST, numpy.uint64),
         )
-        self._keys, self._counts = (numpy.empty(_ZERO + MOST, numpy.uint32) for _ in range(2))
         places, room = (self._slots.ctypes.data, self._entries.ctypes.data), min(_ROOM, 2 * MOST)
         self.held = _Table(*places, room, 2 * MOST, room, 0, MOST)
 
@@ -109,8 +110,9 @@ class Table:
 
     def found(self) -> tuple[Array, Array] | None:
         """See `Magnitudes`."""
-        many = self._tell(ctypes.byref(self.held), self._keys.ctypes.data, self._counts.ctypes.data)
-        keys, counts = self._keys[: max(0, many)], self._counts[: max(0, many)]
+        keys, counts = (numpy.empty(_ZERO + MOST, numpy.uint32) for _ in range(2))
+        many = self._tell(ctypes.byref(self.held), keys.ctypes.data, counts.ctypes.data)
+        keys, counts = keys[: max(0, many)], counts[: max(0, many)]
         order = numpy.argsort(keys, kind="stable")  # which is fast where much is in order
         return None if many < 0 else (keys[order], counts[order].astype(numpy.int64))
 
