@@ -68,6 +68,26 @@ def beside(first: Cards, second: Cards, experts: Cards) -> Comparison:
     return replace(compare(ours, theirs, counts=counts), unit=unit)
 
 
+def on_tasks(first: Cards, second: Cards, names: Sequence[str]) -> Comparison | None:
+    """The paired comparison on tasks of one metric, with experts or without, in its unit; None where nothing is shared.
+
+    Differences are turned so that higher is better.
+    """
+    shared = sorted(set(first) & set(second))
+    sides: list[list[tuple[Scores, Scores]]] = []
+    for cards in (first, second):
+        found: dict[str, list[tuple[Scores, Scores]]] = defaultdict(list)
+        for place in shared:
+            for name in names:
+                if all(name in both[place].tasks for both in (first, second)):
+                    found[name].append(cards[place].tasks[name].strata)
+        sides.append([(numpy.mean([s for s, _ in every], axis=0), every[0][1]) for every in found.values()])
+    if not sides[0]:
+        return None
+    unit = first[shared[0]].tasks[names[0]].metric.unit
+    return replace(compare(*sides), unit=unit)
+
+
 def comparable(results: Results, first: str, second: str, count: int) -> bool:
     """Whether `pairs` has an answer for these methods, with their tuning in their labels."""
     a, b, experts = (by_place(results, label, count) for label in (first, second, "experts"))

@@ -42,22 +42,31 @@ def _scale(results: Results, boards: Sequence[Board]) -> list[Section]:
     unseen = answers.against_experts(
         boards, "unseen", "Generalisation", "Score on unseen tasks minus the base's, in points."
     )
-    return [answers.gaps(boards), *([unseen] if unseen else []), *reports.sections(results, boards)]
+    found = (answers.growth(boards), answers.gaps(boards), unseen, answers.beyond_base(boards, results))
+    return [*(part for part in found if part), *reports.sections(results, boards)]
 
 
 def _realistic(results: Results, boards: Sequence[Board]) -> list[Section]:
     spread = answers.spread(results)
     needs = answers.prerequisites(STUDIES["realistic"].available())
-    return [
+    found = (
         answers.tradeoff(boards),
+        answers.beyond_base(boards, results),
         needs,
-        *([spread] if spread else []),
-        *reports.sections(results, boards),
-    ]
+        spread,
+        answers.growth(boards),
+    )
+    return [*(part for part in found if part), *reports.sections(results, boards)]
 
 
 def _mergebench(results: Results, boards: Sequence[Board]) -> list[Section]:
-    return [answers.tradeoff(boards), answers.gaps(boards), *reports.sections(results, boards)]
+    found = (
+        answers.kept(boards),
+        answers.tradeoff(boards),
+        answers.beyond_base(boards, results),
+        answers.growth(boards),
+    )
+    return [*(part for part in found if part), *reports.sections(results, boards)]
 
 
 STUDIES: dict[str, Study] = {
@@ -111,12 +120,13 @@ STUDIES: dict[str, Study] = {
         source="the multilingual recipes of MergeBench and of LLM practice",
         questions=(
             "Which share of each language's expert does the merge keep?",
-            "What does it forget of English and of the other skills?",
+            "What does it forget of English and of following instructions?",
         ),
         methods=_ADDED,
         counts=(2, 0),
         answers=_mergebench,
-        limits="languages that share little with the base's data; long-to-short recipes need reasoning models.",
+        limits="languages that share little with the base's data; what skills whose experts are not merged lose; "
+        "long-to-short recipes, which need models that reason at length.",
         track="language",
         tasks=("german", "russian", "spanish", "french", "italian", "chinese"),
     ),
