@@ -5,9 +5,9 @@
 Each round measures for each method, the first two in turns: the floor (plain large `preadv` into reused buffers,
 `pwrite` and `fsync`, one thread for each core), `cuvee merge` in a process of its own, and the same command on a
 checkpoint of 1 MB, whose wall time is start-up and is taken off. Reported are medians over the rounds, ratios taken
-within a round, with a warm page cache and, where this process may drop it (root, --cold), with a cold one. Checkpoints
-are synthetic Llamas in bfloat16, made here. With --mergekit, that `mergekit-yaml` merges the same files in the same
-rounds, and `at most`: how many times faster a program would be that starts in no time and takes the floor's.
+within a round, with a warm page cache and, where this process may drop it (root, --cold also), with a cold one.
+Checkpoints are synthetic Llamas in bfloat16, made here. With --mergekit, that `mergekit-yaml` merges the same files in
+the same rounds, and `at most`: how many times faster a program would be that starts in no time and takes the floor's.
 
 Before each measurement a file of the output's size is written and removed: a virtual machine that gives free pages back
 to its host makes whoever writes first wait for new ones, up to seconds, which would be charged to the floor.
@@ -284,7 +284,9 @@ def main() -> None:
     parser.add_argument("--size", choices=("0.1b", "0.5b", "1.5b"), default="0.1b")
     parser.add_argument("--methods", nargs="+", default=[*METHODS, *NATIVE])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--cold", action="store_true", help="measure with dropped caches too (root)")
+    parser.add_argument(
+        "--cold", choices=("also", "only"), default=None, help="measure with dropped caches (root)"
+    )
     parser.add_argument(
         "--work", type=Path, default=None, help="folder of checkpoints, kept; default: temporary"
     )
@@ -296,8 +298,11 @@ def main() -> None:
         for number, name in enumerate(("base", *EXPERTS)):
             if not (work / size / name / "config.json").exists():
                 write_model(work / size / name, size, number)
-    states = [False, True] if given.cold and os.access(DROP, os.W_OK) else [False]
-    results: dict[str, Any] = {}
+    states = {None: [False], "also": [False, True], "only": [True]}[given.cold]
+    if True in states and not os.access(DROP, os.W_OK):
+        sys.exit(f"{DROP} cannot be written")
+    known = given.out and given.out.exists() and json.loads(given.out.read_text())
+    results: dict[str, Any] = known["results"] if known else {}
     heads = ("floor", "wall", "ratio", "cpu", "start", "RSS MB", "faster", "at most", "spread")
     print(f"{'method':18}{'cache':7}" + "".join(f"{head:>8}" for head in heads))
     for method in given.methods:
