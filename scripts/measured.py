@@ -17,7 +17,7 @@ from typing import Any
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 RESULTS = BENCHMARKS / "results"
 HEAD = ("method", "each model", "memory", "allowed", "read ÷ predicted", "untuned", "tuned")
-_LABEL = re.compile(r"(\w+)(?: \((untuned|budget \d+)\))?")
+_LABEL = re.compile(r"(\w+)(?: \((untuned|budget \d+)\))?(?:, reconstructed)?")
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ def evidence_page() -> str:
         if method is not None:
             cost = cost_of(method)
             counted = arithmetic(operations_of(name, whole=cost.access == "tensor"))
-            costs.append([shown, " → ".join(f"`{s}`" for s in steps), *short(cost), counted])
+            costs.append([_marked(name), " → ".join(f"`{s}`" for s in steps), *short(cost), counted])
     head = ["method", "status", "paper", "calculation", "properties", "official code", "PEFT", "MergeKit"]
     head.append("whole models")
     return page(
@@ -166,7 +166,14 @@ Taken from `benchmarks/results`. An empty cell means that there is no such measu
 
 def _measured() -> list[list[str]]:
     held, rows = measured.memory(), measured.scores()
-    return [measured.cells(name, f"[`{name}`]({name}.md)", held, rows) for name in registry.names()]
+    return [measured.cells(name, _marked(name), held, rows) for name in registry.names()]
+
+
+def _marked(name: str) -> str:
+    """A link, and that the method is reconstructed where it is."""
+    return f"[`{name}`]({name}.md)" + (
+        ", reconstructed" if registry.get(name).status == "reconstructed" else ""
+    )
 
 
 _EVIDENCE = """\
@@ -226,8 +233,10 @@ def stages_page() -> str:
 def _stage_parts(stage: Stage) -> list[str]:
     doc = stage.doc.strip().split("Args:")[0].rstrip()
     access = "depends on its parameters" if callable(stage.access) else stage.access
+    ours = stage.name in registry.reconstructed_stages()
     facts = f"Takes: {stage.takes}. Access: {access}. Random: {'yes' if stage.random else 'no'}."
     summary = " It needs figures that are gathered before it runs." if stage.summarise else ""
+    summary += " Reconstructed: see the page of its method." if ours else ""
     return [f"### {stage.name}", paragraphs(doc), facts + summary, _parameters(stage.parameters)]
 
 

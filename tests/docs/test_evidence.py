@@ -159,10 +159,15 @@ def test_scores_are_read_from_the_leaderboard_of_all(tmp_path: Path) -> None:
     page = tmp_path / "every.md"
     page.write_text(
         "# Board\n\n| group | method | normalised |\n| --- | --- | --- |\n| – | base | 89.0 |\n"
-        "| 1 | wudi (budget 5) | 95.9 |\n| 2 | wudi (untuned) | 95.1 |\n\n| what | method |\n| --- | --- |\n"
+        "| 1 | wudi (budget 5) | 95.9 |\n| 1 | stf (untuned), reconstructed | 94.0 |\n"
+        "| 2 | wudi (untuned) | 95.1 |\n\n| what | method |\n| --- | --- |\n"
         "| costs | ties (untuned) |\n"
     )
-    assert scores(page) == {"base": {"": "89.0"}, "wudi": {"tuned": "95.9", "untuned": "95.1"}}
+    assert scores(page) == {
+        "base": {"": "89.0"},
+        "wudi": {"tuned": "95.9", "untuned": "95.1"},
+        "stf": {"untuned": "94.0"},
+    }
 
 
 def test_every_method_was_measured_on_a_sharded_checkpoint() -> None:

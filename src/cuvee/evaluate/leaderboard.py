@@ -11,6 +11,7 @@ from cuvee.evaluate.paired import SHARE
 from cuvee.evaluate.statistics import Comparison
 from cuvee.evaluate.table import Board, Row
 from cuvee.evaluate.task import Metric
+from cuvee.methods import registry
 from cuvee.plan.explain import size
 
 LEGEND = """\
@@ -109,7 +110,7 @@ def _scores(row: Row, board: Board) -> list[str]:
     ends = [in_unit(value, board.unit("mean")) for value in (row.mean.mean, row.mean.low, row.mean.high)]
     return [
         str(row.group) if row.group else "–",
-        row.label,
+        marked(row.label),
         "–" if math.isnan(row.mean.mean) else f"{ends[0]} ({ends[1]}–{ends[2]})",
         percent(row.normalised),
         f"{row.worst[0]} {shown(row.worst[1], board.metrics[row.worst[0]])}",
@@ -123,13 +124,20 @@ def _costs(row: Row) -> list[object]:
     spent = row.spent
     counts = [spent.evaluations, spent.merges, spent.examples, spent.forward, spent.backward]
     return [
-        row.label,
+        marked(row.label),
         *(round(count) for count in counts),
         spent.flops / 1e12,
         size(int(spent.bytes_read)),
         round(spent.seconds, 0 if spent.seconds >= 10 else 2),
         size(int(spent.peak_bytes)),
     ]
+
+
+def marked(label: str) -> str:
+    """A row's label, and that its method is reconstructed where part of the definition is ours."""
+    name = label.partition(" ")[0]
+    known = name in registry.names() and registry.get(name).status == "reconstructed"
+    return f"{label}, reconstructed" if known else label
 
 
 def percent(share: float) -> str:

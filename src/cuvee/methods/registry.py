@@ -127,6 +127,15 @@ def _built_in(kind: type[Method] | type[Stage], folders: tuple[str, ...]) -> Map
 
 
 @functools.cache
+def reconstructed_stages() -> frozenset[str]:
+    """The stages with a paper of their own that reconstructed methods alone are made of."""
+    used: dict[str, set[bool]] = {}
+    for method in map(get, names()):
+        for step in method.steps:
+            used.setdefault(step.stage, set()).add(method.status == "reconstructed")
+    return frozenset(name for name, known in used.items() if known == {True} and stage(name).paper)
+
+
 def _own(kind: Any, folders: tuple[str, ...], name: str) -> Any:
     """The built-in object of this name, from its module alone where that can be told."""
     for module in likely(folders, name):

@@ -233,3 +233,14 @@ def test_references_are_scored_once_for_all_sets(tmp_path: Path) -> None:
     run(grid, lambda n, s: track, Store(tmp_path))
     assert len(Store(tmp_path).results()) == 3
     assert live.loaded == 2  # one answer for each task, not one for each set
+
+
+def test_rows_of_reconstructed_methods_say_so() -> None:
+    from cuvee.evaluate.leaderboard import marked
+
+    assert marked("stf (budget 5)") == "stf (budget 5), reconstructed"
+    assert [marked(label) for label in ("ties (untuned)", "base", "my own")] == [
+        "ties (untuned)",
+        "base",
+        "my own",
+    ]

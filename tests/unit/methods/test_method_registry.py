@@ -237,3 +237,9 @@ def test_one_bibtex_key_is_one_paper() -> None:
             assert key is not None, name
             papers.setdefault(key[1], set()).add(entry)
     assert {key for key, entries in papers.items() if len(entries) > 1} == set()
+
+
+def test_stages_of_reconstructed_methods_alone_are_known():
+    found = registry.reconstructed_stages()
+    assert {"stf", "resm", "seme", "slack", "layer_top", "metric_mean", "keep_near", "decoupled"} <= found
+    assert not {"tsv_m", "scale", "linear", "weighted_sum", "restore_expert"} & found

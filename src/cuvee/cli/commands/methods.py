@@ -52,12 +52,11 @@ def command(name: str | None, stages: bool, as_json: bool, **given: Any) -> int:
         if as_json:
             print_json({"schema": "cuvee.stages/1", "stages": [stage_data(s) for s in items]})
         else:
-            stdout(
-                table(
-                    ["stage", "role", "takes", "effect"],
-                    [[s.name, s.role, s.takes, s.doc.strip().splitlines()[0]] for s in items],
-                )
-            )
+            ours = registry.reconstructed_stages()
+            rows = [[s.name, s.role, s.takes, s.doc.strip().splitlines()[0]] for s in items]
+            for row in rows:
+                row[-1] += " Reconstructed." if row[0] in ours else ""
+            stdout(table(["stage", "role", "takes", "effect"], rows))
         return 0
     every = [registry.get(m) for m in registry.names()]
     if as_json:
