@@ -28,6 +28,7 @@ MOST = (
 _PLAIN, _NEAR, _FIRST, _APART, _TILE = 1 << 15, 1 << 16, (127 - 30) << 11, 16, 512  # as the C has them
 _ZERO = _PLAIN + _NEAR
 _SLOTS = _ZERO + 2 * _APART
+_EARLY, _NEARLY = 8192, 7168
 _ROOM = 1 << 12  # entries of a hash table at first
 TABLE = 8 * _SLOTS + 8 * 4 * MOST  # bytes of `Table`
 _PIECE = 1 << 16  # elements whose differences the reference holds at once
@@ -42,6 +43,8 @@ class _Table(ctypes.Structure):
         ("narrowest", ctypes.c_int64),
         ("used", ctypes.c_int64),
         ("most", ctypes.c_int64),
+        ("seen", ctypes.c_int64),
+        ("large", ctypes.c_int64),
     )
 
 
@@ -75,12 +78,20 @@ class Counts:
     def begin(self, numel: int) -> None:
         """See `Magnitudes`."""
         self._lost = bool(numel >> 32)  # as C, which counts in 32 bits
+        self._seen, self._large = 0, numel > MOST
         self._keys, self._counts = numpy.zeros(0, numpy.uint32), numpy.zeros(0, numpy.int64)
 
     def add(self, keys: Array) -> None:
         """Count these bits."""
-        if self._lost:
-            return
+        early = max(0, _EARLY - self._seen)
+        for part in (keys[:early], keys[early:]):
+            self._seen += len(part)
+            if len(part) and not self._lost:
+                self._merge(part)
+            if self._seen == _EARLY and self._large and int(numpy.count_nonzero(_far(self._keys))) > _NEARLY:
+                self._lost = True
+
+    def _merge(self, keys: Array) -> None:
         new, counts = numpy.unique(keys, return_counts=True)
         both = numpy.concatenate([self._counts, counts])
         self._keys, places = numpy.unique(numpy.concatenate([self._keys, new]), return_inverse=True)
@@ -107,6 +118,7 @@ class Table:
     def begin(self, numel: int) -> None:
         """See `Magnitudes`."""
         self.held.most = -1 if numel >> 32 else MOST
+        self.held.seen, self.held.large = 0, numel > MOST
 
     def found(self) -> tuple[Array, Array] | None:
         """See `Magnitudes`."""
@@ -132,6 +144,13 @@ class Looked:
     def __post_init__(self) -> None:
         self.moved, self.largest = numpy.zeros(self.count, numpy.int64), numpy.zeros(self.count, numpy.uint32)
         self.gram, self.size = numpy.zeros((self.count, self.count)), numpy.zeros(2)
+
+
+def _far(keys: Array) -> Array:
+    """Which magnitudes C counts in its hash table."""
+    near = (keys & 0xFFF == 0) & (keys >> 12 >= _FIRST) & (keys >> 12 < _FIRST + _NEAR)
+    found: Array = (keys & 0xFFFF != 0) & ~near
+    return found
 
 
 def values(bits: Array, dtype: str) -> Array:

@@ -1,7 +1,7 @@
-/* What experts change in a run of elements, in one look: how many elements, the largest and all products of changes, and
-   how often each magnitude stands; and how large the base is there.
+/* What experts change in a run of elements, in one look: how many elements, the largest and all products of changes,
+   and how often each magnitude stands; and how large the base is there.
 
-   The reference is `Reference` in catalogue_look.py. Magnitudes are the bits of the float32 difference without its sign.
+   The reference is `Reference` in catalogue_look.py. Magnitudes are the bits of the float32 difference without a sign.
    Those whose lower 16 bits are 0 are counted by the others; next to these, by the upper 20, those whose lower 12 bits
    are 0, from 2^-30 to 4; what is left, in a hash table that grows, so that it is near as long as it can be. */
 
@@ -10,6 +10,7 @@
 #include <string.h>
 
 enum { BFLOAT16, FLOAT16, FLOAT32, TILE = 512, LANES = 32 };
+enum { EARLY = 8192, NEARLY = 7168 }; /* a large tensor is given up if of its first ones so many are far and differ */
 enum { PLAIN = 1 << 15, NEAR = 1 << 16, FIRST = (127 - 30) << 11, APART = 16, GROUP = 64 };
 enum { ZERO = PLAIN + NEAR, FAR = ZERO + APART, SLOTS = FAR + APART };
 
@@ -26,6 +27,8 @@ typedef struct {
     int64_t narrowest;
     int64_t used;    /* above `most`: given up */
     int64_t most;
+    int64_t seen;    /* elements */
+    int64_t large;   /* whether they may be too many to be told apart */
 } Table;
 
 typedef struct {
@@ -95,8 +98,8 @@ static void counted(Table *table, uint32_t key) {
     if (2 * table->used > table->room && table->room < table->widest) grown(table);
 }
 
-/* What was counted goes to `keys` and `counts`; how many, or -1 where they are more than can be told apart. The table is
-   empty then. */
+/* What was counted goes to `keys` and `counts`; how many, or -1 where they are more than can be told apart. The table
+   is empty then. */
 int64_t cuvee_told(Table *table, uint32_t *keys, uint32_t *counts) {
     uint32_t *even = table->slots, *odd = table->slots + SLOTS, zero = 0;
     int64_t many = 0, plain = 0, lost = table->used > table->most;
@@ -206,6 +209,7 @@ static void looked(Expert *own, const void *base, int64_t first, int64_t here, i
     size_t size = kind == FLOAT32 ? 4 : 2;
     const char *mine = (const char *)own->bits + size * (size_t)first;
     own->idle = finite && !memcmp((const char *)base + size * (size_t)first, mine, size * (size_t)here);
+    own->table->seen += here;
     if (own->idle) {
         own->table->slots[ZERO] += (uint32_t)here;
         return;
@@ -216,6 +220,8 @@ static void looked(Expert *own, const void *base, int64_t first, int64_t here, i
     compared(b, t, keys, row, own);
     if (own->table->used > own->table->most) return;
     tallied(own->table, keys, here);
+    int early = own->table->seen == EARLY && own->table->large;
+    if (early && own->table->used > NEARLY) own->table->used = own->table->most + 1;
 }
 
 /* Add the products of a tile's rows; a row that nothing differs in is not looked at, and counts as zeros. */

@@ -76,6 +76,23 @@ def test_a_table_counts_one_tensor_after_the_other(machine, monkeypatch: pytest.
             assert np.array_equal(found[1], counts)
 
 
+@pytest.mark.parametrize("machine", [scan.scanner, lambda: scan.Reference], ids=["c", "reference"])
+@pytest.mark.parametrize(("few", "lost"), [(0, True), (1000, True), (1100, False)])
+def test_a_large_tensor_is_given_up_early(machine, few: int, lost: bool) -> None:
+    """Where of the first 8,192 magnitudes 7,169 are different and fine; what is small or coarse is counted on."""
+    random = np.random.default_rng(6)
+    tuned = np.arange(0x3F800001, 0x3F800001 + 2 * 8192, 2, dtype="<u4")  # odd bits: none is coarse
+    random.shuffle(tuned)
+    tuned[:few] = tuned[few]
+    for numel, told in ((scan.MOST + 1, not lost), (scan.MOST, True)):
+        table, looked = machine().table(), scan.Looked(1)
+        table.begin(numel)
+        for first in range(0, len(tuned), 1024):
+            piece = tuned[first : first + 1024]
+            machine().look(np.zeros_like(piece), [piece], "float32", [table], looked)
+        assert (table.found() is not None) == told
+
+
 @pytest.mark.parametrize("shift", [0, 12, 16])
 def test_counts_come_back_as_they_were(shift: int) -> None:
     random = np.random.default_rng(shift)
