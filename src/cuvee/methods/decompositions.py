@@ -131,8 +131,10 @@ def polar(matrix: Tensor, decompose: Decomposer, tolerance: float) -> Tensor:
 
 
 def rank_of(values: Tensor, tolerance: float) -> int:
-    """How many singular values (descending) exceed `tolerance` times the largest; zeros never count."""
-    return int((values > tolerance * values[:1]).sum()) if len(values) else 0
+    """How many singular values (descending) exceed `tolerance` times the largest, which does unless it is 0."""
+    if not len(values):
+        return 0
+    return max(int((values > tolerance * values[:1]).sum()), int(values[0] > 0))
 
 
 def gram(matrix: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Parameters of stages, read from their signatures: the one source of schema, help, docs and validation.
 
 Annotations understood: `float`, `int`, `bool`, `str`, `Literal[...]`, `Fraction` (0…1), `NonNegative`,
-`Positive`, `Unbounded` floats, `Listed` texts, `| None`, and `PerExpert[T]` around any of them (one value per input).
+`Positive`, `Tolerance` (0…1, without 1), `Unbounded` floats, `Listed` texts, `| None`, and `PerExpert[T]` around
+any of them (one value per input).
 The line of the docstring's `Args:` section that starts with the parameter's name is its help text.
 """
 
@@ -43,6 +44,9 @@ class Range:
 Fraction = Annotated[float, Range(0.0, 1.0)]
 NonNegative = Annotated[float, Range(0.0)]
 Positive = Annotated[float, Range(0.0, open_low=True)]
+Tolerance = Annotated[
+    float, Range(0.0, 1.0, open_high=True)
+]  # relative to the largest, which is never left out
 
 _LISTED = "also a list of numbers"
 Listed = Annotated[str, _LISTED]  # a text for which a recipe may write a list of numbers: `[0.9, 0.4]`

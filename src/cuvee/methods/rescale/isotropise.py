@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cuvee.methods.combine.spectral.iso_c import flattened
 from cuvee.methods.contract import Block, Decomposer, rows_of, stage
-from cuvee.methods.parameters import NonNegative
+from cuvee.methods.parameters import Tolerance
 from cuvee.methods.vectors import is_map
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @stage("isotropise", role="rescale", access="tensor", upcast=True, paper="arXiv:2502.04959")
-def isotropise(delta: Tensor, *, rank_tol: NonNegative = 0.0, decompose: Decomposer, block: Block) -> Tensor:
+def isotropise(delta: Tensor, *, rank_tol: Tolerance = 0.0, decompose: Decomposer, block: Block) -> Tensor:
     """Make all singular values of the merged matrix equal to their mean: UΣVᵀ → mean(σ) U Vᵀ (arXiv:2502.04959).
 
     Within a space it does so to the coordinates, before `leave`. Tensors that are no maps stay as they are.

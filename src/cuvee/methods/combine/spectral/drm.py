@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cuvee.core.lazy import torch
 from cuvee.methods.combine.spectral.matrices import Matrices, is_matrix, matrix_stage
 from cuvee.methods.contract import Block, Decomposer, Place, Scope, Stream, Summary
-from cuvee.methods.parameters import Fraction, NonNegative, PerExpert, Range, each
+from cuvee.methods.parameters import Fraction, PerExpert, Range, Tolerance, each
 from cuvee.methods.summaries import order_statistics
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def drm_h(
     summary: Summary,
     drop_rate: Fraction = 0.8,
     coefficient: PerExpert[float] = 1.0,
-    rank_cut: NonNegative = 1e-2,
+    rank_cut: Tolerance = 1e-2,
     parts: Parts = 1,
     rest_drop_rate: Fraction = 0.0,
 ) -> Tensor:
@@ -155,7 +155,7 @@ def drm_v(
     summary: Summary,
     drop_rate: Fraction = 0.8,
     coefficient: PerExpert[float] = 1.0,
-    rank_cut: NonNegative = 1e-2,
+    rank_cut: Tolerance = 1e-2,
     parts: Parts = 1,
     rest_drop_rate: Fraction = 0.0,
 ) -> Tensor:

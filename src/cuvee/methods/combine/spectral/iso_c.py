@@ -8,14 +8,14 @@ from cuvee.core.lazy import torch
 from cuvee.methods.combine.spectral.matrices import Matrices, matrix_stage
 from cuvee.methods.contract import Decomposer
 from cuvee.methods.decompositions import rank_of
-from cuvee.methods.parameters import NonNegative
+from cuvee.methods.parameters import Tolerance
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @matrix_stage(name="iso_c", paper="arXiv:2502.04959")
-def iso_c(matrices: Matrices, *, decompose: Decomposer, rank_tol: NonNegative = 0.0) -> Tensor:
+def iso_c(matrices: Matrices, *, decompose: Decomposer, rank_tol: Tolerance = 0.0) -> Tensor:
     """Sum the task matrices and make all singular values of the sum equal to their mean.
 
     S = Σ τᵢ = UΣVᵀ; τ = mean(σ) U Vᵀ, the mean over all min(rows, columns) values. The nuclear norm of S is kept, and

@@ -8,7 +8,7 @@ from cuvee.methods.combine.spectral.iso_c import flattened
 from cuvee.methods.combine.spectral.matrices import Matrices, matrix_stage
 from cuvee.methods.contract import Decomposer
 from cuvee.methods.decompositions import polar
-from cuvee.methods.parameters import Fraction, NonNegative
+from cuvee.methods.parameters import Fraction, Tolerance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ def iso_cts(
     *,
     decompose: Decomposer,
     common_space_fraction: Fraction = 0.8,
-    rank_tol: NonNegative = 1e-6,
+    rank_tol: Tolerance = 1e-6,
 ) -> Tensor:
     """Keep the leading directions of the sum, add leading directions of each task, and make all equally strong.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cuvee.methods.combine.spectral.matrices import Matrices, matrix_stage
 from cuvee.methods.combine.spectral.tsv_m import orthogonal_sum
 from cuvee.methods.contract import Decomposer
-from cuvee.methods.parameters import Fraction, NonNegative, Range
+from cuvee.methods.parameters import Fraction, NonNegative, Range, Tolerance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,7 @@ def resm(
     deviations: Deviations = 3.0,
     gamma: Fraction = 0.5,
     epsilon: NonNegative = 1e-6,
-    rank_tol: NonNegative = 1e-6,
+    rank_tol: Tolerance = 1e-6,
 ) -> Tensor:
     """TSV-M with a weight for each task by the mass of its outliers and a rank by its sparsity, matrix by matrix.
 

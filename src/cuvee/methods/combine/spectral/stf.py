@@ -9,7 +9,7 @@ from cuvee.methods.combine.spectral.matrices import Matrices, matrix_stage
 from cuvee.methods.combine.spectral.tsv_m import ranks, stacked_triplets
 from cuvee.methods.contract import Decomposer
 from cuvee.methods.decompositions import rank_of
-from cuvee.methods.parameters import Fraction, NonNegative
+from cuvee.methods.parameters import Fraction, NonNegative, Tolerance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +23,7 @@ def stf(
     rank_fraction: Fraction | None = None,
     energy: Fraction | None = None,
     ridge: NonNegative = 0.0,
-    rank_tol: NonNegative = 1e-6,
+    rank_tol: Tolerance = 1e-6,
 ) -> Tensor:
     """Find strengths for the leading directions of all tasks so that each task's features come out as strong as alone.
 

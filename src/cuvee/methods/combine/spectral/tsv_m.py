@@ -9,7 +9,7 @@ from cuvee.core.lazy import torch
 from cuvee.methods.combine.spectral.matrices import Matrices, matrix_stage
 from cuvee.methods.contract import Decomposer
 from cuvee.methods.decompositions import polar, rank_of
-from cuvee.methods.parameters import Fraction, NonNegative
+from cuvee.methods.parameters import Fraction, Tolerance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ def tsv_m(
     *,
     decompose: Decomposer,
     rank_fraction: Fraction | None = None,
-    rank_tol: NonNegative = 1e-6,
+    rank_tol: Tolerance = 1e-6,
 ) -> Tensor:
     """Keep the leading singular triplets of each task matrix and make those of different tasks orthogonal.
 
