@@ -153,8 +153,8 @@ def command(folder: Path, method: str, out: Path) -> Measured:
     return Measured(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 
 
-def floor(files: list[Path], out: Path, nbytes: int) -> Measured:
-    """Read the files and write one of `nbytes`, in pieces of 4 MiB, a thread for each core, then fsync."""
+def floor(files: list[Path], out: Path, nbytes: int, threads: int | None = None) -> Measured:
+    """Read the files and write one of `nbytes`, in pieces of 4 MiB, by `threads` (one for each core), then fsync."""
     out.unlink(missing_ok=True)
     before = os.times()
     began = time.perf_counter()
@@ -175,10 +175,10 @@ def floor(files: list[Path], out: Path, nbytes: int) -> Measured:
                 os.preadv(source, [buffer[:count]], at)
             os.pwrite(target, buffer[:count], at)
 
-    threads = [threading.Thread(target=worker) for _ in range(os.cpu_count() or 1)]
-    for thread in threads:
+    workers = [threading.Thread(target=worker) for _ in range(threads or os.cpu_count() or 1)]
+    for thread in workers:
         thread.start()
-    for thread in threads:
+    for thread in workers:
         thread.join()
     os.fsync(target)
     wall = time.perf_counter() - began

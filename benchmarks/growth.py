@@ -1,9 +1,12 @@
-"""How time and memory grow with parameters, experts and threads, and with one tensor of 2 GB: JSON and SVG.
+"""How time and memory grow with parameters, experts and threads, with the floor beside: JSON and SVG.
 
     python benchmarks/growth.py --work DIR --out benchmarks/results/growth
 
-Needs some 14 GB in DIR. Experts beyond the third are links to the first three. Medians over the rounds, warm cache,
-wall without start-up, peak resident memory of the process.
+Needs some 8 GB in DIR and eight minutes. Floor and merge take turns; reported are medians over the rounds: wall and CPU
+seconds without those of the same command on a checkpoint of 1 MB, peak resident memory of the process, and the floor of
+`engine.py` on the same files with as many threads; warm cache. Experts beyond the third are links to the first three,
+which are read for each link. A line through the points of parameters and of experts is told with how far the furthest
+point lies from it, and what the second thread brings, to the floor too.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,10 +23,11 @@ import engine
 from checkpoints import SIZES
 from engine import EXPERTS, chill, command, floor, recipe, write_model
 
-METHODS = ("linear", "task_arithmetic", "ties")
-SIZES |= {"0.25b": (768, 2048, 24, 64000), "tensor": (2048, 2048, 1, 524288)}
+METHODS = ("linear", "ties")
+SIZES |= {"0.25b": (1024, 2816, 16, 64000)}
+TIMES = ("wall", "floor")
 WIDTH, HEIGHT, EDGE = 420, 260, 46
-COLOURS = ("#1b6ca8", "#c4542b", "#3d8b40")
+COLOURS = ("#1b6ca8", "#c4542b", "#8ab8d8", "#e3a893")
 
 
 def models(work: Path, size: str, experts: int) -> Path:
@@ -48,27 +53,38 @@ def many(folder: Path, method: str, experts: int) -> None:
     path.write_text(json.dumps(data))
 
 
-def point(folder: Path, tiny: Path, method: str, experts: int, rounds: int) -> dict[str, Any]:
-    """Medians of a merge with this many experts, and of its floor."""
-    walls, floors, rss, cpus = [], [], [], []
-    _, files = recipe(folder, method)
-    for _ in range(rounds):
-        chill(files, False)
-        floors.append(floor(files, folder / "floor.bin", files[0].stat().st_size).wall)
-        start = command(tiny, method, folder / "out")
-        chill(files, False)
-        run = with_experts(folder, method, experts)
-        walls.append(run.wall - start.wall)
-        cpus.append(run.cpu - start.cpu)
-        rss.append(run.rss)
+def point(
+    folder: Path, tiny: Path, method: str, experts: int, rounds: int, threads: int = 0
+) -> dict[str, Any]:
+    """Medians of a merge with this many experts and of its floor, which take turns."""
+    _, base = recipe(folder, method)
+    names = [*EXPERTS, *(f"more{number}" for number in range(3, experts))][:experts]
+    own = [folder / name / "model.safetensors" for name in names]
+    files = own if base[0].parent.name != "base" else [base[0], *own]
+    nbytes = files[0].stat().st_size
+    threads = threads or os.cpu_count() or 1
+    os.environ["CUVEE_THREADS"] = str(threads)
+    runs, floors, starts = [], [], []
+    for number in range(rounds):
+        for turn in ("floor", "run") if number % 2 else ("run", "floor"):
+            chill(files, False)
+            if turn == "floor":
+                floors.append(floor(files, folder / "floor.bin", nbytes, threads))
+                continue
+            starts.append(command(tiny, method, folder / "out"))  # brings the program into the page cache
+            runs.append(with_experts(folder, method, experts))
+    walls = [max(r.wall - s.wall, 0.0) for r, s in zip(runs, starts, strict=True)]
     return {
-        "parameters": files[0].stat().st_size // 2,
+        "parameters": nbytes // 2,
         "experts": experts,
+        "threads": threads,
         "wall": median(walls),
         "walls": walls,
-        "cpu": median(cpus),
-        "floor": median(floors),
-        "rss_mb": median(rss),
+        "cpu": median(r.cpu - s.cpu for r, s in zip(runs, starts, strict=True)),
+        "start": median(s.wall for s in starts),
+        "floor": median(f.wall for f in floors),
+        "floors": [f.wall for f in floors],
+        "rss_mb": median(r.rss for r in runs),
     }
 
 
@@ -122,17 +138,59 @@ def svg(title: str, across: str, lines: dict[str, list[tuple[float, float]]], un
 
 
 def draw(out: Path, results: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
-    """A chart of time and one of memory for each series."""
+    """A chart of time, the floor beside, and one of memory for each series."""
     across = {"parameters": "billion parameters", "experts": "experts", "threads": "threads"}
     for series, found in results.items():
-        if series not in across:
-            continue
         scale = 1e-9 if series == "parameters" else 1
-        for value, unit in (("wall", "seconds"), ("rss_mb", "peak MB")):
-            lines = {m: [(p[series] * scale, p[value]) for p in points] for m, points in found.items()}
-            name = "time" if value == "wall" else "memory"
+        for name, values, unit in (("time", TIMES, "seconds"), ("memory", ("rss_mb",), "peak MB")):
+            lines = {
+                f"floor of {method}" if value == "floor" else method: [
+                    (p[series] * scale, p[value]) for p in points
+                ]
+                for value in values
+                for method, points in found.items()
+            }
             target = out.with_name(f"{out.name}-{series}-{name}.svg")
             target.write_text(svg(f"{name} against {series}", across[series], lines, unit))
+
+
+def straight(points: list[tuple[float, float]]) -> tuple[float, float, float]:
+    """The line (at 0, slope) of least squares, and how far the furthest point lies from it, relative to the point."""
+    count = len(points)
+    across, up = (sum(values) / count for values in zip(*points, strict=True))
+    slope = sum((x - across) * (y - up) for x, y in points) / sum((x - across) ** 2 for x, _ in points)
+    bottom = up - slope * across
+    return bottom, slope, max(abs(bottom + slope * x - y) / max(y, 1e-9) for x, y in points)
+
+
+def told(series: str, found: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """What growth amounts to, for each method: a line, or what the last thread brings."""
+    said: dict[str, dict[str, Any]] = {}
+    for method, points in found.items():
+        for value in TIMES:
+            if series == "threads":
+                first, last = points[0], points[-1]
+                said.setdefault(method, {})[value] = {"times faster": first[value] / last[value]}
+                continue
+            bottom, slope, off = straight([(point[series], point[value]) for point in points])
+            said.setdefault(method, {})[value] = {"at 0": bottom, "slope": slope, "furthest": off}
+        flat = [point["rss_mb"] for point in points]
+        said[method]["rss_mb"] = {"least": min(flat), "most": max(flat)}
+    return said
+
+
+def measured(given: argparse.Namespace, note: Callable[[str, str, dict[str, Any]], None]) -> None:
+    """Every point, noted as it is known."""
+    tiny = models(given.work, "1mb", 3)
+    for method in given.methods:
+        for size in given.sizes:
+            note("parameters", method, point(models(given.work, size, 3), tiny, method, 3, given.rounds))
+        for experts in given.experts:
+            folder = models(given.work, given.sizes[0], experts)
+            note("experts", method, point(folder, tiny, method, experts, given.rounds))
+        for threads in given.threads:
+            folder = models(given.work, given.sizes[-1], 3)
+            note("threads", method, point(folder, tiny, method, 3, given.rounds, threads))
 
 
 def main() -> None:
@@ -142,29 +200,27 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--sizes", nargs="+", default=["0.1b", "0.25b", "0.5b", "1.5b"])
+    parser.add_argument("--sizes", nargs="+", default=["0.1b", "0.25b", "0.5b"])
+    parser.add_argument("--experts", nargs="+", type=int, default=[2, 4, 8, 16])
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--out", type=Path, required=True, help="stem of the files of results")
     given = parser.parse_args()
-    tiny = models(given.work, "1mb", 3)
+    os.environ.setdefault("CUVEE_CATALOG", "off")
     results: dict[str, dict[str, list[dict[str, Any]]]] = {}
 
     def note(series: str, method: str, found: dict[str, Any]) -> None:
         results.setdefault(series, {}).setdefault(method, []).append(found)
-        print(series, method, {k: v for k, v in found.items() if k != "walls"}, flush=True)
-        given.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+        shown = {k: round(v, 3) for k, v in found.items() if not isinstance(v, list)}
+        print(series, method, shown, flush=True)
+        growth = {name: told(name, own) for name, own in results.items() if min(map(len, own.values())) > 1}
+        machine = {"cpus": os.cpu_count(), "load": os.getloadavg()}
+        data = {"machine": machine, "growth": growth, **results}
+        given.out.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
         draw(given.out, results)
 
-    for method in given.methods:
-        for size in given.sizes:
-            note("parameters", method, point(models(given.work, size, 3), tiny, method, 3, given.rounds))
-        for experts in (2, 4, 8, 16):
-            folder = models(given.work, given.sizes[0], experts)
-            note("experts", method, point(folder, tiny, method, experts, given.rounds))
-        for threads in (1, 2, 4):
-            os.environ["CUVEE_THREADS"] = str(threads)
-            found = point(models(given.work, given.sizes[0], 3), tiny, method, 3, given.rounds)
-            note("threads", method, found | {"threads": threads})
-        del os.environ["CUVEE_THREADS"]
+    measured(given, note)
+    for name, own in results.items():
+        print(name, json.dumps(told(name, own)) if min(map(len, own.values())) > 1 else "one point")
 
 
 if __name__ == "__main__":
