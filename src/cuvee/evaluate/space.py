@@ -25,7 +25,10 @@ COEFFICIENTS = (
     "eta",
     "weight",
 )  # the first that a method has is its coefficient
-_GUARDS = ("threshold",)  # fractions that only decide where a formula is replaced by its limit
+_GUARDS = (
+    "threshold",
+    "rank_tol",
+)  # fractions that only decide where a formula ends or is replaced by its limit
 COEFFICIENT_RANGE = (
     0.05,
     8.0,
@@ -172,5 +175,11 @@ def _given(method: str, known: Mapping[str, Parameter], name: str, values: Seque
             raise UsageError("CV-U031", f"the range of `{name}` is wrong: a value {problem}")
     if parameter.type in ("float", "int") and len(values) == 2:
         low, high = (float(v) for v in values)
+        if low >= high:
+            raise UsageError(
+                "CV-U372",
+                f"the interval of `{name}` from {low:g} to {high:g} is empty",
+                hint="write the smaller end first; a value that is not tuned is a setting",
+            )
         return Dimension(name, low, high, log=low > 0 and high / low >= 10, whole=parameter.type == "int")
     return Dimension(name, choices=tuple(values))

@@ -109,6 +109,12 @@ def test_a_planted_forecast_is_found_and_another_is_not() -> None:
     assert 0.3 < noisy.spearman.mean < 1.0
 
 
+def test_too_few_sets_for_a_correlation_are_said() -> None:
+    results = [r for r in planted(np.full((6, 6), 0.25), 0.0) if r[0].tasks in {("t0", "t1"), ("t0", "t2")}]
+    text = markdown("x", mergeability.sections(NAMES, {"true": np.eye(6)}, results))
+    assert "four sets or more" in text and "Spearman" not in text
+
+
 def test_losses_are_one_minus_the_normalised_score() -> None:
     pairs = np.full((6, 6), 0.25)
     found = mergeability.losses(planted(pairs, 0.0), "average", 2)

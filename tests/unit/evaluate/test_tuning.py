@@ -123,6 +123,13 @@ def test_every_parameter_can_be_tuned_over_the_range_of_its_signature(method: st
         assert len({repr(value) for value in found}) > 1, (name, found)
 
 
+@pytest.mark.parametrize("ends", [(2.0, 1.0), (1.0, 1.0)])
+def test_an_interval_without_values_is_refused(ends: tuple[float, float]) -> None:
+    with pytest.raises(UsageError, match="`lambda` from") as caught:
+        dimensions("ties", {"lambda": ends})
+    assert caught.value.diagnostics[0].code == "CV-U372"
+
+
 def test_ranges_are_read_from_the_command_line() -> None:
     assert parsed("density") == ("density", None)
     assert parsed("density=0.1:1") == ("density", [0.1, 1])

@@ -142,7 +142,8 @@ def sections(names: Sequence[str], figures: Mapping[str, Matrix], results: Resul
         "Intervals draw sets anew and are too narrow, as sets share experts; p exchanges experts (Mantel's test), not "
         f"corrected for the {len(found)} rows."
     )
-    parts: list[Part] = [said, Table(header, rows)]
+    few = "No number of experts has four sets or more, which a correlation needs: raise `--subsets`, or add experts."
+    parts: list[Part] = [said, Table(header, rows)] if rows else [few]
     return [Section("Forecast against what merges lose", tuple(parts)), *_lists(names, figures, results)]
 
 
