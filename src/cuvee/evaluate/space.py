@@ -79,9 +79,8 @@ def dimensions(method: str, given: Mapping[str, Any] | None = None) -> list[Dime
         found.append(Dimension("t", 0.0, 1.0))
     elif coefficient is not None and not (coefficient == "weight" and _cancels(asked, known)):
         found.append(Dimension(coefficient, *COEFFICIENT_RANGE, log=True))
-    fraction = next(
-        (p for p in known.values() if _is_fraction(p) and p.name not in (coefficient, *_GUARDS)), None
-    )
+    free = [p for p in known.values() if p.name != coefficient and not {p.name, p.argument} & _GUARDS]
+    fraction = next(filter(_is_fraction, free), None)
     if fraction is not None:
         found.append(Dimension(fraction.name, 0.02, 1.0))
     return found
