@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 BLOCK = MIB  # bytes of a tensor
 DIGEST = 16  # bytes of a block's digest
-_VERSION = 4
+_VERSION = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,24 +97,43 @@ def counts_of(found: Iterable[int]) -> Array:
     return numpy.array(list(found), dtype=numpy.int64)
 
 
+_SIZES = (1, 2, 4, 8)  # bytes of a number
+_HEAD = 4  # numbers of 32 bits: how many entries, the shift, and exceptions and bytes of both parts
+
+
 def packed(keys: Array, counts: Array) -> Array:
-    """Magnitudes (ascending) and their counts in few bytes: steps and counts in no more bytes each than they need."""
+    """Magnitudes (ascending) and their counts in few bytes: steps and counts as short as most are, exceptions apart."""
     low = int(numpy.bitwise_or.reduce(keys, initial=0))
     shift = (low & -low).bit_length() - 1 if low else 0
     steps = numpy.diff(keys >> shift, prepend=numpy.uint32(0))
-    narrow = [part.astype(numpy.min_scalar_type(int(part.max(initial=0)))) for part in (steps, counts)]
-    head = numpy.array([shift, *(part.itemsize for part in narrow)], numpy.uint8)
-    return numpy.concatenate([head, *(part.view(numpy.uint8) for part in narrow)])
+    head, parts = [len(keys), shift], []
+    for part in (steps.astype("<u8"), counts.astype("<u8")):
+        over = {size: numpy.flatnonzero(part >> (8 * size)) for size in _SIZES[:-1]} | {8: part[:0]}
+        size = min(_SIZES, key=lambda size: size * len(part) + 12 * len(over[size]))
+        head.append(len(over[size]) << 4 | size)
+        parts += [part.astype(f"<u{size}"), over[size].astype("<u4"), part[over[size].astype(int)]]
+    return numpy.concatenate([part.view(numpy.uint8) for part in (numpy.array(head, "<u4"), *parts)])
 
 
 def unpacked(data: Array) -> tuple[Array, Array]:
     """What `packed` was given; Broken where that cannot be."""
-    if data.dtype != numpy.uint8 or data.ndim != 1 or len(data) < 3:
+    raw = data.tobytes()
+    if len(raw) < 4 * _HEAD:
         raise Broken
-    shift, *sizes = map(int, data[:3])
-    many, rest = divmod(len(data) - 3, max(1, sum(sizes)))
-    if rest or shift > 31 or any(size not in (1, 2, 4, 8) for size in sizes):
+    many, shift, *forms = map(int, numpy.frombuffer(raw, "<u4", _HEAD))
+    sizes = [(form & 15, form >> 4) for form in forms]
+    whole = 4 * _HEAD + sum(size * many + 12 * over for size, over in sizes)
+    if shift > 31 or len(raw) != whole or any(size not in _SIZES for size, _ in sizes):
         raise Broken
-    steps = data[3 : 3 + many * sizes[0]].copy().view(f"<u{sizes[0]}")
-    counts = data[3 + many * sizes[0] :].copy().view(f"<u{sizes[1]}")
-    return numpy.cumsum(steps, dtype=numpy.uint32) << numpy.uint32(shift), counts.astype(numpy.int64)
+    found, place = [], 4 * _HEAD
+    for size, over in sizes:
+        part = numpy.frombuffer(raw, f"<u{size}", many, place).astype(numpy.uint64)
+        place += size * many
+        where = numpy.frombuffer(raw, "<u4", over, place)
+        if over and int(where.max()) >= many:
+            raise Broken
+        part[where] = numpy.frombuffer(raw, "<u8", over, place + 4 * over)
+        place += 12 * over
+        found.append(part)
+    steps, counts = found
+    return numpy.cumsum(steps).astype(numpy.uint32) << numpy.uint32(shift), counts.astype(numpy.int64)

@@ -105,7 +105,24 @@ def test_counts_come_back_as_they_were(shift: int) -> None:
         assert (told[0].dtype, told[1].dtype) == (np.uint32, np.int64)
 
 
-@pytest.mark.parametrize("data", [[], [0, 1], [0, 1, 3, 0, 0, 0, 0], [0, 1, 1, 7], [40, 1, 1, 7, 7]], ids=str)
-def test_counts_that_are_none_are_refused(data: list[int]) -> None:
-    with pytest.raises(catalogue_store.Broken):
-        catalogue_store.unpacked(np.array(data, np.uint8))
+def test_counts_are_kept_in_few_bytes() -> None:
+    """A few large steps and counts among many small ones do not make all of them long."""
+    keys = np.cumsum(np.r_[1 << 30, np.full(5000, 3 << 8), 1 << 29]).astype(np.uint32)
+    counts = np.r_[1 << 40, np.full(5000, 200), 7]
+    data = catalogue_store.packed(keys, counts)
+    assert len(data) < 2.1 * len(keys)
+    assert all(map(np.array_equal, catalogue_store.unpacked(data), (keys, counts)))
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [[], [1, 0, 1], [1, 40, 1, 1], [1, 0, 3, 1], [1, 0, 1, 1], [1, 0, 1 << 4 | 1, 1, 0xFF000007, 0, 0, 0]],
+    ids=str,
+)
+def test_counts_that_are_none_are_refused(numbers: list[int]) -> None:
+    data = np.array(numbers, "<u4").view(np.uint8)
+    for tail in (0, 1, 2):  # bytes: of some, two would be right
+        if numbers == [1, 0, 1, 1] and tail == 2:
+            continue
+        with pytest.raises(catalogue_store.Broken):
+            catalogue_store.unpacked(np.append(data, np.zeros(tail, np.uint8)))
