@@ -25,10 +25,8 @@ COEFFICIENTS = (
     "eta",
     "weight",
 )  # the first that a method has is its coefficient
-_GUARDS = (
-    "threshold",
-    "rank_tol",
-)  # fractions that only decide where a formula ends or is replaced by its limit
+# fractions that only decide where a formula ends or is replaced by its limit
+_GUARDS = {"threshold", "rank_tol"}
 COEFFICIENT_RANGE = (
     0.05,
     8.0,
