@@ -9,16 +9,16 @@ import pytest
 
 from cuvee.engine.cluster.cost import ClusterRates, estimate
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "io-0.5b.json"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "engine-0.5b.json"
+METHODS = ("linear", "task_arithmetic", "slerp", "dare_linear", "karcher", "ties", "sce", "della", "pcb")
 
 
-@pytest.mark.parametrize("method", ["passthrough", "linear", "task_arithmetic"])
-def test_measured_times_of_a_quiet_machine_are_met_within_two_fifths(method: str) -> None:
-    (points,) = json.loads(RESULTS.read_text())["early writeback only"].values()
-    point = points[method]
+@pytest.mark.parametrize("method", METHODS)
+def test_measured_times_of_a_quiet_machine_are_met_within_three_tenths(method: str) -> None:
+    point = json.loads(RESULTS.read_text())["results"][method]["warm"]
     nbytes = 1_000_000_000  # cancels out: both rates are of the same bytes
     rates = ClusterRates(nbytes / point["floor"], 1e12, nbytes / point["cpu"])
-    assert estimate(nbytes, 1, 2, rates).total == pytest.approx(point["wall"], rel=0.4)
+    assert estimate(nbytes, 1, 2, rates).total == pytest.approx(point["wall"], rel=0.3)
 
 
 def test_the_slowest_resource_decides_and_workers_stop_helping() -> None:

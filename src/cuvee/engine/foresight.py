@@ -39,6 +39,8 @@ _RUNS = 8  # blocks of the output
 _FLOAT, _WORD = 4, 8  # bytes of a magnitude that is gathered or ranked, and of sums and ranks
 _TEMPORARIES = 4  # of a run that torch makes
 _SMALL, _SHARE, _SHARE_LARGE = 1 << 24, 0.08, 0.012  # of a tensor's magnitudes, gathered for a threshold
+_HELD = 8 << 20  # magnitudes that are gathered at most; more are counted
+_JOINED, _JOINED_EACH = 0.11, 0.065  # bytes of joined inputs for each element, and with each input
 
 # Nanoseconds of one thread for each element and input, by stage: what a quiet machine took beyond its floor and beyond
 # repeated passes at the floor's rate (`benchmarks/results/engine-0.5b.json`). Arithmetic that passes while the device
@@ -48,11 +50,11 @@ _NANOSECONDS: Mapping[str, float] = {
     "linear": 0.1,
     "weighted_sum": 0.1,
     "elect": 0.3,
-    "trim": 2.3,
-    "band": 1.6,
+    "trim": 2.0,
+    "band": 1.4,
     "drop": 0.4,
     "magprune": 8.3,
-    "sce": 3.1,
+    "sce": 2.8,
     "magmax": 0.1,
     "consensus": 0.15,
     "ram": 0.25,
@@ -193,10 +195,10 @@ def _magnitudes(node: Apply) -> int:
     count = math.prod(node.shape)
     if not {"cuts", "sizes"} & set(wanted(node)):
         return 0
-    if node.group is None:
-        return int((_SHARE if count <= _SMALL else _SHARE_LARGE) * count) * _FLOAT
-    copies = 2.5 * len(node.inputs) if node.stage == "pcb" else 1  # joined, then searched
-    return int(copies * _SHARE_LARGE * count) * _FLOAT
+    if node.stage == "pcb":  # all inputs' magnitudes joined, then searched
+        return int((_JOINED + _JOINED_EACH * len(node.inputs)) * count)
+    share = _SHARE if count <= _SMALL and node.group is None else _SHARE_LARGE
+    return min(int(share * count), _HELD) * _FLOAT
 
 
 def _sums(node: Apply) -> int:
