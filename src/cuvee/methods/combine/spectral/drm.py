@@ -234,8 +234,9 @@ def aligned(
 
 def _lengths(matrix: Tensor) -> Tensor:
     """The length of each row, at least the smallest number; in float64, where no square is too large or too small."""
-    runs = (torch.linalg.vector_norm(run.double(), dim=1, keepdim=True) for run in matrix.split(_ROWS))
-    return torch.cat(list(runs)).to(matrix.dtype).clamp(min=torch.finfo(matrix.dtype).tiny)
+    starts = range(0, max(1, len(matrix)), _ROWS)
+    runs = [torch.linalg.vector_norm(matrix[s : s + _ROWS].double(), dim=1, keepdim=True) for s in starts]
+    return torch.cat(runs).to(matrix.dtype).clamp(min=torch.finfo(matrix.dtype).tiny)
 
 
 def shared_basis(one: Callable[[int], Tensor], count: int, decompose: Decomposer, rank_cut: float) -> Tensor:
