@@ -271,6 +271,29 @@ def variations() -> list[dict[str, Any]]:
     return found
 
 
+def grams() -> list[dict[str, Any]]:
+    """All products of two to four inputs, less a base or not, narrow and wide."""
+    found, lines = [], -(-ELEMENTS // TILE)
+    for base, inputs in (
+        ("few_h", "p q"),
+        ("few_h", "p few q"),
+        ("", "p few"),
+        ("", "p q r"),
+        ("", "p q few r"),
+    ):
+        names = inputs.split()
+        less = INPUTS[base].float() if base else torch.zeros(ELEMENTS)
+        values = [(INPUTS[name].float() - less).double() for name in names]
+        given = struct.pack("2iqq", len(names), 0 if base else -1, 24 + 16 * len(names), lines)
+        for place, name in enumerate(names, bool(base)):
+            given += struct.pack("4i", place, place, int(INPUTS[name].dtype == torch.float32), 0)
+        sums = [line_sums(a * b, by_row=False) for i, a in enumerate(values) for b in values[i:]]
+        data = given + b"".join(map(raw, sums))
+        ops = [op(Code.GRAM)]
+        found.append(case(f"gram {base} {inputs}", f"{base} {inputs}", ops, None, given=given, data=data))
+    return found
+
+
 def agreeing(changes: list[Tensor], least: float) -> Tensor:
     """The weighted mean of those that agree in sign with their sum, which counts as above 0 where it is 0."""
     sign = torch.where(sum(changes, torch.zeros(ELEMENTS)) >= 0, 1.0, -1.0)
@@ -590,6 +613,7 @@ def recorded() -> dict[str, Any]:
         *votes(),
         *variances(),
         *variations(),
+        *grams(),
         *balances(),
         *crowds(),
         *eight_bits(),

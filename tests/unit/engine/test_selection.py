@@ -79,17 +79,20 @@ def test_a_sum_that_is_not_finite_is_told(values: list[float]) -> None:
         MACHINE.total((ctypes.c_double * len(values))(*values))
 
 
-@pytest.mark.parametrize(("scale", "narrow"), [(1.0, True), (50.0, False)])
-def test_where_a_threshold_may_lie_follows_from_how_tiles_differ(scale: float, narrow: bool) -> None:
+@pytest.mark.parametrize(("scale", "zeros", "narrow"), [(1.0, 0, True), (50.0, 0, False), (1.0, 9000, True)])
+def test_where_a_threshold_may_lie_follows_from_how_tiles_differ(
+    scale: float, zeros: int, narrow: bool
+) -> None:
     assert MACHINE is not None
     rng = random.Random(0)
     sizes = [abs(rng.gauss(0, 1)) * (scale if tile % 2 else 1.0) for tile in range(64) for _ in range(TILE)]
     keys = (ctypes.c_float * len(sizes))(*sizes)
     bits = (ctypes.c_uint32 * len(sizes)).from_buffer(keys)
-    most = selection._half(0.7, len(sizes), 1 << 22)
-    found = selection._likely(bits, int(0.7 * len(sizes)), len(sizes), 1 << 22, MACHINE)
-    assert found <= most * 1.001  # places are whole
-    assert (found < most / 2) == narrow
+    share = (zeros + 0.7 * len(sizes)) / (zeros + len(sizes))
+    most = selection._half(share, zeros + len(sizes), 1 << 22)
+    found = selection._likely(bits, zeros, share, 1 << 22, MACHINE)
+    assert found <= most
+    assert (found < 0.7 * most) == narrow
 
 
 def test_too_many_magnitudes_say_nothing() -> None:

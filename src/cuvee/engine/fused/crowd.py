@@ -33,7 +33,7 @@ class Member:
 
 def mixed(builder: Builder, node: Apply, weights: Sequence[float], *, first: bool) -> Value | None:
     """The weighted sum of a stage's inputs, begun with the first product or with 0; None where it takes more."""
-    members = [_plain(child) or changed(builder, child) or _dropped(builder, child) for child in node.inputs]
+    members = [plain(child) or changed(builder, child) or _dropped(builder, child) for child in node.inputs]
     return _emitted(builder, Code.MIXED, members, weights, weights, {"first": int(first)})
 
 
@@ -100,7 +100,7 @@ def memory(builder: Builder, head: type[Any], each: type[Any], count: int) -> tu
     return first, (each * count).from_buffer(raw, ctypes.sizeof(head))
 
 
-def _plain(node: Node) -> Member | None:
+def plain(node: Node) -> Member | None:
     read = loaded(node)
     return None if read is None else Member(read, None)
 

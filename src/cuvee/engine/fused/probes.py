@@ -10,6 +10,7 @@ from typing import Any
 from cuvee.engine.fused import asking, varying
 from cuvee.engine.fused.balance import judged
 from cuvee.engine.fused.builder import Builder, Unfusable, Value
+from cuvee.engine.fused.products import products
 from cuvee.engine.fused.selection import Probe, Window
 from cuvee.engine.fused.stages import ballot, thinned
 from cuvee.engine.fused.votes import moved, selected, variance
@@ -46,6 +47,9 @@ def probed(builder: Builder, probe: Probe, node: Apply, place: int, total: int) 
 
 
 def _gram(builder: Builder, node: Apply, lines: int) -> Results:
+    at_once = products(builder, node, lines)
+    if at_once is not None:
+        return lambda: at_once
     values = [builder.use(child) for child in node.inputs]
     sums = []
     for i, a in enumerate(values):

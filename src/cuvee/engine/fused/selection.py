@@ -49,7 +49,7 @@ _SMALL = 1 << 24  # elements: up to here a sample is one in 48, above one in 128
 _DEVIATIONS = 8  # of the sample's threshold, for independent magnitudes
 _UNEVEN, _UNEVEN_LARGE = 0.03, 0.005  # allowed on top of that for rows and tensors that differ
 _EVEN_LEAST = 0.002  # where it is known how tiles differ
-_RUNS = 32  # tiles at least, for that
+_RUNS = 32  # runs of keys at least, for that
 _EVEN = 0.02  # of that allowance, near the smallest and the largest
 _HELD = 8 << 20  # magnitudes of one figure that may be gathered
 _ALL = (0, 0x80000000)  # every magnitude but 0 lies between
@@ -212,7 +212,7 @@ def _bounds(
     bounds, held = [], 0.0
     for goal in goals:
         share = goal(round(zeros / count * total)) / total
-        half = _likely(keys, round(share * count) - zeros, count, total, kernels)
+        half = _likely(keys, zeros, share, total, kernels)
         held += 2 * half / count * total
         places = int(share * count - half), int(share * count + half) + 1
         low = 0 if places[0] < zeros else _key(keys, places[0] - zeros, kernels)
@@ -235,18 +235,21 @@ def _half(share: float, count: int, total: int) -> float:
     return _DEVIATIONS * math.sqrt(count * spread) + uneven * min(10 * spread + _EVEN, 1)
 
 
-def _likely(keys: Any, place: int, count: int, total: int, kernels: Kernels) -> float:
-    """How many places a threshold may be off, from how differently its magnitudes lie in the tiles of the sample; no
-    more than where nothing is known of them, and as much where there are zeros, which are not among the keys.
+def _likely(keys: Any, zeros: int, share: float, total: int, kernels: Kernels) -> float:
+    """How many places of a sample a threshold may be off, from how differently its keys lie in runs of them.
+
+    No more than where nothing is known of them. How many zeros there are, which are not among the keys, shifts a
+    threshold by as much as lies above it.
     """
-    share, runs = place / count, len(keys) // TILE
-    most = _half(share, count, total)
-    if len(keys) < count or runs < _RUNS or not 0 <= place < count:
+    count, runs = zeros + len(keys), len(keys) // TILE
+    most, place = _half(share, count, total), round(share * count) - zeros
+    if runs < _RUNS or not 0 <= place < len(keys):
         return most
     found, squares = kernels.less(keys, _key(keys, place, kernels), TILE)
     varied = max(squares / runs - (found / runs) ** 2, 0.0)
-    spread = share * (1 - share)
-    least = _EVEN_LEAST * count * min(10 * spread + _EVEN, 1)
+    least = _EVEN_LEAST * count * min(10 * share * (1 - share) + _EVEN, 1)
+    if zeros:
+        least += (1 - place / len(keys)) * _half(zeros / count, count, total)
     return min(_DEVIATIONS * math.sqrt(runs * varied) + least, most)
 
 

@@ -71,6 +71,7 @@ class Code(IntEnum):
     SPREADS = 55  # the variance of inputs less a register (`Varying`)
     ENERGY = 56  # float64 squares of each line of those where that is selected
     DECIDED = 57  # the mean of those that agree with the sign of their sum
+    GRAM = 58  # float64 products of each line, of all inputs less a register with each other (`Gram`)
 
 
 class Op(ctypes.Structure):
@@ -186,6 +187,22 @@ class Ballot(ctypes.Structure):
     )
 
 
+class Factor(ctypes.Structure):
+    """An input of GRAM; `Gram` says how many follow it."""
+
+    _fields_ = tuple((name, ctypes.c_int32) for name in ("input", "own", "wide", "unused"))
+
+
+class Gram(ctypes.Structure):
+    """Before the inputs of GRAM."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("count", "base")),
+        ("sums", ctypes.c_int64),  # bytes behind the head
+        ("lines", ctypes.c_int64),
+    )
+
+
 class Varied(ctypes.Structure):
     """An expert of SPREADS, ENERGY and DECIDED; `Varying` says how many follow it."""
 
@@ -209,6 +226,7 @@ class Varying(ctypes.Structure):
 
 
 CROWD = 64  # experts at most
+FACTORS = 4  # inputs of GRAM at most
 TRIMMED, DROPPED = 1, 2  # how an expert is thinned: by magnitude, or at random
 MADE = {"sum": 0, "mean": 1, "max": 2}  # what ELECTED makes of those that agree
 
