@@ -47,7 +47,8 @@ def _watch(places: Sequence[str], refused: set[str]) -> None:
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event in refused:
             raise LeakError("CV-B372", f"a method called `{event}`, which leads to test items")
-        if (event != "open" and not event.startswith("os.")) or getattr(own, "busy", False):
+        asks = event == "open" or (event.startswith("os.") and not event.endswith("env"))  # not os.putenv
+        if not asks or getattr(own, "busy", False):
             return
         own.busy = True
         try:

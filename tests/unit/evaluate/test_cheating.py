@@ -373,6 +373,14 @@ def test_other_programs_are_shut_off_or_refused(
         assert Referee(Track()).choose(honest).settings == {"said": "x\n"}
 
 
+def test_naming_a_place_is_no_way_there(cached: Path) -> None:
+    def names(room: Selection) -> Any:
+        os.environ["SOME_FOLDER"] = str(cached.parent)
+        return room.base, {"listed": len(list(cached.parents[3].iterdir()))}
+
+    assert Referee(Track()).choose(names).settings["listed"] > 0
+
+
 def test_what_is_hidden_cannot_be_uncovered(cached: Path) -> None:
     if not linux_namespaces.available():
         pytest.skip("this system grants no namespaces")
