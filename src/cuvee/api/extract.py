@@ -26,6 +26,7 @@ def extract_lora(  # noqa: PLR0913 (each is a choice of its own)
     error: float | None = None,
     rest: Literal["save", "drop"] = "save",
     dtype: str | None = None,
+    truncate_vocabulary: bool = False,
     overwrite: bool = False,
     offline: bool = False,
     run: RunOptions | None = None,
@@ -41,6 +42,7 @@ def extract_lora(  # noqa: PLR0913 (each is a choice of its own)
         error: or the largest relative error of each matrix in the Frobenius norm, such as 1e-3.
         rest: tensors that no adapter can hold (norms, biases): save them whole, or drop them and say so.
         dtype: of the factors; float32 when not given.
+        truncate_vocabulary: where vocabularies differ in size, the rows that all have; trusts that their tokens agree.
 
     Raises:
         UsageError: CV-U170, not exactly one of rank, energy and error.
@@ -63,7 +65,8 @@ def extract_lora(  # noqa: PLR0913 (each is a choice of its own)
     saved = []
     for name, model in models.items():
         recipe = recipe_from({name: model}, base, "task_arithmetic", {}, {"out_dtype": dtype})
-        recipe = replace(recipe, output=replace(recipe.output, adapter=form))
+        output = replace(recipe.output, adapter=form)
+        recipe = replace(recipe, output=output, truncate_vocabulary=truncate_vocabulary)
         plan = Blend(recipe, offline=offline).build()
         try:
             place = Path(out) if len(models) == 1 else Path(out) / name

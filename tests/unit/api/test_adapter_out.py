@@ -93,6 +93,24 @@ def test_an_extracted_adapter_gives_the_model_back_in_peft(kind: str, tmp_path: 
 
 
 @pytest.mark.transformers
+def test_a_grown_vocabulary_is_cut_on_request(tmp_path: Path) -> None:
+    model = model_folder("llama", tmp_path / "base")
+    tuned = noisy(tmp_path / "base", tmp_path / "tuned", 1)
+    wanted = load_file(tuned / "model.safetensors")
+    grown = {n: torch.cat([t, torch.ones(3, 16)]) if len(t) == 40 else t for n, t in wanted.items()}
+    save_file(grown, tuned / "model.safetensors", {"format": "pt"})
+    config = json.loads((tuned / "config.json").read_text())
+    (tuned / "config.json").write_text(json.dumps({**config, "vocab_size": 43}))
+    models = (str(tmp_path / "base"), str(tuned), tmp_path / "out")
+    with pytest.raises(CuveeError, match="CV-P038"):
+        extract_lora(*models, error=1e-6)
+    extract_lora(*models, error=1e-6, truncate_vocabulary=True)
+    found = through_peft(model, tmp_path / "out")
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=2e-6, msg=name)
+
+
+@pytest.mark.transformers
 def test_gpt2_with_its_tied_head(tmp_path: Path) -> None:
     model = model_folder("gpt2", tmp_path / "base")
     tuned = noisy(tmp_path / "base", tmp_path / "tuned", 1, only=".h.")

@@ -46,6 +46,7 @@ def command() -> None:
     help="Norms and biases: save them whole, or drop them.",
 )
 @click.option("--dtype", default=None, metavar="DTYPE", help="Type of the factors (default float32).")
+@click.option("--unsafe-truncate-embeddings", is_flag=True, help="Cut vocabularies to their common rows.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output, atomically.")
 @click.option("--offline", is_flag=True, help="Never touch the network.")
 @run_options
@@ -71,6 +72,7 @@ def lora(base: str, tuned: tuple[str, ...], out: Path, **given: Any) -> int:
         error=given["error"],
         rest=given["rest"],
         dtype=given["dtype"],
+        truncate_vocabulary=given["unsafe_truncate_embeddings"],
         overwrite=given["overwrite"],
         offline=is_offline(given["offline"]),
         run=run_choices(given),
