@@ -296,6 +296,24 @@ def test_packages_read_as_many_bytes_as_their_plan_says(
     assert said.bytes_read <= reads.count <= (said.bytes_read_at_most or said.bytes_read)
 
 
+@pytest.mark.parametrize("kernels", [True, False])
+def test_what_two_links_lead_to_is_counted_as_it_is_read(
+    kernels: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links = [tmp_path / name for name in ("here", "there")]
+    for link in links:
+        link.symlink_to(folder / "1", target_is_directory=True)
+    made = cuvee.merge([str(link) for link in links], base=str(folder / "0"), method="task_arithmetic")
+    plan, options = made.build(), RunOptions(kernels=kernels)
+    try:
+        said = outlook(plan, options=options).prediction
+        with counted(folder, monkeypatch) as reads:
+            save(plan, tmp_path / "out", options)
+    finally:
+        plan.close()
+    assert reads.count == said.bytes_read
+
+
 @pytest.mark.parametrize("method", ["task_arithmetic", "ties", "tsv_m", "lora_cat"])
 @pytest.mark.parametrize("setting", ["tight", "roomy"])
 @pytest.mark.parametrize("adapters", [False, True], ids=["models", "adapters"])
