@@ -9,7 +9,7 @@ from typing import Any
 
 from cuvee.core.names import printable
 from cuvee.errors import Diagnostic, RecipeError
-from cuvee.methods.contract import Dialect
+from cuvee.methods.contract import Dialect, Method
 from cuvee.methods.registry import get, parameters_for, stage
 from cuvee.recipe.curves import written
 from cuvee.recipe.model import (
@@ -34,7 +34,7 @@ MODELINE = "# yaml-language-server: $schema=./recipe.schema.json   (write it wit
 def native_text(recipe: Recipe) -> tuple[str, list[Diagnostic]]:
     """The recipe as YAML text, and notes on what could only be said differently.
 
-    RecipeError (CV-R017) for a recipe that has no form in Cuvée's language: of a chain, or with live objects.
+    RecipeError (CV-R017) for a recipe that has no form in Cuvée's language: of a base alone, or with live objects.
     """
     notes: list[Diagnostic] = []
     return MODELINE + _dump(_Exporter(recipe, notes).content()), notes
@@ -53,11 +53,9 @@ def _dump(content: Mapping[str, Any]) -> str:
 
 class _Exporter:
     def __init__(self, recipe: Recipe, notes: list[Diagnostic]) -> None:
-        if recipe.method is None:
-            raise RecipeError("CV-R017", "a recipe that names no method is not written by an import")
         self.recipe, self.notes = recipe, notes
-        self.method = get(recipe.method)
-        self.dialect: Dialect | None = self.method.dialects.get(recipe.dialect)
+        self.method = get(recipe.method) if recipe.method else None  # None: a chain
+        self.dialect: Dialect | None = self.method.dialects.get(recipe.dialect) if self.method else None
         self.names = self._aliases()
         files = [spec.text for spec in recipe.sources.values() if isinstance(spec, Reference)]
         self.bare = (
@@ -68,7 +66,7 @@ class _Exporter:
 
     def _complete(self) -> None:
         """RecipeError where a model lacks a value the dialect demands: here it would silently get the default."""
-        if self.dialect is None:
+        if self.method is None or self.dialect is None:
             return
         wanted = [s.name for s in self.dialect.parameters if s.required]
         for module in self.recipe.modules.values():
@@ -97,12 +95,13 @@ class _Exporter:
         if self.recipe.dialect == "cuvee":
             return {alias: alias for alias in self.recipe.sources}
         words = {alias: alias.rstrip("/").split("/")[-1].split("@")[0] for alias in self.recipe.sources}
-        random = any(stage(step.stage).random for step in self.method.steps)
+        calls = self.method.steps if self.method else self.recipe.chain
+        random = any(stage(call.stage).random for call in calls)
         out: dict[str, str] = {}
         for number, (alias, word) in enumerate(words.items(), 1):
             unique = list(words.values()).count(word) == 1 and word not in ("base", "")
             out[alias] = alias if random and alias != "base" else word if unique else f"model_{number}"
-        asked = self.dialect.base if self.dialect else self.method.base
+        asked = self.dialect.base if self.dialect else self.base_of()
         if self.recipe.base is not None and asked != "ordinary" and not self.base_first():
             out[self.recipe.base] = "base"
         return out
@@ -121,7 +120,7 @@ class _Exporter:
         }
         if not out["experts"]:
             raise RecipeError("CV-R017", "a recipe of a base alone has no form in Cuvée's own language")
-        out["merge"] = {"method": self.method.name, **self.with_defaults(self.settings(recipe.settings))}
+        out["merge"] = self.merge()
         if every is None:
             out["modules"] = {name: self.module(module) for name, module in recipe.modules.items()}
         elif simple is None:
@@ -129,9 +128,20 @@ class _Exporter:
         out.update(self.rest())
         return out
 
+    def merge(self) -> Any:
+        """The method with its shared values, or the stages of a chain, each with its own."""
+        if self.method is not None:
+            return {"method": self.method.name, **self.with_defaults(self.method, self.recipe.settings)}
+        calls = [(call.stage, self.settings(call.settings)) for call in self.recipe.chain]
+        return [{name: values} if values else name for name, values in calls]
+
+    def base_of(self) -> str:
+        """What the method takes a base as; a chain takes task vectors from it."""
+        return self.method.base if self.method else "required"
+
     def base_first(self) -> bool:
         """Whether the base is the first of the models combined, which Cuvée's recipes list as an expert."""
-        return self.method.base == "ordinary" and self.dialect is not None and self.dialect.base == "required"
+        return self.base_of() == "ordinary" and self.dialect is not None and self.dialect.base == "required"
 
     def base_inside(self) -> bool:
         """Whether the base is one of the models combined there, but task vectors would be taken from it here.
@@ -139,7 +149,7 @@ class _Exporter:
         Then it is an expert, the first, since config and tokenizer come from the first.
         """
         spoken = self.dialect is not None and self.dialect.base == "ordinary"
-        return self.recipe.base is not None and spoken and self.method.base != "ordinary"
+        return self.recipe.base is not None and spoken and self.base_of() != "ordinary"
 
     def ordered(self) -> list[str]:
         slices = (part for module in self.recipe.modules.values() for part in module.slices)
@@ -250,9 +260,9 @@ class _Exporter:
         points = written(value, [translate(p) for p in value.points])
         return points if value.shape == "linear" else {"curve": value.shape, "points": points}
 
-    def with_defaults(self, shared: dict[str, Any]) -> dict[str, Any]:
+    def with_defaults(self, method: Method, settings: Settings) -> dict[str, Any]:
         """The shared settings, with the dialect's defaults where they say nothing and ours would differ."""
-        ours = parameters_for(self.method)
+        shared, ours = self.settings(settings), parameters_for(method)
         for name, default in (self.dialect.defaults if self.dialect else {}).items():
             if name not in ours or default == ours[name].default:
                 continue

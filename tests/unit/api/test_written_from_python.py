@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
 import cuvee
@@ -52,6 +53,23 @@ def test_the_recipe_is_kept_and_makes_the_same_again(
     first, second = (load_file(tmp_path / out / "model.safetensors")["w"] for out in ("out", "again"))
     assert torch.equal(first, second)
     assert cli("reproduce", str(tmp_path / "out"), "-q").code == 0
+
+
+def test_chains_are_kept_too(models: list[Path], tmp_path: Path, cli: Any) -> None:
+    base, *experts = models
+    stages: list[Any] = [
+        ("trim", {"density": [0.3, 0.6]}),
+        ("drop", {"density": 0.5}),
+        {"elect": {"weight": [1.0, 0.4]}},
+        "scale",
+    ]
+    cuvee.merge(experts, base=base, method=stages, seed=3).save(tmp_path / "out")
+    written = YAML(typ="safe").load((tmp_path / "out" / "cuvee.yaml").read_text())
+    assert written["merge"] == ["trim", {"drop": {"density": 0.5}}, "elect", "scale"]
+    assert [one["trim.density"] for one in written["experts"].values()] == [0.3, 0.6]
+    assert cli("merge", str(tmp_path / "out" / "cuvee.yaml"), "-o", str(tmp_path / "again"), "-q").code == 0
+    first, second = (load_file(tmp_path / out / "model.safetensors")["w"] for out in ("out", "again"))
+    assert torch.equal(first, second)
 
 
 def test_a_merge_of_models_in_memory_promises_no_recipe(models: list[Path], tmp_path: Path) -> None:
