@@ -71,7 +71,7 @@ def test_a_library_that_fails_its_test_is_refused_and_one_is_built(
     if damage == "wrong arithmetic":
         text = text.replace("a[i] - b[i]; break;", "b[i] - a[i]; break;")
     if damage == "an older library":
-        text = text.replace("cuvee_select", "cuvee_select_of_old")
+        text = text.replace("cuvee_equal", "cuvee_equal_of_old")
     assert damage == "not a library" or text != build.SOURCE.read_text()
     source = tmp_path / "kernels.c"
     source.write_text(text)
