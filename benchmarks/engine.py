@@ -37,6 +37,14 @@ from checkpoints import config, shapes
 EXPERTS = ("one", "two", "three")
 PIECE = 4 << 20
 DROP = Path("/proc/sys/vm/drop_caches")
+# The peak is told by the process: its `ru_maxrss` begins with the memory of the one that started it.
+MERGE = """
+import atexit, sys
+from pathlib import Path
+atexit.register(lambda: sys.stderr.write(Path("/proc/self/status").read_text()))
+from cuvee.cli import main
+sys.exit(main())
+"""
 
 # method → (models, base, parameters of all, parameters of each model)
 METHODS: dict[str, tuple[int, bool, dict[str, Any], dict[str, Any]]] = {
@@ -138,19 +146,22 @@ def command(folder: Path, method: str, out: Path) -> Measured:
     """One `cuvee merge` in a process of its own."""
     path, _ = recipe(folder, method)
     shutil.rmtree(out, ignore_errors=True)
-    code = "import sys; from cuvee.cli import main; sys.exit(main())"
     began = time.perf_counter()
     child = subprocess.Popen(
-        [sys.executable, "-c", code, "merge", str(path), "-o", str(out), "--quiet", "--offline"],
+        [sys.executable, "-c", MERGE, "merge", str(path), "-o", str(out), "--quiet", "--offline"],
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    assert child.stderr is not None
+    told = child.stderr.read()
     _, status, used = os.wait4(child.pid, 0)
     wall = time.perf_counter() - began
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
-        sys.exit(f"{method} failed")
+        sys.exit(f"{method} failed: {told}")
     shutil.rmtree(out)
-    return Measured(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+    return Measured(wall, used.ru_utime + used.ru_stime, float(told.split("VmHWM:")[1].split()[0]) / 1024)
 
 
 def floor(files: list[Path], out: Path, nbytes: int, threads: int | None = None) -> Measured:

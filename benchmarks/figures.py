@@ -88,7 +88,8 @@ def beside(size: str) -> str:
         [f"`{method}`", number(found["warm"]["times_faster"], 1), number(found["warm"].get("at_most"), 1)]
         for method, found in data.get("results", {}).items()
     ]
-    return RIVAL + "\n" + table(("method", "times faster", "at most"), rows) if rows else ""
+    note = f"\n{data['note']}\n" if data.get("note") else ""
+    return RIVAL + "\n" + table(("method", "times faster", "at most"), rows) + note if rows else ""
 
 
 def memory() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cuvee.api.blend import Blend
 from cuvee.api.checkpoint import Checkpoint
@@ -44,6 +44,7 @@ def merge(
     seed: int = 0,
     dtype: Any = None,
     out_dtype: Any = None,
+    names: Literal["strict", "union", "intersection"] = "strict",
     offline: bool = False,
     **parameters: Any,
 ) -> Blend:
@@ -57,6 +58,7 @@ def merge(
         seed: of random stages.
         dtype: type that inputs are read as and arithmetic is done in; float32 when not given.
         out_dtype: type of the result; `dtype`, else that of the inputs when not given.
+        names: tensors that some models lack: an error, merged from the models that have them, or left out.
         offline: never touch the network.
         parameters: of the method. A scalar, one value for each model, a curve over the layers, a mapping from name
             patterns to values (`{"*.mlp.*": 0.3, "default": 0.5}`), rules (`[{"role": "mlp", "value": 0.3}, …]`);
@@ -65,7 +67,7 @@ def merge(
     Raises:
         RecipeError: a parameter is unknown or out of range.
     """
-    options = {"seed": seed, "dtype": dtype, "out_dtype": out_dtype}
+    options = {"seed": seed, "dtype": dtype, "out_dtype": out_dtype, "names": names}
     return Blend(recipe_from(models, base, method, parameters, options), offline=offline)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, Literal
 
 from cuvee.core.dtypes import parse_dtype
 from cuvee.core.names import did_you_mean, printable
@@ -32,6 +32,11 @@ from cuvee.recipe.model import (
 from cuvee.recipe.native_settings import ValueReader
 
 BASE = "base"
+NAMES: tuple[Literal["strict"], Literal["union"], Literal["intersection"]] = (
+    "strict",
+    "union",
+    "intersection",
+)
 _NOWHERE = Document(None, "", None, {}, {})
 
 
@@ -95,13 +100,24 @@ def _plain_recipe(
         base=BASE if BASE in sources else None,
         compute=_dtype(options.get("dtype"), "dtype"),
         seed=int(options.get("seed") or 0),
-        names=options.get("names") or "strict",
+        names=_names(options.get("names", "strict")),
         chat_template=options.get("chat_template"),
         vocabulary=options.get("tokenizer"),
         output=Output(
             dtype=_dtype(options.get("out_dtype"), "out_dtype"),
             shard_bytes=options.get("shard_bytes") or 5_000_000_000,
         ),
+    )
+
+
+def _names(asked: Any) -> Literal["strict", "union", "intersection"]:
+    """What happens to tensors that some models lack; UsageError for another word."""
+    for known in NAMES:
+        if asked == known:
+            return known
+    hint = did_you_mean(str(asked), NAMES)
+    raise UsageError(
+        "CV-U380", f"`names` is one of {', '.join(NAMES)}, not `{printable(str(asked))}`", hint=hint
     )
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import cuvee
-from cuvee.errors import PlanError
+from cuvee.errors import PlanError, UsageError
 
 BERT = {
     "architectures": ["BertForSequenceClassification"],
@@ -174,7 +174,7 @@ def test_a_head_that_only_some_models_have_is_cut_too(tmp_path: Path) -> None:
 def test_tensors_that_one_model_lacks(names: Any) -> None:
     one, two = llama(9, 0, head=False), llama(9, 1, head=False)
     two["extra.weight"] = torch.randn(3)
-    blend = cuvee.merge([one, two]).with_(names=names)
+    blend = cuvee.merge([one, two], names=names)
     if names == "strict":
         with pytest.raises(PlanError, match=r"`extra.weight` is missing from `expert_1`"):
             blend.plan()
@@ -184,6 +184,15 @@ def test_tensors_that_one_model_lacks(names: Any) -> None:
     if names == "union":
         assert torch.equal(found["extra.weight"], two["extra.weight"])
         assert "extra.weight" in messages(blend, "note")
+
+
+def test_another_word_for_tensors_that_one_model_lacks() -> None:
+    one = llama(9, 0, head=False)
+    with pytest.raises(
+        UsageError, match=r"`names` is one of strict, union, intersection, not `unoin`"
+    ) as caught:
+        cuvee.merge([one, one], names="unoin")  # type: ignore[arg-type]
+    assert "union" in str(caught.value.diagnostics[0].hint)
 
 
 def test_a_base_that_lacks_a_tensor_lets_it_be_copied() -> None:
