@@ -22,12 +22,16 @@ _LABEL = re.compile(r"(\w+)(?: \((untuned|budget \d+)\))?(?:, reconstructed)?")
 
 @dataclass(frozen=True)
 class Measured:
-    """Bytes of one model, the resident maximum beyond that on 1 MB, what is allowed, bytes read ÷ bytes predicted."""
+    """Bytes of one model, the resident maximum beyond that on 1 MB, what is allowed, bytes read ÷ bytes predicted.
+
+    `steps`: iterations, where they were made fewer than the method's own.
+    """
 
     model: int
     peak: int
     bound: int
     reads: float
+    steps: int | None
 
 
 def memory(results: Path = RESULTS) -> dict[str, Measured]:
@@ -37,9 +41,8 @@ def memory(results: Path = RESULTS) -> dict[str, Measured]:
         for row in json.loads(path.read_text(encoding="utf-8"))["results"]:
             if "failed" in row:
                 continue
-            one = Measured(
-                _bytes_of(row["size"]), row["peak"], row["bound"], row["read"] / max(1, row["read_said"])
-            )
+            reads = row["read"] / max(1, row["read_said"])
+            one = Measured(_bytes_of(row["size"]), row["peak"], row["bound"], reads, row.get("steps"))
             name = row["method"]
             if name not in found or one.model >= found[name].model:
                 found[name] = one
@@ -65,6 +68,7 @@ def cells(name: str, shown: str, held: Mapping[str, Measured], rows: Mapping[str
     if one is None:
         return [shown, "", "", "", "", *scored]
     over = " (over)" if one.peak > one.bound else ""
+    over += "" if one.steps is None else f" ({one.steps} step{'s' * (one.steps != 1)})"
     return [
         shown,
         f"{one.model / 1e9:.2f} GB",

@@ -155,7 +155,8 @@ Taken from `benchmarks/results`. An empty cell means that there is no such measu
 - *memory*: the most that the process held while it merged a sharded Llama in bfloat16 (with up to three experts of that
   size, or adapters where the method wants them), beyond what it holds for one of 1 MB. *Allowed* are the default budget
   and 64 MiB, and for methods that see tensors whole eight float32 copies of the largest.
-  `python benchmarks/catalogue.py`.
+  *Steps*: iterations, where they were made fewer than the method's own, which take long on such matrices; memory does
+  not depend on their number. `python benchmarks/catalogue.py`.
 - *read ÷ predicted*: bytes that the process read, by those that `cuvee plan` names.
 - *untuned*, *tuned*: mean over five image tasks of the merged model's score, in per cent of each task's own expert
   (the base has {base}); with default values, and with the best of five candidates on selection images. Small models

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from cuvee.api.blend import Blend
 from cuvee.api.checkpoint import Checkpoint
 from cuvee.api.python_recipe import recipe_from
 from cuvee.errors import Diagnostic
 from cuvee.recipe.load import load_recipe
-from cuvee.recipe.model import Curve
+from cuvee.recipe.model import Curve, Names
 
 if TYPE_CHECKING:
     from cuvee.api.adapter_out import AdapterSaved
@@ -44,7 +44,7 @@ def merge(
     seed: int = 0,
     dtype: Any = None,
     out_dtype: Any = None,
-    names: Literal["strict", "union", "intersection"] = "strict",
+    names: Names = "strict",
     offline: bool = False,
     **parameters: Any,
 ) -> Blend:
@@ -66,6 +66,7 @@ def merge(
 
     Raises:
         RecipeError: a parameter is unknown or out of range.
+        UsageError: CV-U380, `names` is another word.
     """
     options = {"seed": seed, "dtype": dtype, "out_dtype": out_dtype, "names": names}
     return Blend(recipe_from(models, base, method, parameters, options), offline=offline)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
-from typing import Any, Literal
+from typing import Any, get_args
 
 from cuvee.core.dtypes import parse_dtype
 from cuvee.core.names import did_you_mean, printable
@@ -21,6 +21,7 @@ from cuvee.recipe.model import (
     InMemory,
     Input,
     ModuleRecipe,
+    Names,
     Output,
     Recipe,
     Reference,
@@ -32,11 +33,6 @@ from cuvee.recipe.model import (
 from cuvee.recipe.native_settings import ValueReader
 
 BASE = "base"
-NAMES: tuple[Literal["strict"], Literal["union"], Literal["intersection"]] = (
-    "strict",
-    "union",
-    "intersection",
-)
 _NOWHERE = Document(None, "", None, {}, {})
 
 
@@ -110,15 +106,13 @@ def _plain_recipe(
     )
 
 
-def _names(asked: Any) -> Literal["strict", "union", "intersection"]:
+def _names(asked: Any) -> Names:
     """What happens to tensors that some models lack; UsageError for another word."""
-    for known in NAMES:
-        if asked == known:
-            return known
-    hint = did_you_mean(str(asked), NAMES)
-    raise UsageError(
-        "CV-U380", f"`names` is one of {', '.join(NAMES)}, not `{printable(str(asked))}`", hint=hint
-    )
+    known: tuple[Names, ...] = get_args(Names)
+    if asked in known:
+        return known[known.index(asked)]
+    said, hint = printable(str(asked)), did_you_mean(str(asked), known)
+    raise UsageError("CV-U380", f"`names` is one of {', '.join(known)}, not `{said}`", hint=hint)
 
 
 def _arranged(

@@ -26,9 +26,8 @@ class RunOptions:
     profile: bool = False  # end with an account of where the time went
     decompositions: int = 0  # bytes of disk for decompositions that are kept from run to run; 0 keeps none
     catalogue: bool = True  # leave out what a catalogue proves needless to read
-    recording: Literal["off", "cold", "on", "missing"] = (
-        "off"  # make a catalogue on the way; `cold`: where reading is slow
-    )
+    # make a catalogue on the way; `cold`: where reading is slow; `missing`: of what none has yet
+    recording: Literal["off", "cold", "on", "missing"] = "off"
     kernels: bool = True  # compiled kernels where they can be had; CUVEE_KERNELS=off has the last word
 
     @classmethod

@@ -140,12 +140,12 @@ class Rounds:
 
 def _fed(leaf: Leaf) -> Hashable:
     """What tells a tensor apart when kernels are fed: a file that two links lead to is read for each of them."""
+    if unfetched(leaf.source):  # asking would fetch the weights
+        return leaf.key
     try:
-        extent = (
-            None if unfetched(leaf.source) else leaf.source.extent(leaf.name)
-        )  # asking would fetch the weights
+        extent = leaf.source.extent(leaf.name)
     except SourceError:  # it was closed
-        extent = None
+        return leaf.key
     return leaf.key if extent is None else (extent.path, extent.offset, extent.nbytes)
 
 

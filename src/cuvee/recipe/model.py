@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias, Union
 from cuvee.errors import Diagnostic, Where
 
 Scalar: TypeAlias = bool | int | float | str | None
+Names: TypeAlias = Literal["strict", "union", "intersection"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +195,7 @@ class Recipe:
     seed: int = 0
     edges: Literal["first", "ends"] = "ends"  # which curve value tensors outside the layers take
     curves: Literal["output", "slices"] = "output"  # over what a curve runs: all layers, or each slice anew
-    names: Literal["strict", "union", "intersection"] = "strict"  # tensors missing from some inputs
+    names: Names = "strict"  # tensors missing from some inputs
     differing_buffers: Literal["error", "base"] = "base"
     output: Output = field(default_factory=Output)
     text: str = ""
