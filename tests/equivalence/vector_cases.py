@@ -1,4 +1,4 @@
-"""What golden vectors are made of: edge values as inputs, operations, and a case with the digest of what torch gives."""
+"""What golden vectors are made of: edge values as inputs, operations, and cases with a digest of what torch gives."""
 
 from __future__ import annotations
 
