@@ -263,37 +263,41 @@ def _add_sum(
         out[alias] = view
 
 
+def _terms(
+    spec: Arithmetic, views: Mapping[str, View], found: list[Diagnostic]
+) -> list[tuple[float, View]] | None:
+    """The views of a sum with their coefficients, or nothing where one is missing or does not fit the first."""
+    for _, name in spec.terms:
+        if name not in views:
+            hint = did_you_mean(name, views)
+            text = f"`{printable(name)}` is not a source of this recipe"
+            found.append(Diagnostic("CV-P003", text, spec.where, hint))
+            return None
+    parts = [(coefficient, views[name]) for coefficient, name in spec.terms]
+    first = parts[0][1]
+    for _, view in parts[1:]:
+        if differing := _difference(first.tensors, view.tensors):
+            text = f"`{printable(first.alias)}` and `{printable(view.alias)}` cannot be added: {differing}"
+            found.append(Diagnostic("CV-P004", text, spec.where))
+            return None
+    return parts
+
+
+def _difference(one: Mapping[str, TensorMeta], other: Mapping[str, TensorMeta]) -> str | None:
+    """What keeps two models from being added, by the first tensor concerned."""
+    if alone := one.keys() ^ other.keys():
+        return f"`{printable(min(alone))}` is not in both"
+    shapes = [name for name, meta in one.items() if other[name].shape != meta.shape]
+    return f"`{printable(min(shapes))}` has two shapes" if shapes else None
+
+
 def _sum_view(
     alias: str, spec: Arithmetic, views: Mapping[str, View], found: list[Diagnostic]
 ) -> View | None:
-    parts = []
-    for coefficient, name in spec.terms:
-        if name not in views:
-            hint = did_you_mean(name, views)
-            found.append(
-                Diagnostic("CV-P003", f"`{printable(name)}` is not a source of this recipe", spec.where, hint)
-            )
-            return None
-        parts.append((coefficient, views[name]))
+    parts = _terms(spec, views, found)
+    if parts is None:
+        return None
     first = parts[0][1]
-    for _, view in parts[1:]:
-        differing = {n for n in first.tensors if view.tensors.get(n, None) is None} | {
-            n for n in view.tensors if n not in first.tensors
-        }
-        shapes = [
-            n for n, m in first.tensors.items() if n in view.tensors and view.tensors[n].shape != m.shape
-        ]
-        if differing or shapes:
-            name = sorted(differing or shapes)[0]
-            found.append(
-                Diagnostic(
-                    "CV-P004",
-                    f"`{printable(first.alias)}` and `{printable(view.alias)}` cannot be added: "
-                    f"`{printable(name)}` {'is not in both' if differing else 'has two shapes'}",
-                    spec.where,
-                )
-            )
-            return None
 
     def summed(name: str, meta: TensorMeta) -> TensorMeta:
         if not meta.dtype.is_float:
