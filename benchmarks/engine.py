@@ -2,15 +2,17 @@
 
     python benchmarks/engine.py --size 0.1b --out benchmarks/results/engine-0.1b.json
 
-Each round measures for each method, the first two in turns: the floor (plain large `preadv` into reused buffers,
-`pwrite` and `fsync`, one thread for each core), `cuvee merge` in a process of its own, and the same command on a
-checkpoint of 1 MB, whose wall time is start-up and is taken off. Reported are medians over the rounds, ratios taken
-within a round, with a warm page cache and, where this process may drop it (root, --cold also), with a cold one.
-Checkpoints are synthetic Llamas in bfloat16, made here. With --mergekit, that `mergekit-yaml` merges the same files in
-the same rounds, and `at most`: how many times faster a program would be that starts in no time and takes the floor's.
+Each round measures for each method: the floor (plain large `preadv` into reused buffers, `pwrite` and `fsync`, one
+thread for each core), `cuvee merge` in a process of its own, and the floor again; before the merge, the same command on
+a checkpoint of 1 MB, whose wall time is start-up and is taken off. Ratios are taken within a round and to the faster of
+its two floors, which is the stricter choice: a virtual machine may give free pages back to its host, and whoever needs
+them next waits for each, so that a floor takes up to twice as long behind a process that freed many. For the same
+reason a file of the output's size is written and removed before each measurement. Reported are medians over the rounds,
+with a warm page cache and, where this process may drop it (root, --cold also), with a cold one.
 
-Before each measurement a file of the output's size is written and removed: a virtual machine that gives free pages back
-to its host makes whoever writes first wait for new ones, up to seconds, which would be charged to the floor.
+Checkpoints are synthetic Llamas in bfloat16, made here. With --mergekit, that `mergekit-yaml` merges the same files at
+the end of the first --rival-rounds warm rounds, and `at most`: how many times faster a program would be that starts in
+no time and takes the floor's. No block catalogue is asked or written (CUVEE_CATALOG=off, unless it is set).
 """
 
 from __future__ import annotations
@@ -238,54 +240,83 @@ def rival(program: Path, folder: Path, method: str, out: Path) -> Measured:
     return Measured(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 
 
-def measure(
-    method: str, folder: Path, tiny: Path, rounds: int, cold: bool, program: Path | None = None
-) -> dict[str, Any]:
+def commit() -> str:
+    """What is measured: the commit, with a + where the package was changed since."""
+    here = Path(__file__).resolve().parents[1]
+
+    def said(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, check=False
+        ).stdout.strip()
+
+    return said("rev-parse", "--short", "HEAD") + ("+" if said("status", "--porcelain", "--", "src") else "")
+
+
+def one_round(method: str, folder: Path, tiny: Path, cold: bool, program: Path | None) -> dict[str, Any]:
+    """Floor, run, floor, and with `program` MergeKit's run."""
     _, files = recipe(folder, method)
-    nbytes = files[0].stat().st_size
-    floors, runs, starts, rivals = [], [], [], []
-    for number in range(rounds):
-        turns = ("floor", "run") if number % 2 else ("run", "floor")  # a host may cache what was read before
-        for turn in turns:
-            chill(files, cold)
-            if turn == "floor":
-                floors.append(floor(files, folder / "floor.bin", nbytes))
-                continue
-            command(tiny, method, folder / "out")  # brings the program back into the page cache
-            starts.append(command(tiny, method, folder / "out"))
-            runs.append(command(folder, method, folder / "out"))
-        if program is not None and method not in NATIVE:  # which MergeKit does not read
-            chill(files, cold)
-            rivals.append(rival(program, folder, method, folder / "out"))
-    walls = [run.wall - start.wall for run, start in zip(runs, starts, strict=True)]
-    ratios = sorted(w / f.wall for w, f in zip(walls, floors, strict=True))
-    against = [m.wall / r.wall for m, r in zip(rivals, runs, strict=False)]
+    nbytes, out = files[0].stat().st_size, folder / "out"
+
+    def bottom() -> dict[str, float]:
+        chill(files, cold)
+        return asdict(floor(files, folder / "floor.bin", nbytes))
+
+    before = bottom()
+    chill(files, cold)
+    command(tiny, method, out)  # brings the program back into the page cache
+    start, run = command(tiny, method, out), command(folder, method, out)
+    found = {"floors": [before, bottom()], "run": asdict(run), "start": asdict(start)}
+    if program is not None:
+        chill(files, cold)
+        found["rival"] = asdict(rival(program, folder, method, out))
+    return found
+
+
+def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians over the rounds; each beside the faster of its floors."""
+    floors = [min(each["floors"], key=lambda one: one["wall"]) for each in rounds]
+    pairs = [(each, bottom["wall"]) for each, bottom in zip(rounds, floors, strict=True)]
+    walls = [each["run"]["wall"] - each["start"]["wall"] for each in rounds]
+    ratios = [wall / bottom for wall, (_, bottom) in zip(walls, pairs, strict=True)]
+    beside = [
+        (each["rival"]["wall"], each["run"]["wall"], bottom) for each, bottom in pairs if "rival" in each
+    ]
     return {
-        "spread": [ratios[0], ratios[-1]],
-        "mergekit": [asdict(m) for m in rivals],
-        "times_faster": median(against) if against else None,
-        # what a program would reach that starts in no time and runs at the floor
-        "at_most": median(m.wall / f.wall for m, f in zip(rivals, floors, strict=False)) if rivals else None,
         "wall": median(walls),
-        "floor": median(f.wall for f in floors),
+        "floor": median(one["wall"] for one in floors),
         "ratio": median(ratios),
-        "cpu": median(r.cpu - s.cpu for r, s in zip(runs, starts, strict=True)),
-        "floor_cpu": median(f.cpu for f in floors),
-        "start": median(s.wall for s in starts),
-        "rss_mb": median(r.rss for r in runs),
-        "rounds": [
-            {"floor": asdict(f), "run": asdict(r), "start": asdict(s)}
-            for f, r, s in zip(floors, runs, starts, strict=True)
-        ],
+        "spread": [min(ratios), max(ratios)],
+        "cpu": median(each["run"]["cpu"] - each["start"]["cpu"] for each in rounds),
+        "floor_cpu": median(one["cpu"] for one in floors),
+        "start": median(each["start"]["wall"] for each in rounds),
+        "rss_mb": median(each["run"]["rss"] for each in rounds),
+        "times_faster": median(other / own for other, own, _ in beside) if beside else None,
+        # what a program would reach that starts in no time and runs at the floor
+        "at_most": median(other / bottom for other, _, bottom in beside) if beside else None,
     }
 
 
-def save(path: Path, size: str, rounds: int, results: dict[str, Any]) -> None:
-    """What is known so far; `load` tells how busy others kept the machine."""
+def measure(
+    method: str, folder: Path, tiny: Path, rounds: int, cold: bool, rivals: list[Path]
+) -> dict[str, Any]:
+    """A method's rounds and what they amount to; the first rounds have a rival each."""
+    if cold or method in NATIVE:  # which MergeKit does not read
+        rivals = []
+    programs = [*rivals, *[None] * rounds][:rounds]
+    found = [one_round(method, folder, tiny, cold, program) for program in programs]
+    return {"commit": commit(), "load": os.getloadavg(), **summary(found), "rounds": found}
+
+
+def save(path: Path, size: str, results: dict[str, Any]) -> None:
+    """What is known so far."""
     machine = {"cpus": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}
-    machine["load"] = os.getloadavg()
-    data = {"size": size, "rounds": rounds, "machine": machine, "results": results}
-    path.write_text(json.dumps(data, indent=1) + "\n")
+    path.write_text(json.dumps({"size": size, "machine": machine, "results": results}, indent=1) + "\n")
+
+
+def shown(method: str, cold: bool, found: dict[str, Any]) -> str:
+    cells = "".join(f"{found[key]:8.2f}" for key in ("floor", "wall", "ratio", "cpu", "start"))
+    cells += f"{found['rss_mb']:8.0f}{found['times_faster'] or 0:8.1f}{found['at_most'] or 0:8.1f}"
+    return f"{method:18}{'cold' if cold else 'warm':7}{cells}" + "  {:.2f} … {:.2f}".format(*found["spread"])
 
 
 def main() -> None:
@@ -302,8 +333,14 @@ def main() -> None:
         "--work", type=Path, default=None, help="folder of checkpoints, kept; default: temporary"
     )
     parser.add_argument("--mergekit", type=Path, default=None, help="a `mergekit-yaml` to measure against")
+    parser.add_argument(
+        "--rival-rounds", type=int, default=None, help="warm rounds it takes part in; default: all"
+    )
     parser.add_argument("--out", type=Path, default=None, help="JSON file of results")
     given = parser.parse_args()
+    os.environ.setdefault("CUVEE_CATALOG", "off")
+    asked = given.rounds if given.rival_rounds is None else given.rival_rounds
+    rivals = [given.mergekit] * asked if given.mergekit else []
     work = given.work or Path(tempfile.mkdtemp(prefix="cuvee-bench-"))
     for size in ("1mb", given.size):
         for number, name in enumerate(("base", *EXPERTS)):
@@ -318,15 +355,11 @@ def main() -> None:
     print(f"{'method':18}{'cache':7}" + "".join(f"{head:>8}" for head in heads))
     for method in given.methods:
         for cold in states:
-            found = measure(method, work / given.size, work / "1mb", given.rounds, cold, given.mergekit)
+            found = measure(method, work / given.size, work / "1mb", given.rounds, cold, rivals)
             results.setdefault(method, {})["cold" if cold else "warm"] = found
-            shown = [found[k] for k in ("floor", "wall", "ratio", "cpu", "start")]
-            cells = "".join(f"{v:8.2f}" for v in shown) + f"{found['rss_mb']:8.0f}"
-            cells += f"{found['times_faster'] or 0:8.1f}{found['at_most'] or 0:8.1f}"
-            cells += "  {:.2f} … {:.2f}".format(*found["spread"])
-            print(f"{method:18}{'cold' if cold else 'warm':7}{cells}", flush=True)
+            print(shown(method, cold, found), flush=True)
             if given.out:
-                save(given.out, given.size, given.rounds, results)
+                save(given.out, given.size, results)
     if given.work is None:
         shutil.rmtree(work)
 
