@@ -8,11 +8,12 @@ Says what was measured and what could at most be reached, in tables for readers;
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+LAST = {"ratio": float("inf")}  # of a method that was not measured
 HEAD = """# Figures
 
 How fast merges are and what memory they take, on two cores without a GPU. Made by `benchmarks/figures.py` from the
@@ -21,16 +22,18 @@ files in `benchmarks/results`; each program in `benchmarks` says in its first li
 TIME = """## Time beside the floor
 
 Wall time of `cuvee merge` without start-up, divided by that of the **floor**: plain large reads of every input byte,
-plain writes of every output byte, `fsync`, a thread for each core, in the same round. Medians of {rounds} rounds over a
-Llama of {size} parameters in bfloat16 (a base and up to 3 experts). Under 1 is faster than the floor, which does not
-read ahead. *Cold*: with dropped caches; where the file system is a virtual machine's, its host may still
+plain writes of every output byte, `fsync`, a thread for each core. Each round measures a floor before the merge and one
+behind it and takes the faster, the stricter choice: where a virtual machine gives free pages back to its host, a floor
+that comes behind another process may take twice as long. Medians of {rounds} over a Llama of {size} parameters in
+bfloat16 (a base and up to 3 experts), with the least and most of the rounds. Under 1 is faster than the floor, which
+does not read ahead. *Cold*: with dropped caches; where the file system is a virtual machine's, its host may still
 remember. *Start* is the whole command on a checkpoint of 1 MB, Python's own start among it.
 """
 RIVAL = """## Beside MergeKit
 
 The same recipes and files in the same rounds, from the command to the synced output, with warm caches: how many times
 longer `mergekit-yaml` 0.1.5 took, and how many times longer it took than the floor, which is what a program could reach
-that starts in no time and computes nothing.
+that starts in no time and computes nothing. Medians of {rounds}.
 """
 MEMORY = """## Peak memory
 
@@ -60,36 +63,67 @@ def spread(found: dict[str, Any]) -> str:
     return "{} ({}–{})".format(number(found["ratio"]), *map(number, found["spread"])) if found else "–"
 
 
+def lengths(rows: Iterable[Sequence[Any]]) -> str:
+    """How many rounds rows rest on: `5 rounds`, `1 to 5 rounds`."""
+    counts = sorted({len(row) for row in rows} - {0}) or [0]
+    least, most = counts[0], counts[-1]
+    return ("" if least == most else f"{least} to ") + f"{most} round{'s' if most > 1 else ''}"
+
+
+def origins(cells: Mapping[str, Mapping[str, Any]]) -> str:
+    """Which commit cells are of, by name those that are not of the usual one; old ones had one floor a round."""
+    found: dict[str, list[str]] = {}
+    for name, cell in cells.items():
+        found.setdefault(cell.get("commit", ""), []).append(name)
+    usual, *others = sorted(found, key=lambda commit: -len(found[commit]))
+    of = {
+        commit: f"commit `{commit}`" if commit else "an earlier commit, with one floor a round"
+        for commit in found
+    }
+    differ = "; ".join(f"of {of[commit]}: {', '.join(found[commit])}" for commit in others)
+    return f"\nMeasured at {of[usual]}" + (f", except {differ}" if differ else "") + ".\n"
+
+
+def cells_of(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Every measurement of a file by what readers see it under: `linear` warm."""
+    return {f"{method} {state}": cell for method, found in results.items() for state, cell in found.items()}
+
+
 def times(size: str) -> str:
-    data = stored(f"engine-{size}")
-    if not data:
-        return ""
+    results = stored(f"engine-{size}").get("results", {})
     rows = []
-    for method, found in sorted(data["results"].items(), key=lambda pair: pair[1]["warm"]["ratio"]):
-        warm = found["warm"]
+    for method, found in sorted(results.items(), key=lambda pair: pair[1].get("warm", LAST)["ratio"]):
+        warm = found.get("warm", {})
+        own = warm or found["cold"]
+        cells = [spread(found.get("cold", {})), spread(warm)]
         rows.append(
-            [
-                f"`{method}`",
-                spread(found.get("cold", {})),
-                spread(warm),
-                number(warm["cpu"]),
-                number(warm["start"]),
-                number(warm["rss_mb"], 0),
-            ]
+            [f"`{method}`", *cells, number(own["cpu"]), number(own["start"]), number(own["rss_mb"], 0)]
         )
+    if not rows:
+        return ""
     heads = ("method", "cold ÷ floor", "warm ÷ floor", "CPU s", "start s", "peak MB")
-    note = f"\n{data['note']}\n" if data.get("note") else ""
-    return TIME.format(rounds=data["rounds"], size=size) + "\n" + table(heads, rows) + note
+    cells = cells_of(results)
+    text = TIME.format(rounds=lengths(cell.get("rounds", ()) for cell in cells.values()), size=size)
+    return text + "\n" + table(heads, rows) + origins(cells)
 
 
 def beside(size: str) -> str:
-    data = stored(f"engine-{size}-mergekit")
-    rows = [
-        [f"`{method}`", number(found["warm"]["times_faster"], 1), number(found["warm"].get("at_most"), 1)]
-        for method, found in data.get("results", {}).items()
-    ]
-    note = f"\n{data['note']}\n" if data.get("note") else ""
-    return RIVAL + "\n" + table(("method", "times faster", "at most"), rows) + note if rows else ""
+    """What has a rival: of the rounds with the floor, and what those lack from a file of its own."""
+    cells: dict[str, Any] = {}
+    for name in (f"engine-{size}-mergekit", f"engine-{size}"):
+        found = stored(name).get("results", {})
+        cells |= {m: each["warm"] for m, each in found.items() if each.get("warm", {}).get("times_faster")}
+    if not cells:
+        return ""
+    rows = [[f"`{m}`", number(c["times_faster"], 1), number(c.get("at_most"), 1)] for m, c in cells.items()]
+    text = RIVAL.format(rounds=lengths(rivals(cell) for cell in cells.values()))
+    return text + "\n" + table(("method", "times faster", "at most"), rows) + origins(cells)
+
+
+def rivals(cell: Mapping[str, Any]) -> Sequence[Any]:
+    """The runs of the rival that a measurement holds, in either form of the files."""
+    kept: Sequence[Any] = cell.get("mergekit") or [r for r in cell.get("rounds", ()) if "rival" in r]
+    return kept
 
 
 def memory() -> str:

@@ -1,0 +1,68 @@
+"""What the benchmark programs make of their rounds: the faster floor, rivals of some rounds, rows of several commits."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("numpy")
+
+
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The modules of `benchmarks`, which import each other by name."""
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "benchmarks"), *sys.path])
+    for name in ("engine", "figures", "checkpoints"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import engine  # type: ignore[import-not-found]
+    import figures  # type: ignore[import-not-found]
+
+    return engine, figures
+
+
+def seconds(wall: float) -> dict[str, float]:
+    return {"wall": wall, "cpu": wall / 2, "rss": 50.0}
+
+
+def test_a_ratio_is_to_the_faster_floor_of_its_round(programs: Any) -> None:
+    engine, _ = programs
+    rounds = [
+        {"floors": [seconds(1.0), seconds(4.0)], "run": seconds(3.5), "start": seconds(0.5)},
+        {"floors": [seconds(9.0), seconds(2.0)], "run": seconds(2.5), "start": seconds(0.5)},
+        {"floors": [seconds(2.0), seconds(2.0)], "run": seconds(4.5), "start": seconds(0.5)},
+    ]
+    rounds[0]["rival"] = seconds(35.0)
+    found = engine.summary(rounds)
+    assert found["ratio"] == pytest.approx(2.0)  # 3, 1 and 2
+    assert found["spread"] == pytest.approx([1.0, 3.0])
+    assert found["floor"] == 2.0 and found["floor_cpu"] == 1.0
+    assert found["times_faster"] == pytest.approx(10.0) and found["at_most"] == pytest.approx(35.0)
+
+
+def test_without_a_rival_nothing_is_said_of_one(programs: Any) -> None:
+    engine, _ = programs
+    one = {"floors": [seconds(1.0), seconds(1.0)], "run": seconds(2.0), "start": seconds(1.0)}
+    assert engine.summary([one])["times_faster"] is None
+
+
+def test_cells_of_another_commit_are_named(programs: Any) -> None:
+    _, figures = programs
+    cells = {
+        "a warm": {"commit": "1111"},
+        "a cold": {"commit": "1111"},
+        "b warm": {"commit": "2222"},
+        "c warm": {},
+    }
+    said = figures.origins(cells)
+    assert said.startswith("\nMeasured at commit `1111`, except ")
+    assert "of commit `2222`: b warm" in said and "with one floor a round: c warm" in said
+    assert figures.origins({"a warm": {"commit": "1111"}}) == "\nMeasured at commit `1111`.\n"
+
+
+def test_the_number_of_rounds_is_told_with_its_range(programs: Any) -> None:
+    _, figures = programs
+    assert figures.lengths([[0] * 5, [0] * 5]) == "5 rounds"
+    assert figures.lengths([[0], [0] * 5, []]) == "1 to 5 rounds"
