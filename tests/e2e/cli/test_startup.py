@@ -121,6 +121,19 @@ def test_a_check_imports_few_modules_and_no_method_but_its_own(folder: Path) -> 
     assert "importlib.metadata" not in modules  # only where a package declares methods
 
 
+def test_the_collector_of_cycles_sleeps_through_the_start_and_wakes_where_much_is_made() -> None:
+    program = (
+        "import gc\nfrom cuvee.cli import main\nusual = gc.get_threshold()\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "asleep = gc.get_threshold() != usual\n"
+        "kept = [[] for _ in range(200_000)]\n"
+        "print(asleep, gc.get_threshold() == usual, not gc.callbacks)"
+    )
+    arguments = [sys.executable, "-c", program, "--version"]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[1:] == ["True True True"]
+
+
 def _processor_time(arguments: list[str], folder: Path) -> float:
     def once() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
