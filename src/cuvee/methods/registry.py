@@ -136,6 +136,7 @@ def reconstructed_stages() -> frozenset[str]:
     return frozenset(name for name, known in used.items() if known == {True} and stage(name).paper)
 
 
+@functools.cache
 def _own(kind: Any, folders: tuple[str, ...], name: str) -> Any:
     """The built-in object of this name, from its module alone where that can be told."""
     for module in likely(folders, name):
