@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from cuvee.errors import EvaluationError
 from cuvee.evaluate.task import ACCURACY, Item, Provenance, Task
 from cuvee.evaluate.tracks import registry
 from cuvee.evaluate.tracks.heads import prototypes
+from cuvee.evaluate.tracks.text import track as texts
 from cuvee.evaluate.tracks.text.low_rank import LowRank, adapt, applied
+from cuvee.evaluate.tracks.text.model import head_of
 from cuvee.evaluate.tracks.text.track import TextTrack
 
 pytestmark = pytest.mark.transformers
@@ -51,6 +54,20 @@ def test_factors_and_weights_are_those_of_peft() -> None:
     assert len(moved) == 6
     for name in made:
         torch.testing.assert_close(made[name], expected[name], atol=1e-6, rtol=1e-5)
+
+
+def test_heads_are_made_once_and_are_those_of_the_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUVEE_CACHE", str(tmp_path))
+    monkeypatch.setattr(texts, "build", _encoder)
+    tracks = [TextTrack(), TextTrack(seed=1), TextTrack(rank=8)]
+    for track in tracks:
+        track.__dict__["tasks"] = {"odd": _task()}
+    first = tracks[0].heads["odd"]
+    assert torch.equal(first.directions, head_of(_encoder(), _task()).directions)
+    monkeypatch.setattr(texts, "build", lambda: pytest.fail("made a second time"))
+    assert all(torch.equal(track.heads["odd"].directions, first.directions) for track in tracks)
 
 
 def test_a_track_of_full_fine_tunes_has_no_adapters() -> None:

