@@ -62,6 +62,8 @@ def matches(pattern: str, name: str) -> bool:
 
 def printable(text: str, limit: int = 200) -> str:
     """The text with control, bidi and other invisible characters escaped, cut at `limit` characters."""
+    if len(text) <= limit and text.isascii() and text.isprintable():
+        return text
     shown = "".join(
         c if unicodedata.category(c) not in _HIDDEN else c.encode("unicode_escape").decode("ascii")
         for c in text[: limit + 1]

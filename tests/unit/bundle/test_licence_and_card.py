@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from cuvee.bundle.card import CardFacts, CardMethod, CardSource, block, code, model_card, paper_link, plain
+from cuvee.bundle.card import CardFacts, CardMethod, CardSource, model_card
 from cuvee.bundle.licence import Licence, agreed, licence_of
+from cuvee.bundle.markdown import block, code, paper_link, plain
 
 MIT, APACHE = Licence("mit"), Licence("apache-2.0")
 
