@@ -68,6 +68,7 @@ class Ring:
     store: Store
     known: dict[tuple[str, str], TaskScore] = field(default_factory=dict)
     selected: dict[str, list[float]] = field(default_factory=dict)
+    settled: dict[str, Scorecard] = field(default_factory=dict)  # of methods that have nothing to tune
 
     def referee(self, cell: Cell) -> Referee:
         """The referee of a cell; a method's own process finds no finished cells, which hold test scores."""
@@ -168,12 +169,22 @@ def _one(ring: Ring, cell: Cell, method: Method | None) -> Done:
     began = time.monotonic()
     referee = ring.referee(cell)
     try:
-        card = referee.judge(method, cell.label) if method else _reference(cell.method, referee, ring)
+        card = _judged(ring, cell, method, referee) if method else _reference(cell.method, referee, ring)
     except Exception as error:  # noqa: BLE001  # a method may be anybody's code; the others go on
         return Done(cell, 0, 0, time.monotonic() - began, "failed", problem=_said(error))
     ring.store.put(cell, card)
     mean, unit = common_mean(card, card.held_in()), card.tasks[cell.tasks[0]].metric.unit
     return Done(cell, 0, 0, time.monotonic() - began, "scored", mean, unit)
+
+
+def _judged(ring: Ring, cell: Cell, method: Method, referee: Referee) -> Scorecard:
+    """A method's scores; with nothing to tune they are the same whatever the budget, and taken once."""
+    if not isinstance(method, Contender) or method.tuned():
+        return referee.judge(method, cell.label)
+    same = replace(cell, budget=0, search="", space=None).address
+    if same not in ring.settled:
+        ring.settled[same] = referee.judge(method, cell.label)
+    return ring.settled[same]
 
 
 def _said(error: Exception) -> str:

@@ -32,10 +32,14 @@ class Contender:
     seed: int = 0
 
     def __call__(self, room: Selection) -> tuple[Weights, Mapping[str, Any]]:
-        tuned = [d for d in dimensions(self.method, self.space) if d.name not in self.settings]
+        tuned = self.tuned()
         chosen: Mapping[str, Any] = self._needed(tuned)
         with self.held(room, chosen) as held:
             return self._best(room, held, tuned, chosen)
+
+    def tuned(self) -> list[Dimension]:
+        """What is searched: the ranges without those of fixed parameters."""
+        return [d for d in dimensions(self.method, self.space) if d.name not in self.settings]
 
     def _best(
         self, room: Selection, held: Candidates, tuned: Sequence[Dimension], chosen: Mapping[str, Any]

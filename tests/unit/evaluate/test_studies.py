@@ -13,7 +13,9 @@ import torch
 from linear_track import WEIGHT, Track, items
 
 from cuvee.errors import EvaluationError, UsageError
-from cuvee.evaluate.cells import Cell, Store, is_reference
+from cuvee.evaluate.bench import run
+from cuvee.evaluate.cells import Cell, Grid, Store, is_reference
+from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.pages import html, markdown
 from cuvee.evaluate.scorecard import Scorecard, TaskScore
 from cuvee.evaluate.studies import mergeability
@@ -141,3 +143,30 @@ def test_the_command_runs_lists_and_reports(
     assert (tmp_path / "study-mergeability.html").read_text().count("<svg") == 4
     assert "CV-U314" in cli("bench", "study", "scale").err
     assert WEIGHT not in done.err
+
+
+def test_a_study_in_a_folder_of_other_results_reports_what_was_asked(
+    tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cuvee.evaluate.tracks.registry.open_track", lambda n, s: Six())
+    run(
+        Grid("linear", (Contender("tsv_m"), Contender("average")), (3,), budget=0),
+        lambda n, s: Six(),
+        Store(tmp_path),
+    )
+    asked = [
+        "bench",
+        "study",
+        "scale",
+        "--track",
+        "linear",
+        "--budget",
+        "2",
+        "--subsets",
+        "1",
+        "-o",
+        str(tmp_path),
+    ]
+    done = cli(*asked, "--count", "2", "--count", "0", "--no-untuned")
+    assert done.code == 0 and "(untuned)" not in done.out
+    assert [count for count in (5, 3, 2) if f"## linear, {count} experts" in done.out] == [5, 2]

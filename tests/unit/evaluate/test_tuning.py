@@ -162,6 +162,24 @@ def test_ways_of_tuning_are_told_apart_in_tables(tmp_path: Path) -> None:
     )
 
 
+def test_what_has_nothing_to_tune_is_scored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[str] = []
+    judge = Referee.judge
+
+    def counted(self: Referee, method: Any, name: str, **more: Any) -> Any:
+        judged.append(name)
+        return judge(self, method, name, **more)
+
+    monkeypatch.setattr(Referee, "judge", counted)
+    methods = (Contender("average"), Contender("task_arithmetic", {"lambda": 0.3}), Contender("ties"))
+    grid = Grid("linear", methods, counts=(2, 1), budget=2, untuned=True)
+    assert run(grid, lambda n, s: Track(), Store(tmp_path)) == 0
+    sets = len(list(grid.sets(("a", "b"), 0)))
+    assert sorted(judged) == sorted(["average", "task_arithmetic(lambda=0.3)", "ties", "ties"] * sets)
+    found = [cell for cell, _ in Store(tmp_path).results() if cell.method == "average"]
+    assert sorted(cell.budget for cell in found) == sorted([0, 2] * sets)
+
+
 def test_the_command_tunes_what_is_named(tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cuvee.evaluate.tracks.registry.open_track", lambda n, s: Track())
     asked = ["bench", "run", "linear", "-m", "ties", "-m", "average", "--budget", "3", "--no-untuned"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ import click
 from cuvee.cli.options import output_options
 
 if TYPE_CHECKING:
+    from cuvee.evaluate.bench import Done
+    from cuvee.evaluate.cells import Store
     from cuvee.evaluate.pages import Section
     from cuvee.evaluate.paired import Results
     from cuvee.evaluate.studies.study import Study
@@ -26,6 +29,19 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--budget", type=click.IntRange(0), default=None, help="Evaluations to tune each method.")
 @click.option(
     "--subsets", type=click.IntRange(1), default=None, help="Random sets for each number of experts."
+)
+@click.option(
+    "-n",
+    "--count",
+    "counts",
+    multiple=True,
+    type=click.IntRange(0),
+    help="Numbers of experts, 0 for all (default: the study's own).",
+)
+@click.option(
+    "--untuned/--no-untuned",
+    default=None,
+    help="Score each method with its defaults too (default: as the study does).",
 )
 @click.option(
     "-o", "--out", type=FOLDER, default=None, help="Folder of the results; finished cells are kept."
@@ -45,16 +61,23 @@ def command(name: str | None, out: Path | None, as_json: bool, quiet: bool, **gi
     from cuvee.errors import UsageError
     from cuvee.evaluate.cells import Store
     from cuvee.evaluate.pages import html, markdown
-    from cuvee.evaluate.studies.study import on, perform, report
+    from cuvee.evaluate.studies.study import on, report
 
     if name is None:
         return _listed(as_json)
     if out is None:
         raise UsageError("CV-U314", "a study keeps its results in a folder", hint="give one with `-o FOLDER`")
-    study = on(_study(name), given["track"], given["budget"], given["subsets"])
+    study = on(
+        _study(name),
+        given["track"],
+        given["budget"],
+        given["subsets"],
+        counts=given["counts"],
+        untuned=given["untuned"],
+    )
     opened = cache(_open_track)
-    failed = perform(study, opened, Store(out), seeds=given["seeds"], tell=told(as_json=as_json, quiet=quiet))
-    results = Store(out).results()
+    say = told(as_json=as_json, quiet=quiet)
+    failed, results = _performed(study, opened, Store(out), given["seeds"], say)
     parts = report(study, results)
     if study.name == "mergeability":
         parts += _forecasts(results, opened(study.track, given["seeds"][0]))
@@ -72,6 +95,26 @@ def command(name: str | None, out: Path | None, as_json: bool, quiet: bool, **gi
     elif not quiet:
         stdout(text)
     return 1 if failed else 0
+
+
+def _performed(
+    study: Study,
+    opened: Callable[[str, int], Track],
+    store: Store,
+    seeds: Sequence[int],
+    say: Callable[[Done], None],
+) -> tuple[int, Results]:
+    """How many cells failed, and those of this study: the folder may hold others."""
+    from cuvee.evaluate.studies.study import perform
+
+    asked: set[str] = set()
+
+    def tell(done: Done) -> None:
+        asked.add(done.cell.address)
+        say(done)
+
+    failed = perform(study, opened, store, seeds=seeds, tell=tell)
+    return failed, [found for found in store.results() if found[0].address in asked]
 
 
 def _study(name: str) -> Study:

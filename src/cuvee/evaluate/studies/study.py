@@ -114,7 +114,21 @@ def report(study: Study, results: Results) -> list[Section]:
     return [Section("What is asked", tuple(parts)), *study.answers(results, boards(results))]
 
 
-def on(study: Study, track: str | None, budget: int | None, subsets: int | None) -> Study:
-    """The study on another track, or with another budget or number of sets."""
-    changes = {"track": track, "budget": budget, "subsets": subsets}
+def on(
+    study: Study,
+    track: str | None = None,
+    budget: int | None = None,
+    subsets: int | None = None,
+    *,
+    counts: Sequence[int] = (),
+    untuned: bool | None = None,
+) -> Study:
+    """The study on another track, or with another budget, numbers of sets or of experts, without untuned defaults."""
+    changes = {
+        "track": track,
+        "budget": budget,
+        "subsets": subsets,
+        "counts": tuple(counts) or None,
+        "untuned": untuned,
+    }
     return replace(study, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]
