@@ -28,7 +28,9 @@ By = Literal["size", "score"]
 
 def balance(builder: Builder, node: Apply, values: Mapping[str, Any], figures: Figures) -> Value:
     """The result of `pcb`, its spans known."""
-    deltas, scores = _scored(builder, node, figures["sizes"])
+    deltas, scores, voters = _scored(builder, node, figures["sizes"])
+    for voter, cut in zip(voters, figures["scores"], strict=True):
+        voter.floor = cut.low
     memory = _memory(node, figures["sizes"], figures["scores"])
     _place(memory, deltas, scores)
     to = builder.new()
@@ -38,14 +40,20 @@ def balance(builder: Builder, node: Apply, values: Mapping[str, Any], figures: F
     return to
 
 
-def judged(builder: Builder, node: Apply, by: By, number: int) -> Value:
-    """What a probe of an expert judges: its change, or magnitudes in the order of its scores; to be released."""
+def judged(builder: Builder, node: Apply, by: By, number: int, *, least: int = 0) -> Value:
+    """What a probe of an expert judges: its change, or magnitudes in the order of its scores; to be released.
+
+    How much such a magnitude is below the one with the bits `least` does not matter.
+    """
     if by == "size":
         return Value(builder.use(node.inputs[number]).register, FLOAT32)
-    if id(node) not in builder.scores:
-        builder.scores[id(node)] = _scored(builder, node, builder.known[id(node)]["sizes"])[1]
+    if id(node) not in builder.scores:  # registers that are never released
+        builder.scores[id(node)] = _scored(builder, node, builder.known[id(node)]["sizes"])[1:]
+    scores, voters = builder.scores[id(node)]
+    floor = max(_score(least), 0.0)
+    voters[number].floor = min(voters[number].floor, floor)
     to = builder.new()
-    builder.emit(Code.ORDERED, to, builder.scores[id(node)][number])
+    builder.emit(Code.ORDERED, to, scores[number])
     return to
 
 
@@ -75,14 +83,18 @@ def _about(figure: Gathering, by: By, number: int) -> Generator[Probe, Found, An
         found = yield replace(probe, by=(by, number))
 
 
-def _scored(builder: Builder, node: Apply, sizes: Sequence[Span]) -> tuple[list[Value], list[Value]]:
-    """The changes, and the scores that one operation makes of them."""
+def _scored(
+    builder: Builder, node: Apply, sizes: Sequence[Span]
+) -> tuple[list[Value], list[Value], Sequence[Any]]:
+    """The changes, the scores that one operation makes of them, and its voters, whom nobody asked for a score yet."""
     deltas = [Value(builder.use(child).register, FLOAT32) for child in node.inputs]
     scores = [builder.new() for _ in deltas]
     memory = _memory(node, sizes, sizes)  # whatever comes after the sizes is not looked at
     _place(memory, deltas, scores)
+    for voter in memory[1]:
+        voter.floor = math.inf
     builder.emit(Code.SCORES, None, data=_address(builder, memory))
-    return deltas, scores
+    return deltas, scores, memory[1]
 
 
 def _memory(node: Apply, sizes: Sequence[Span], cuts: Sequence[Span]) -> tuple[Balance, Any]:

@@ -68,7 +68,7 @@ class Builder:
     ops: list[Op] = field(default_factory=list)
     reads: dict[tuple[str, str], Read] = field(default_factory=dict)
     kept: list[Any] = field(default_factory=list)  # memory that operations point to
-    scores: dict[int, list[Value]] = field(default_factory=dict)  # of a node, for all who ask; never released
+    scores: dict[int, tuple[list[Value], Any]] = field(default_factory=dict)  # of a node, for all who ask
     _places: dict[tuple[str, str], int] = field(default_factory=dict)
     _values: dict[int, Value] = field(default_factory=dict)
     _uses: dict[int, int] = field(default_factory=dict)

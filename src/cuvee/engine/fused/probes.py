@@ -86,7 +86,7 @@ def _norms(builder: Builder, node: Apply, lines: int) -> Results:
 def _judged(builder: Builder, probe: Probe, node: Apply) -> Value:
     """What a stage selects by."""
     if probe.by is not None:
-        return judged(builder, node, *probe.by)
+        return judged(builder, node, *probe.by, least=min((low for low, _ in probe.windows), default=0))
     if node.stage != "sce":
         return builder.use(node.inputs[0])
     at_once = varying.spread(builder, node)

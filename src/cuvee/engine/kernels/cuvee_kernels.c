@@ -96,10 +96,12 @@ static void pick(const Op *op, const float *a, int m) {
     __m512i floor = _mm512_set1_epi32((int)low), roof = _mm512_set1_epi32((int)high), sign = _mm512_set1_epi32(0x7fffffff);
     for (; i + 16 <= m; i += 16) {
         __m512i key = _mm512_and_si512(_mm512_loadu_si512(a + i), sign);
-        __mmask16 above = _mm512_cmpgt_epu32_mask(key, floor), within = _mm512_mask_cmplt_epu32_mask(above, key, roof);
-        less += (u32)__builtin_popcount(_mm512_cmplt_epu32_mask(key, floor));
+        __mmask16 near = _mm512_cmple_epu32_mask(key, roof), below = _mm512_cmplt_epu32_mask(key, floor);
+        less += (u32)__builtin_popcount(below);
+        if (!(near &= (__mmask16)~below)) continue;
         at_low += (u32)__builtin_popcount(_mm512_cmpeq_epu32_mask(key, floor));
         at_high += (u32)__builtin_popcount(_mm512_cmpeq_epu32_mask(key, roof));
+        __mmask16 within = _mm512_mask_cmpgt_epu32_mask(_mm512_mask_cmplt_epu32_mask(near, key, roof), key, floor);
         if (within) {
             if (inner <= room) _mm512_storeu_si512(next + inner, _mm512_maskz_compress_epi32(within, key));
             inner += (u32)__builtin_popcount(within);

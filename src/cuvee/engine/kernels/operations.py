@@ -115,7 +115,7 @@ class Voter(ctypes.Structure):
         ("delta", ctypes.c_int32),  # register
         ("score", ctypes.c_int32),  # register
         ("weight", ctypes.c_float),
-        ("unused", ctypes.c_float),
+        ("floor", ctypes.c_float),  # scores surely below it may be told as -1; 0: none
         *((name, ctypes.c_double) for name in ("low", "high", "width", "least", "most", "range")),
     )
 
