@@ -121,13 +121,16 @@ def _weight_files(opened: Opened) -> Iterator[Path]:
 
 
 def _stamp(path: Path) -> list[Any]:
-    """Size, time of the last change, inode, and a digest of pieces spread evenly over the file."""
+    """Size, both times of the last change, inode, and a digest of pieces spread evenly over the file.
+
+    A copy that keeps a file's time of modification cannot keep the time at which that was set.
+    """
     try:
         status = path.stat()
         pieces = sample(path)
     except OSError:
         return []  # gone: unlike any stamp
-    return [status.st_size, status.st_mtime_ns, status.st_ino, pieces]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, pieces]
 
 
 def _values(source: Source) -> str:
