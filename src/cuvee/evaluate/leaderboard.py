@@ -54,7 +54,7 @@ def _section(board: Board) -> Section:
     if len(rows) > 1:
         parts.append(Drawn(_shares(rows, board.unit("mean"))))
     parts += [_tasks(rows, board), *_elsewhere(rows, board)]
-    parts += [*_missing(board), Table(_SPENT, [_costs(row) for row in board.rows])]
+    parts += [*_missing(board), *_idle(board), Table(_SPENT, [_costs(row) for row in board.rows])]
     experts = f"{board.count} expert{'s' if board.count != 1 else ''}"
     return Section(f"{board.track}, {experts} (seeds {seeds})", tuple(parts))
 
@@ -104,6 +104,13 @@ def _missing(board: Board) -> list[str]:
     short = [f"{row.label} ({row.cells} of {most})" for row in board.rows if row.cells < most]
     said = "Not scored on every set and seed, so that places, means and costs are of other items: "
     return [said + ", ".join(short) + "."] if short else []
+
+
+def _idle(board: Board) -> list[str]:
+    """Who merged nothing: a method of certain layers finds none in a network of another kind."""
+    idle = [row.label for row in board.rows if row.idle]
+    said = "Answers every item as the base does, so that it may have changed no tensor of this model: "
+    return [said + ", ".join(idle) + "."] if idle else []
 
 
 def _scores(row: Row, board: Board) -> list[str]:

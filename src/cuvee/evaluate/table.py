@@ -27,7 +27,7 @@ class Row:
 
     `mean`, `unseen` and `shifted` are NaN where tasks have different units; `forgetting` is positive where the merge is
     better than the base. `worst` is the task with the smallest share of its expert's score; `elsewhere` are unseen and
-    shifted tasks one by one.
+    shifted tasks one by one. `idle`: every item was answered as the base answers it.
     """
 
     label: str
@@ -44,6 +44,7 @@ class Row:
     group: int = 0
     budget: int = 0
     elsewhere: Mapping[str, float] = field(default_factory=dict)
+    idle: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,15 @@ def _row(
         settings=first.settings if len(cards) == 1 else {},
         cells=len(cards),
         elsewhere=_elsewhere(list(cards.values())),
+        idle=bool(base) and all(place in base and _same(card, base[place]) for place, card in cards.items()),
+    )
+
+
+def _same(card: Scorecard, other: Scorecard) -> bool:
+    """Whether every item of every task has the same number in both."""
+    return all(
+        name in other.tasks and numpy.array_equal(score.scores, other.tasks[name].scores)
+        for name, score in card.tasks.items()
     )
 
 

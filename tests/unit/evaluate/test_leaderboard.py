@@ -12,6 +12,9 @@ from linear_track import Track
 from cuvee.evaluate.bench import run
 from cuvee.evaluate.cells import Grid, Store
 from cuvee.evaluate.contender import Contender
+from cuvee.evaluate.leaderboard import sections
+from cuvee.evaluate.pages import markdown
+from cuvee.evaluate.table import boards
 
 METHODS = (Contender("average"), Contender("task_arithmetic"))
 
@@ -30,3 +33,17 @@ def test_the_report_writes_both_forms_with_the_same_cells(tmp_path: Path, cli: A
     for line in rows:
         if re.match(r"\| (\d|–|group) ", line):
             assert line.strip("| ") in page
+
+
+def test_who_answers_as_the_base_is_named(tmp_path: Path) -> None:
+    """A method of certain layers finds none in another kind of network; its score is the base's, not its own."""
+    methods = (Contender("task_arithmetic", {"lambda": 0.0}), Contender("task_arithmetic"))
+    run(Grid("linear", methods, budget=0), lambda name, seed: Track(), Store(tmp_path))
+    found = boards(Store(tmp_path).results())
+    assert {row.label: row.idle for row in found[0].rows} == {
+        "task_arithmetic": False,
+        "task_arithmetic(lambda=0.0)": True,
+    }
+    text = markdown("x", sections(found))
+    (said,) = re.findall("as the base does.*", text)
+    assert said.endswith(": task_arithmetic(lambda=0.0).")
