@@ -57,8 +57,11 @@ def test_every_study_ends_in_a_report_with_figures(name: str, tmp_path: Path) ->
     assert perform(asked, lambda n, s: Six(), Store(tmp_path)) == 0
     results = Store(tmp_path).results()
     parts = report(asked, results)
+    added = Contender("lines")
     text, page = markdown(asked.title, parts), html(asked.title, parts)
     assert asked.source in text and all(q in text for q in asked.questions)
+    assert "not scored here" not in text
+    assert "not scored here: lines." in markdown("x", report(replace(asked, methods=(added,)), results))
     assert page.count("<figure") >= 2
     scored = {cell.method for cell, _ in results if not is_reference(cell.label)}
     assert ("expert t0" in {cell.method for cell, _ in results}) == asked.transfer

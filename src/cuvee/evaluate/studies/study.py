@@ -111,6 +111,10 @@ def report(study: Study, results: Results) -> list[Section]:
     ]
     if study.missing():
         parts.append(f"Methods of the paper that this version has not: {', '.join(study.missing())}.")
+    scored = {cell.method for cell, _ in results}
+    absent = [one.method for one in study.available() if one.method not in scored]
+    if absent:
+        parts.append(f"Methods of the study that were not scored here: {', '.join(absent)}.")
     return [Section("What is asked", tuple(parts)), *study.answers(results, boards(results))]
 
 
