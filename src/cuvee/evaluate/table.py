@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from cuvee.core.lazy import numpy
+from cuvee.core.records import dataclass
 from cuvee.evaluate.cells import REFERENCES, Cell, is_reference
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.paired import Cards, Results, apart_by, by_place, common_mean, joined, told_apart
@@ -166,7 +167,7 @@ def _row(
         if place in base and card.foreign():
             kept.append(_gain(card, base[place], card.foreign()))
     means = {name: _mean(values) for name, values in tasks.items()}
-    worst = min(means, key=lambda n: _mean(ratios[n]) if ratios[n] else means[n])
+    worst = min(means, key=lambda n: (_mean(ratios[n]), means[n]) if ratios[n] else (means[n], 0.0))
     first = next(iter(cards.values()))
     return Row(
         label=label,

@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 from linear_track import Track
 
 from cuvee.evaluate.bench import run
-from cuvee.evaluate.cells import Grid, Store
+from cuvee.evaluate.cells import Cell, Grid, Store
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.leaderboard import sections
 from cuvee.evaluate.pages import markdown
+from cuvee.evaluate.scorecard import Scorecard, TaskScore
 from cuvee.evaluate.table import boards
+from cuvee.evaluate.task import ACCURACY
 
 METHODS = (Contender("average"), Contender("task_arithmetic"))
 
@@ -47,3 +50,12 @@ def test_who_answers_as_the_base_is_named(tmp_path: Path) -> None:
     text = markdown("x", sections(found))
     (said,) = re.findall("as the base does.*", text)
     assert said.endswith(": task_arithmetic(lambda=0.0).")
+
+
+def test_the_worst_of_the_experts_is_the_lowest_score() -> None:
+    """All their shares are 1."""
+    scores = {
+        name: TaskScore(ACCURACY, np.arange(10) < right, np.ones(10)) for name, right in (("a", 9), ("b", 7))
+    }
+    found = boards([(Cell("t", "d", 0, ("a", "b"), "experts", "experts"), Scorecard("experts", scores))])
+    assert found[0].references[0].worst == ("b", 0.7)
