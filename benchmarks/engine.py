@@ -94,19 +94,24 @@ def narrow(values: np.ndarray) -> np.ndarray:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def write_model(folder: Path, size: str, expert: int) -> None:
-    """The base (expert 0), or the base with heavy-tailed changes of about 5 % of its size."""
-    folder.mkdir(parents=True)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+def header(size: str) -> tuple[bytes, int]:
+    """The head of a model's file, and how many bytes of weights follow."""
+    tensors: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, shape in shapes(size).items():
         count = int(np.prod(shape))
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + 2 * count]}
+        tensors[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + 2 * count]}
         at += 2 * count
-    text = json.dumps(header).encode()
+    text = json.dumps(tensors).encode()
     text += b" " * (-(8 + len(text)) % 64)
+    return len(text).to_bytes(8, "little") + text, at
+
+
+def write_model(folder: Path, size: str, expert: int) -> None:
+    """The base (expert 0), or the base with heavy-tailed changes of about 5 % of its size."""
+    folder.mkdir(parents=True)
     with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(header(size)[0])
         for number, shape in enumerate(shapes(size).values()):
             draw, change = np.random.default_rng(number), np.random.default_rng([number, expert])
             for piece in pieces(int(np.prod(shape))):

@@ -1,4 +1,4 @@
-"""What the benchmark programs make of their rounds: the faster floor, rivals of some rounds, rows of several commits."""
+"""What the benchmarks make of their rounds: the faster floor, rivals of some, rows of several commits."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "benchmarks"), *sys.path])
     for name in ("engine", "figures", "checkpoints"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    import engine  # type: ignore[import-not-found]
-    import figures  # type: ignore[import-not-found]
+    import engine
+    import figures
 
     return engine, figures
 

@@ -14,12 +14,12 @@ from cuvee.core.cache import folder
 from cuvee.core.disk import REAL, make_folders, write_file
 from cuvee.engine.options import RunOptions
 from cuvee.errors import CuveeError
-from cuvee.plan.cost import Outlook, Prediction, Rates, predict
+from cuvee.plan.cost import Outlook, Prediction, Rates, floor_of, predict
 from cuvee.plan.plan import Plan
 
 _FILE = "rates.json"
 LARGE = 500_000_000  # bytes: smaller runs measure how fast Python starts
-_LEAST = 0.25  # of a run that is taken for reading and writing, however much arithmetic was expected
+_LEAST = 0.25  # of a run that its floor takes at least, however much arithmetic was expected
 _SHARE = 0.5  # of the newest run in the remembered rate
 
 
@@ -50,12 +50,21 @@ def known_rates() -> Rates:
 
 
 def remember(prediction: Prediction, seconds: float) -> None:
-    """Take a finished run into the remembered rate; small ones say nothing about the disk and are left out."""
-    total = prediction.bytes_read + prediction.bytes_written
-    if total < LARGE or seconds <= 0:
+    """Take a finished run into the remembered rate, that of the floor beside which it would take so long.
+
+    Small ones say nothing about the disk and are left out, and so are those that computed so long that the disk can
+    have been as fast as it is known to be, or faster.
+    """
+    moved = prediction.passing
+    if moved < LARGE or seconds <= 0:
         return
     before = known_rates()
-    rate = total / max(seconds - prediction.arithmetic, _LEAST * seconds)
+    floor = floor_of(prediction, seconds)
+    if floor < _LEAST * seconds:
+        if before.measured and moved / before.bytes_per_second <= _LEAST * seconds:
+            return
+        floor = _LEAST * seconds
+    rate = moved / floor
     if before.measured:
         rate = _SHARE * rate + (1 - _SHARE) * before.bytes_per_second
     try:

@@ -1,18 +1,20 @@
 """What this engine will take for a plan, as far as that can be told before it runs: whose arithmetic, memory, seconds.
 
-Owns what is known of the compiled kernels' speed and memory; `plan.cost` adds it up. Reads no weight, imports no torch.
+Owns what is known of the compiled kernels' memory (of their speed: `engine.work`); `plan.cost` adds it up. Reads no
+weight, imports no torch.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
+import os
 from collections.abc import Collection, Mapping
 
 from cuvee.engine.adapter_reads import adapter_reads
 from cuvee.engine.blocks import cut
 from cuvee.engine.fused.feed import padded
-from cuvee.engine.fused.figures import keeps_all, wanted
+from cuvee.engine.fused.figures import wanted
 from cuvee.engine.fused.fuse import Fused, fuse
 from cuvee.engine.fused.recognise import extents_of
 from cuvee.engine.fused.rows import pruned
@@ -20,6 +22,7 @@ from cuvee.engine.kernels.operations import TILE
 from cuvee.engine.options import RunOptions
 from cuvee.engine.package_rounds import marked_reads
 from cuvee.engine.rounds import compiled_reads
+from cuvee.engine.work import moving, seconds_of
 from cuvee.errors import SourceError
 from cuvee.plan.cost import PROGRAM, Means, inputs_of
 from cuvee.plan.matrices import is_whole, repeats
@@ -42,41 +45,6 @@ _SMALL, _SHARE, _SHARE_LARGE = 1 << 24, 0.08, 0.012  # of a tensor's magnitudes,
 _HELD = 8 << 20  # magnitudes that are gathered at most; more are counted
 _JOINED, _JOINED_EACH = 0.11, 0.065  # bytes of joined inputs for each element, and with each input
 
-# Nanoseconds of one thread for each element and input, by stage: what a quiet machine took beyond its floor and beyond
-# repeated passes at the floor's rate (`benchmarks/results/engine-0.5b.json`). Arithmetic that passes while the device
-# writes is not in them, so they are about 0.4 below what `benchmarks/kernels.py` counts.
-_NANOSECONDS: Mapping[str, float] = {
-    "passthrough": 0.0,
-    "linear": 0.1,
-    "weighted_sum": 0.1,
-    "elect": 0.3,
-    "trim": 2.0,
-    "band": 1.4,
-    "drop": 0.4,
-    "magprune": 8.3,
-    "sce": 2.8,
-    "magmax": 0.1,
-    "consensus": 0.15,
-    "ram": 0.25,
-    "ram_plus": 0.8,
-    "slerp": 0.4,
-    "nuslerp": 0.8,
-    "multislerp": 1.2,
-    "karcher": 0.95,
-    "model_stock": 1.1,
-    "nearswap": 0.1,
-    "pcb": 9.8,
-    "scale": 0.05,
-    "negate": 0.05,
-    **dict.fromkeys(("analogy", "forget", "lines", "keep_near", "layer_top"), 0.2),
-    **dict.fromkeys(("window_mean", "exponential_mean", "newest_mean", "recency_mean", "metric_mean"), 0.1),
-}
-_JOINT = {"trim": 0.7, "band": 0.7}  # of a threshold over many tensors, which gathers a smaller share
-_OTHER = 1.2  # of a stage that is not listed
-_NORM = 1.5  # more, where a stage restores the l1 norm
-_OUTPUT = 0.4  # hashing and handing over an element of the output
-_GENERIC, _TORCH_EACH = 20.0, 8.0  # times as much by torch, and for taking in an input
-
 
 def foreseen(plan: Plan, options: RunOptions) -> Means:
     """How the engine will go about the plan with these options."""
@@ -97,7 +65,7 @@ def foreseen(plan: Plan, options: RunOptions) -> Means:
     held |= {t.meta.name: _run_by_run(t, options, share) for t in others if not _kept(t.node)}
     stages = {n.stage for t in plan.tensors for n in walk(t.node) if isinstance(n, Apply)}
     program = COMPILED + (_TORCH if stages & _BY_TORCH else _NUMPY if stages & _BY_NUMPY else 0)
-    seconds = sum(_seconds(t, compiled=t.meta.name in compiled) for t in plan.tensors)
+    seconds = sum(seconds_of(t, compiled=t.meta.name in compiled) for t in plan.tensors)
     return Means(
         program=program + _gathered(plan, options.threads) if len(compiled) == len(plan.tensors) else PROGRAM,
         held=held,
@@ -105,6 +73,8 @@ def foreseen(plan: Plan, options: RunOptions) -> Means:
         reads=reads,
         before=before,
         grouped=grouped,
+        moving=moving(),
+        remembered=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2,
     )
 
 
@@ -207,22 +177,3 @@ def _sums(node: Apply) -> int:
     pairs = inputs * (inputs + 1) // 2
     each = {"gram": pairs, "coefficients": pairs, "factor": 2, "weights": inputs}
     return _WORD * sum(each.get(figure, 0) for figure in wanted(node)) * (math.prod(node.shape) // TILE)
-
-
-def _seconds(tensor: OutputTensor, *, compiled: bool) -> float:
-    """Seconds of one thread for a tensor's arithmetic, beyond what passes while files are written."""
-    applied = [n for n in walk(tensor.node) if isinstance(n, Apply) and not keeps_all(n)]
-    nanoseconds = sum(map(_nanoseconds, applied))
-    if not compiled:
-        inputs = sum(isinstance(node, Read) for node in walk(tensor.node))
-        nanoseconds = _GENERIC * nanoseconds + _TORCH_EACH * inputs
-    return (nanoseconds + _OUTPUT) * tensor.meta.numel * 1e-9
-
-
-def _nanoseconds(node: Apply) -> float:
-    each = _NANOSECONDS.get(node.stage, _OTHER)
-    if node.group is not None:
-        each = _JOINT.get(node.stage, each)
-    if dict(node.values).get("rescale") == "l1":
-        each += _NORM
-    return each * len(node.inputs)

@@ -52,7 +52,7 @@ def test_compiled_tensors_hold_blocks_of_their_inputs(paths: list[Path]) -> None
 def test_thresholds_hold_the_inputs_and_cost_more(paths: list[Path]) -> None:
     plain, trimmed = (foreseen(paths, method) for method in ("task_arithmetic", "breadcrumbs"))
     assert dict(trimmed.held) == dict.fromkeys("abc", 5 * 512 * 1024 * 2)
-    assert trimmed.seconds > 4 * plain.seconds > 0
+    assert trimmed.seconds > 3 * plain.seconds > 0
     assert trimmed.program > plain.program
 
 
@@ -109,5 +109,7 @@ def test_the_outlook_adds_arithmetic_and_memory(paths: list[Path]) -> None:
     means = foresight.foreseen(plan, OPTIONS)
     plan.close()
     assert found.peak_memory == means.program + THREADS * means.held["a"]
-    assert found.arithmetic == means.seconds > 0
+    moving = means.moving.read * found.bytes_read + means.moving.written * found.bytes_written
+    assert found.arithmetic == pytest.approx(means.seconds + moving / THREADS)
+    assert means.seconds > 0 and found.copied == pytest.approx(moving / THREADS)  # each input is read once
     assert found.seconds > found.arithmetic

@@ -16,6 +16,7 @@ from cuvee.errors import OutOfSpace
 from cuvee.plan import cost as costs
 from cuvee.plan.cost import Outlook, Prediction, Rates, predict
 from cuvee.plan.explain import duration, explain_text, graph
+from cuvee.plan.reads import Reads
 
 
 def models(count: int, *, layers: int = 3, dtype: torch.dtype = torch.float32) -> list[dict[str, Any]]:
@@ -62,7 +63,9 @@ def test_the_prediction_counts_repeated_passes_and_whole_tensors() -> None:
     )  # of each of two experts beside the base, in two passes; then the merge
     assert found.bytes_read == inputs + thresholds
     assert found.bytes_written == twice.layout.total_bytes
-    assert found.seconds == pytest.approx((found.bytes_read + found.bytes_written) / 1000)
+    # passes over what the machine remembers do not pass the device again
+    assert found.passing == inputs + found.bytes_written
+    assert found.seconds == pytest.approx(found.passing / 1000)
     apart = cuvee.merge(tensors[1:], base=tensors[0], method="ties", density=0.5, scope="tensor").build()
     assert (
         predict(apart, Budget(), Rates()).bytes_read == inputs
@@ -114,6 +117,49 @@ def test_the_rate_of_large_runs_is_remembered(tmp_path: Path, monkeypatch: pytes
     for damaged in ("{", '{"bytes_per_second": -1}', '{"bytes_per_second": "fast"}', "[]"):
         (tmp_path / "cache" / "rates.json").write_text(damaged)
         assert outlook.known_rates() == Rates()
+
+
+def test_runs_that_compute_for_long_say_nothing_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cuvee.api import outlook
+
+    monkeypatch.setenv("CUVEE_CACHE", str(tmp_path / "cache"))
+    computes = Prediction(9 * 10**8, 10**8, 0, 0.0, arithmetic=10.0)
+    outlook.remember(computes, 10.0)
+    assert outlook.known_rates() == Rates(4e8, measured=True)  # a quarter of the run, at least
+    outlook.remember(Prediction(9 * 10**8, 10**8, 0, 0.0), 1.0)
+    known = outlook.known_rates()
+    outlook.remember(computes, 10.0)
+    assert outlook.known_rates() == known
+
+
+@pytest.mark.parametrize(("device", "seconds"), [(10.0, 11.6), (4.0, 5.6), (1.0, 4.4)])
+def test_the_shorter_of_waiting_and_computing_is_hidden_in_part(device: float, seconds: float) -> None:
+    run = Prediction(900, 100, 0, 0.0, arithmetic=4.0, copied=0.5)
+    floor = max(device, 0.5) + 0.4 * min(device, 0.5)
+    assert costs.taken(run, floor) == pytest.approx(seconds)
+    assert costs.floor_of(run, seconds) == pytest.approx(floor)
+
+
+def test_a_floor_that_only_copies_waits_for_nothing() -> None:
+    run = Prediction(900, 100, 0, 0.0, arithmetic=4.0, copied=0.5)
+    assert costs.taken(run, 0.5) == costs.taken(run, 0.1) == 4.0
+    assert costs.floor_of(run, 3.0) == pytest.approx(0.5)
+
+
+def test_passes_before_the_first_byte_written_are_a_run_of_their_own() -> None:
+    run = Prediction(1800, 100, 0, 0.0, arithmetic=8.0, moved=1000, ahead=900)
+    # nine of ten seconds of waiting, and half the computing; the rest behind it
+    assert costs.taken(run, 10.0) == pytest.approx(9.0 + 0.4 * 4.0 + 4.0 + 0.4 * 1.0)
+    assert costs.floor_of(run, costs.taken(run, 10.0)) == pytest.approx(10.0)
+
+
+def test_what_the_machine_does_not_remember_passes_the_device_again() -> None:
+    plan = cuvee.merge(models(2), method="linear").build()
+    before = Reads(1000, 1000)
+    once = predict(plan, Budget(), Rates(), costs.Means(before=before, remembered=1 << 40)).passing
+    assert predict(plan, Budget(), Rates(), costs.Means(before=before, remembered=0)).passing == once + 1000
 
 
 def test_a_cache_that_cannot_be_written_changes_nothing(

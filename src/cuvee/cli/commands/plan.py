@@ -117,9 +117,10 @@ def _figures(plan: Any, ahead: Any) -> dict[str, Any]:
         return {name: getattr(record, name) for name in record.__slots__}
 
     rates = {"bytes_per_second": ahead.rates.bytes_per_second, "rate_measured": ahead.rates.measured}
+    floor = ahead.prediction.passing / ahead.rates.bytes_per_second
     return {
         "digest": plan.digest,
         "cost": plain(cost(plan)),
-        "prediction": {**plain(ahead.prediction), **rates, "free_disk": ahead.free},
+        "prediction": {**plain(ahead.prediction), **rates, "floor": floor, "free_disk": ahead.free},
         "notes": [note.as_dict() for note in plan.notes],
     }
