@@ -5,6 +5,7 @@ Reads plainly stored tensors past torch, which need not be imported then. Must n
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
@@ -19,22 +20,38 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 ENDS = 512  # elements
+MOST_OPEN = 32  # files
 
 
-def bits_of(source: Source, name: str, start: int, stop: int, into: Array | None = None) -> Array:
-    """Elements [start, stop) as little-endian integers of their width; fresh memory, or a part of `into` (bytes)."""
+def bits_of(
+    source: Source,
+    name: str,
+    start: int,
+    stop: int,
+    into: Array | None = None,
+    files: dict[Path, ByteFile] | None = None,
+    *,
+    exactly: bool = False,
+) -> Array:
+    """Elements [start, stop) as little-endian integers of their width; fresh memory, or a part of `into` (bytes).
+
+    The first files that are read stay open in `files`, as long as that lives: opening one costs as much as reading a
+    piece of 64 KiB. `exactly`: the system is told not to read ahead of these.
+    """
     meta = source.tensors[name]
     size = meta.dtype.size
     extent = source.extent(name)
     if extent is not None and extent.nbytes == meta.nbytes:
         memory = numpy.empty((stop - start) * size, numpy.uint8) if into is None else into
         out: Array = memory[: (stop - start) * size].view(f"<u{size}")
-        file = ByteFile(extent.path)
-        try:
-            file.fill(memoryview(out.view(numpy.uint8).data), extent.offset + start * size, name)
-        finally:
-            file.close()
-        return out
+        kept = {} if files is None else files
+        file = kept.get(extent.path) or ByteFile(extent.path)
+        if len(kept) < MOST_OPEN:
+            file = kept.setdefault(extent.path, file)
+        if exactly:
+            file.read_exactly()
+        file.fill(memoryview(out.view(numpy.uint8).data), extent.offset + start * size, name)
+        return out  # a file that is not kept is closed with its last use
     values = source.read(name, start, stop).contiguous()
     found: Array = values.view(torch.uint8).numpy().view(f"<u{size}")
     return found

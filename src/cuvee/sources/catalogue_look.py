@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cuvee.core import native
 from cuvee.core.lazy import numpy
+from cuvee.core.records import dataclass
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,12 +26,11 @@ KINDS = {"bfloat16": 0, "float16": 1, "float32": 2}
 MOST = (
     1 << 16
 )  # different magnitudes of a tensor that are told apart (besides those of 16 bits); a power of 2
-_PLAIN, _NEAR, _FIRST, _APART, _TILE = 1 << 15, 1 << 16, (127 - 30) << 11, 16, 512  # as the C has them
-_ZERO = _PLAIN + _NEAR
-_SLOTS = _ZERO + 2 * _APART
+_PLAIN, _NEAR, _FIRST, _TILE = 1 << 15, 1 << 16, (127 - 30) << 11, 512  # as the C has them
+_SLOTS = _PLAIN + _NEAR
 _EARLY, _NEARLY = 8192, 7168
 _ROOM = 1 << 12  # entries of a hash table at first
-TABLE = 8 * _SLOTS + 8 * 4 * MOST  # bytes of `Table`
+TABLE = 4 * _SLOTS + 8 * 4 * MOST  # bytes of `Table`
 _PIECE = 1 << 16  # elements whose differences the reference holds at once
 
 
@@ -55,7 +55,6 @@ class _Expert(ctypes.Structure):
         ("moved", ctypes.c_int64),
         ("largest", ctypes.c_uint32),
         ("idle", ctypes.c_int32),
-        ("energy", ctypes.c_double),
     )
 
 
@@ -106,10 +105,10 @@ class Counts:
 class Table:
     """C's. Its memory is used again and again: fresh pages cost more than counting."""
 
-    def __init__(self, tell: Any) -> None:
-        self._tell = tell
+    def __init__(self, tell: Any, empty: Any) -> None:
+        self._tell, self._empty = tell, empty
         self._slots, self._entries = (
-            numpy.zeros((2, _SLOTS), numpy.uint32),
+            numpy.zeros(_SLOTS, numpy.uint32),
             numpy.zeros(4 * MOST, numpy.uint64),
         )
         places, room = (self._slots.ctypes.data, self._entries.ctypes.data), min(_ROOM, 2 * MOST)
@@ -122,11 +121,14 @@ class Table:
 
     def found(self) -> tuple[Array, Array] | None:
         """See `Magnitudes`."""
-        keys, counts = (numpy.empty(_ZERO + MOST, numpy.uint32) for _ in range(2))
-        many = self._tell(ctypes.byref(self.held), keys.ctypes.data, counts.ctypes.data)
-        keys, counts = keys[: max(0, many)], counts[: max(0, many)]
-        order = numpy.argsort(keys, kind="stable")  # which is fast where much is in order
-        return None if many < 0 else (keys[order], counts[order].astype(numpy.int64))
+        many = self._tell(ctypes.byref(self.held), None)
+        told = numpy.empty(max(0, many), numpy.uint64)
+        if many > 0:
+            self._tell(ctypes.byref(self.held), told.ctypes.data)
+        self._empty(ctypes.byref(self.held))
+        told.sort()
+        keys, counts = (told >> 32).astype(numpy.uint32), (told & 0xFFFFFFFF).astype(numpy.int64)
+        return None if many < 0 else (keys, counts)
 
 
 @dataclass(slots=True)
@@ -197,15 +199,15 @@ class Native:
     def __init__(self, path: Path) -> None:
         pointer, narrow = ctypes.c_void_p, ctypes.c_int32
         library = ctypes.CDLL(str(path))
-        self._look, self._told = library.cuvee_look, library.cuvee_told
-        self._look.restype, self._told.restype = None, ctypes.c_int64
-        self._told.argtypes = [pointer, pointer, pointer]
+        self._look, self._told, self._emptied = library.cuvee_look, library.cuvee_told, library.cuvee_emptied
+        self._look.restype, self._told.restype, self._emptied.restype = None, ctypes.c_int64, None
+        self._told.argtypes, self._emptied.argtypes = [pointer, pointer], [pointer]
         many = (pointer, pointer, narrow, ctypes.c_int64, narrow, pointer, pointer, pointer)
         self._look.argtypes = list(many)
 
     def table(self) -> Table:
         """See `Magnitudes`."""
-        return Table(self._told)
+        return Table(self._told, self._emptied)
 
     def look(
         self, base: Array, tuned: Sequence[Array], dtype: str, tables: Sequence[Any], out: Looked
@@ -215,7 +217,7 @@ class Native:
         for place, (own, bits) in enumerate(zip(experts, tuned, strict=True)):
             own.bits, own.table = bits.ctypes.data, ctypes.pointer(tables[place].held)
             own.largest = out.largest[place]
-        rows = numpy.empty((len(tuned), _TILE))
+        rows = numpy.empty((len(tuned), _TILE + 1))
         given = (base.ctypes.data, experts, len(tuned), len(base), KINDS[dtype])
         self._look(*given, rows.ctypes.data, out.gram.ctypes.data, out.size.ctypes.data)
         for place, own in enumerate(experts):

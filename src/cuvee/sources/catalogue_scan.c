@@ -8,11 +8,17 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
-enum { BFLOAT16, FLOAT16, FLOAT32, TILE = 512, LANES = 32 };
+enum { BFLOAT16, FLOAT16, FLOAT32, TILE = 512, LANES = 32, WIDTH = 8, TOGETHER = 3, AHEAD = 8 };
 enum { EARLY = 8192, NEARLY = 7168 }; /* a large tensor is given up if of its first ones so many are far and differ */
-enum { PLAIN = 1 << 15, NEAR = 1 << 16, FIRST = (127 - 30) << 11, APART = 16, GROUP = 64 };
-enum { ZERO = PLAIN + NEAR, FAR = ZERO + APART, SLOTS = FAR + APART };
+enum { PLAIN = 1 << 15, NEAR = 1 << 16, FIRST = (127 - 30) << 11, SLOTS = PLAIN + NEAR, GROUP = 64 };
+#define INLINE static inline __attribute__((always_inline)) /* once for every type, which is a constant there */
+
+typedef double Vector __attribute__((vector_size(8 * WIDTH)));
+typedef float Narrow __attribute__((vector_size(4 * WIDTH)));
 
 typedef struct {
     uint32_t key; /* 0: free (0 itself is counted in a slot) */
@@ -20,7 +26,7 @@ typedef struct {
 } Entry;
 
 typedef struct {
-    uint32_t *slots; /* two times SLOTS: counts of neighbours that are equal do not wait for each other */
+    uint32_t *slots; /* SLOTS */
     Entry *entries;  /* two times the most room; a table of some room begins at the place of that number */
     int64_t room;    /* a power of 2 */
     int64_t widest;  /* the most room */
@@ -36,8 +42,7 @@ typedef struct {
     Table *table;
     int64_t moved;
     uint32_t largest;
-    int32_t idle;  /* in this tile */
-    double energy; /* of this tile */
+    int32_t idle; /* in this tile */
 } Expert;
 
 static inline float of_bits(uint32_t bits) {
@@ -59,21 +64,39 @@ static inline float half(uint16_t bits) {
     return of_bits(exponent == 31 ? infinite : exponent ? normal : small);
 }
 
-static void widened(const void *from, int64_t first, int64_t count, int32_t kind, float *out) {
+/* The bits of a tile; those of the last one are filled up with zeros in `room`. */
+INLINE const void *whole(const void *bits, int64_t first, int64_t here, int kind, void *room) {
+    size_t size = kind == FLOAT32 ? 4 : 2;
+    const char *from = (const char *)bits + size * (size_t)first;
+    if (here == TILE) return from;
+    memset(room, 0, size * TILE);
+    return memcpy(room, from, size * (size_t)here);
+}
+
+INLINE void widened(const void *from, int kind, float *out) {
     if (kind == FLOAT32) {
-        memcpy(out, (const float *)from + first, 4 * (size_t)count);
+        memcpy(out, from, 4 * TILE);
     } else if (kind == BFLOAT16) {
-        const uint16_t *bits = (const uint16_t *)from + first;
-        for (int64_t i = 0; i < count; i++) out[i] = of_bits((uint32_t)bits[i] << 16);
+        const uint16_t *bits = from;
+        for (int i = 0; i < TILE; i++) out[i] = of_bits((uint32_t)bits[i] << 16);
     } else {
-        const uint16_t *bits = (const uint16_t *)from + first;
-        for (int64_t i = 0; i < count; i++) out[i] = half(bits[i]);
+        const uint16_t *bits = from;
+#ifdef __AVX512F__
+        for (int i = 0; i < TILE; i += 16)
+            _mm512_storeu_ps(out + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(bits + i))));
+#else
+        for (int i = 0; i < TILE; i++) out[i] = half(bits[i]);
+#endif
     }
+}
+
+static inline uint32_t home(const Table *table, uint32_t key) {
+    return (key * 2654435761u) >> 7 & ((uint32_t)table->room - 1);
 }
 
 static Entry *found(Table *table, uint32_t key) {
     Entry *entries = table->entries + table->room;
-    uint32_t mask = (uint32_t)table->room - 1, place = (key * 2654435761u) >> 7 & mask;
+    uint32_t mask = (uint32_t)table->room - 1, place = home(table, key);
     while (entries[place].key && entries[place].key != key) place = (place + 1) & mask;
     return entries + place;
 }
@@ -98,101 +121,155 @@ static void counted(Table *table, uint32_t key) {
     if (2 * table->used > table->room && table->room < table->widest) grown(table);
 }
 
-/* What was counted goes to `keys` and `counts`; how many, or -1 where they are more than can be told apart. The table
-   is empty then. */
-int64_t cuvee_told(Table *table, uint32_t *keys, uint32_t *counts) {
-    uint32_t *even = table->slots, *odd = table->slots + SLOTS, zero = 0;
+/* How many magnitudes were counted, or -1 where they are more than can be told apart; they go to `told`, unless that is
+   NULL, each above its count, in no order. */
+int64_t cuvee_told(Table *table, uint64_t *told) {
+    uint32_t *slots = table->slots;
+    Entry *entries = table->entries + table->room;
     int64_t many = 0, plain = 0, lost = table->used > table->most;
-    for (int i = ZERO; i < SLOTS; i++) zero += i < FAR ? even[i] + odd[i] : 0;
-    even[0] += zero;
-    for (int first = 0; first < ZERO && !lost; first += GROUP) {
+    for (int first = 0; first < SLOTS && !lost; first += GROUP) {
         uint32_t any = 0;
         if (first == PLAIN) plain = many;
-        for (int i = first; i < first + GROUP; i++) any |= even[i] | odd[i];
-        for (int i = first; any && i < first + GROUP; i++) {
-            if (!(even[i] | odd[i])) continue;
-            keys[many] = i < PLAIN ? (uint32_t)i << 16 : (uint32_t)(i - PLAIN + FIRST) << 12;
-            counts[many++] = even[i] + odd[i];
+        for (int i = first; i < first + GROUP; i++) any += slots[i] != 0;
+        for (int i = first; told && any && i < first + GROUP; i++) {
+            uint64_t key = i < PLAIN ? (uint64_t)i << 16 : (uint64_t)(i - PLAIN + FIRST) << 12;
+            if (slots[i]) *told++ = key << 32 | slots[i];
         }
+        many += any;
     }
     lost |= many - plain + table->used > table->most;
-    Entry *entries = table->entries + table->room;
-    for (int64_t i = 0; i < table->room && table->used && !lost; i++)
-        if (entries[i].key) {
-            keys[many] = entries[i].key;
-            counts[many++] = entries[i].count;
-        }
-    memset(table->slots, 0, 2 * SLOTS * sizeof *table->slots);
-    if (table->used) memset(entries, 0, (size_t)table->room * sizeof *entries);
+    for (int64_t i = 0; told && i < table->room && table->used && !lost; i++)
+        if (entries[i].key) *told++ = (uint64_t)entries[i].key << 32 | entries[i].count;
+    return lost ? -1 : many + table->used;
+}
+
+/* Nothing is counted any longer. */
+void cuvee_emptied(Table *table) {
+    memset(table->slots, 0, SLOTS * sizeof *table->slots);
+    if (table->used) memset(table->entries + table->room, 0, (size_t)table->room * sizeof *table->entries);
     table->used = 0;
     table->room = table->narrowest;
-    return lost ? -1 : many;
 }
 
-/* Count the magnitudes of a tile, of which elements from `here` on are none and have no change. */
-static void tallied(Table *table, const uint32_t *keys, int64_t here) {
-    uint32_t slots[TILE];
-    uint8_t far[TILE];
-    for (uint32_t i = 0; i < TILE; i++) { /* masks: the loop has no branches, so that it has vectors */
-        uint32_t key = keys[i], near = (key >> 12) - FIRST, apart = i & (APART - 1);
-        uint32_t inside = -(uint32_t)((key & 0xFFFu) == 0) & -(uint32_t)(near < NEAR);
-        uint32_t plain = -(uint32_t)((key & 0xFFFFu) == 0), zero = -(uint32_t)(key == 0);
-        uint32_t other = (inside & (PLAIN + near)) | (~inside & (FAR + apart));
-        uint32_t slot = (plain & key >> 16) | (~plain & other);
-        slots[i] = (zero & (ZERO + apart)) | (~zero & slot); /* zeros do not wait for each other either */
+/* Where the magnitudes of a tile are counted: places among the slots, and what has none of these. No change has none
+   of both. */
+static int32_t placed(const uint32_t *keys, uint32_t *slots, uint32_t *far, int32_t *distant) {
+    int32_t many = 0, others = 0;
+#ifdef __AVX512F__
+    const __m512i all = _mm512_set1_epi32(0xFFFF), low = _mm512_set1_epi32(0xFFF), first = _mm512_set1_epi32(FIRST);
+    const __m512i near_to = _mm512_set1_epi32(NEAR), shift = _mm512_set1_epi32(PLAIN);
+    for (int i = 0; i < TILE; i += 16) {
+        __m512i key = _mm512_loadu_si512(keys + i), near = _mm512_sub_epi32(_mm512_srli_epi32(key, 12), first);
+        __mmask16 some = _mm512_test_epi32_mask(key, key), fine = _mm512_test_epi32_mask(key, all);
+        __mmask16 inside = _mm512_mask_testn_epi32_mask(_mm512_cmplt_epu32_mask(near, near_to), key, low);
+        __mmask16 counted_here = some & (inside | (__mmask16)~fine), away = fine & (__mmask16)~inside;
+        __m512i slot = _mm512_mask_add_epi32(_mm512_srli_epi32(key, 16), fine, near, shift);
+        _mm512_storeu_si512(slots + many, _mm512_maskz_compress_epi32(counted_here, slot));
+        many += __builtin_popcount(counted_here);
+        if (!away) continue;
+        _mm512_storeu_si512(far + others, _mm512_maskz_compress_epi32(away, key));
+        others += __builtin_popcount(away);
     }
-    uint32_t *even = table->slots, *odd = table->slots + SLOTS;
-    for (int i = 0; i < TILE; i += 2) {
-        even[slots[i]]++;
-        odd[slots[i + 1]]++;
-    }
-    even[ZERO] -= (uint32_t)(TILE - here); /* the sum of all that stands for zero is right, modulo 2^32 */
-    for (int i = 0; i < TILE; i++) far[i] = slots[i] >= FAR;
-    for (int first = 0; first < TILE; first += 8) {
-        uint64_t some;
-        memcpy(&some, far + first, sizeof some);
-        for (; some; some &= some - 1) counted(table, keys[first + __builtin_ctzll(some) / 8]);
-    }
-}
-
-/* The differences of a tile that is filled up with elements of no change, and how many elements have other bits. */
-static void compared(const float *b, const float *t, uint32_t *keys, double *row, Expert *own) {
-    uint32_t most = own->largest;
+#else
     for (int i = 0; i < TILE; i++) {
-        keys[i] = bits_of(t[i] - b[i]) & 0x7FFFFFFFu;
-        row[i] = (double)t[i] - (double)b[i];
+        uint32_t key = keys[i], near = (key >> 12) - FIRST, plain = (key & 0xFFFFu) == 0;
+        uint32_t inside = (uint32_t)((key & 0xFFFu) == 0) & (uint32_t)(near < NEAR);
+        slots[many] = plain ? key >> 16 : PLAIN + near;
+        far[others] = key;
+        many += (int32_t)((plain | inside) & (uint32_t)(key != 0));
+        others += (int32_t)(1u ^ (plain | inside));
     }
-    for (int i = 0; i < TILE; i++) most = keys[i] > most ? keys[i] : most;
-    own->largest = most;
+#endif
+    *distant = others;
+    return many;
 }
 
-static int64_t differing(const void *base, const void *tuned, int64_t first, int64_t count, int32_t kind) {
-    int32_t moved = 0;
-    if (kind == FLOAT32) {
-        const uint32_t *a = (const uint32_t *)base + first, *b = (const uint32_t *)tuned + first;
-        for (int64_t i = 0; i < count; i++) moved += a[i] != b[i];
-    } else {
-        const uint16_t *a = (const uint16_t *)base + first, *b = (const uint16_t *)tuned + first;
-        for (int64_t i = 0; i < count; i++) moved += a[i] != b[i];
+/* Count the magnitudes of a tile that has so many elements; the others have no change. */
+static void tallied(Table *table, const uint32_t *keys, int64_t here) {
+    uint32_t slots[TILE + 16], far[TILE + 16];
+    int32_t others, many = placed(keys, slots, far, &others);
+    for (int32_t i = 0; i < many; i++) table->slots[slots[i]]++;
+    table->slots[0] += (uint32_t)(here - many - others);
+    for (int32_t i = 0; i < others; i++) {
+        if (i + AHEAD < others) __builtin_prefetch(table->entries + table->room + home(table, far[i + AHEAD]));
+        counted(table, far[i]);
     }
+}
+
+/* How many elements of a tile have other bits. */
+INLINE int32_t differing(const void *base, const void *tuned, int kind) {
+    if (kind == FLOAT32) {
+        const uint32_t *a = base, *b = tuned;
+        int32_t moved = 0;
+        for (int i = 0; i < TILE; i++) moved += a[i] != b[i];
+        return moved;
+    }
+    const uint16_t *a = base, *b = tuned;
+    uint16_t moved = 0; /* as wide as the elements, so that vectors of them add up */
+    for (int i = 0; i < TILE; i++) moved = (uint16_t)(moved + (a[i] != b[i]));
     return moved;
 }
 
-static double product(const double *a, const double *b) {
-    double sums[LANES] = {0}, total = 0;
-    for (int k = 0; k < TILE; k += LANES)
-        for (int l = 0; l < LANES; l++) sums[l] += a[k + l] * b[k + l];
-    for (int l = 0; l < LANES; l++) total += sums[l];
-    return total;
+INLINE Vector wide(const float *from) {
+#ifdef __AVX512F__
+    return (Vector)_mm512_cvtps_pd(_mm256_loadu_ps(from));
+#endif
+    Narrow part;
+    memcpy(&part, from, sizeof part);
+    return __builtin_convertvector(part, Vector);
 }
 
-/* The sum of squares of a tile and the largest magnitude so far. */
-static double squared(const float *b, uint32_t *most) {
-    double sums[LANES] = {0}, total = 0;
-    uint32_t largest = *most;
+/* The magnitudes of differences of a tile, the largest so far, and the differences in double. */
+static uint32_t compared(const float *b, const float *t, uint32_t most, uint32_t *keys, double *row) {
+    for (int i = 0; i < TILE; i++) {
+        uint32_t key = bits_of(t[i] - b[i]) & 0x7FFFFFFFu;
+        keys[i] = key;
+        most = key > most ? key : most;
+    }
+    for (int i = 0; i < TILE; i += WIDTH) {
+        Vector change = wide(t + i) - wide(b + i);
+        memcpy(row + i, &change, sizeof change);
+    }
+    return most;
+}
+
+/* The products of a row with some others; all are summed in one order, whichever stand together. */
+INLINE void together(const double *row, const double *const *others, int many, double *totals) {
+    Vector sums[TOGETHER][LANES / WIDTH] = {0};
+    double lanes[TOGETHER][LANES];
     for (int k = 0; k < TILE; k += LANES)
-        for (int l = 0; l < LANES; l++) sums[l] += (double)b[k + l] * (double)b[k + l];
-    for (int l = 0; l < LANES; l++) total += sums[l];
+        for (int q = 0; q < LANES / WIDTH; q++) {
+            Vector own, other;
+            memcpy(&own, row + k + q * WIDTH, sizeof own);
+            for (int j = 0; j < many; j++) {
+                memcpy(&other, others[j] + k + q * WIDTH, sizeof other);
+                sums[j][q] += own * other;
+            }
+        }
+    memcpy(lanes, sums, sizeof lanes);
+    for (int j = 0; j < many; j++) totals[j] = 0;
+    for (int l = 0; l < LANES; l++)
+        for (int j = 0; j < many; j++) totals[j] += lanes[j][l];
+}
+
+static void multiplied(const double *row, const double *const *others, int many, double *totals) {
+    if (many == 1) together(row, others, 1, totals);
+    if (many == 2) together(row, others, 2, totals);
+    if (many == 3) together(row, others, 3, totals);
+}
+
+/* The sum of squares of a tile and its largest magnitude. */
+static double squared(const float *b, uint32_t *most) {
+    Vector sums[LANES / WIDTH] = {0};
+    double lanes[LANES], total = 0;
+    uint32_t largest = 0;
+    for (int k = 0; k < TILE; k += LANES)
+        for (int q = 0; q < LANES / WIDTH; q++) {
+            Vector own = wide(b + k + q * WIDTH);
+            sums[q] += own * own;
+        }
+    memcpy(lanes, sums, sizeof lanes);
+    for (int l = 0; l < LANES; l++) total += lanes[l];
     for (int k = 0; k < TILE; k++) {
         uint32_t bits = bits_of(b[k]) & 0x7FFFFFFFu;
         largest = bits > largest ? bits : largest;
@@ -202,60 +279,81 @@ static double squared(const float *b, uint32_t *most) {
 }
 
 /* One tile of one expert; `finite`: the base is. The row stays as it was where nothing differs. */
-static void looked(Expert *own, const void *base, int64_t first, int64_t here, int32_t kind, const float *b, int finite,
+INLINE void looked(Expert *own, const void *base, int64_t first, int64_t here, int kind, const float *b, int finite,
                    double *row) {
+    uint32_t room[TILE], keys[TILE];
     float t[TILE];
-    uint32_t keys[TILE];
-    size_t size = kind == FLOAT32 ? 4 : 2;
-    const char *mine = (const char *)own->bits + size * (size_t)first;
-    own->idle = finite && !memcmp((const char *)base + size * (size_t)first, mine, size * (size_t)here);
-    own->table->seen += here;
+    const void *mine = whole(own->bits, first, here, kind, room);
+    int32_t moved = differing(base, mine, kind);
+    Table *table = own->table;
+    own->idle = finite && !moved;
+    table->seen += here;
     if (own->idle) {
-        own->table->slots[ZERO] += (uint32_t)here;
+        table->slots[0] += (uint32_t)here;
         return;
     }
-    memset(t, 0, sizeof t);
-    widened(own->bits, first, here, kind, t);
-    own->moved += differing(base, own->bits, first, here, kind);
-    compared(b, t, keys, row, own);
-    if (own->table->used > own->table->most) return;
-    tallied(own->table, keys, here);
-    int early = own->table->seen == EARLY && own->table->large;
-    if (early && own->table->used > NEARLY) own->table->used = own->table->most + 1;
+    own->moved += moved;
+    widened(mine, kind, t);
+    own->largest = compared(b, t, own->largest, keys, row);
+    if (table->used > table->most) return;
+    tallied(table, keys, here);
+    if (table->seen == EARLY && table->large && table->used > NEARLY) table->used = table->most + 1;
 }
 
 /* Add the products of a tile's rows; a row that nothing differs in is not looked at, and counts as zeros. */
-static void multiplied(Expert *experts, int32_t count, const double *rows, double *products) {
+static void added(const Expert *experts, int32_t count, const double *rows, double *energy, double *products) {
     for (int32_t i = 0; i < count; i++) {
-        Expert *own = experts + i;
-        own->energy = own->idle ? 0 : product(rows + i * TILE, rows + i * TILE);
-        products[i * count + i] += own->energy;
+        const double *others[TOGETHER];
+        double totals[TOGETHER];
+        int32_t places[TOGETHER], many = 0;
+        energy[i] = 0;
+        for (int32_t j = 0; j <= i && !experts[i].idle; j++) {
+            if (!experts[j].idle) {
+                places[many] = j;
+                others[many++] = rows + (int64_t)j * TILE;
+            }
+            if (many < TOGETHER && j < i) continue;
+            multiplied(rows + (int64_t)i * TILE, others, many, totals);
+            for (int m = 0; m < many; m++) {
+                products[i * count + places[m]] += totals[m];
+                if (places[m] == i) energy[i] = totals[m];
+                else products[places[m] * count + i] += totals[m];
+            }
+            many = 0;
+        }
         for (int32_t j = 0; j < i; j++) {
-            int32_t idle = own->idle || experts[j].idle;
-            double none = 0 * (own->energy + experts[j].energy); /* NaN where the other is not finite */
-            double found = idle ? none : product(rows + i * TILE, rows + j * TILE);
-            products[i * count + j] += found;
-            products[j * count + i] += found;
+            double none = 0 * (energy[i] + energy[j]); /* NaN where the other is not finite */
+            if (!experts[i].idle && !experts[j].idle) continue;
+            products[i * count + j] += none;
+            products[j * count + i] += none;
         }
     }
 }
 
-/* `rows` has room for TILE elements of every expert. `products` (experts by experts) is added to; the base's sum of
-   squares is added to size[0], and its largest magnitude, where that is larger, goes to size[1]. */
-void cuvee_look(const void *base, Expert *experts, int32_t count, int64_t elements, int32_t kind, double *rows,
-                double *products, double *size) {
+INLINE void look(const void *base, Expert *experts, int32_t count, int64_t elements, int kind, double *rows,
+                 double *products, double *size) {
+    uint32_t room[TILE], most = bits_of((float)size[1]);
     float b[TILE];
-    uint32_t most = bits_of((float)size[1]);
+    double *energy = rows + (int64_t)count * TILE;
     for (int64_t first = 0; first < elements; first += TILE) {
         int64_t here = elements - first < TILE ? elements - first : TILE;
-        uint32_t tile = 0;
-        memset(b, 0, sizeof b);
-        widened(base, first, here, kind, b);
+        const void *own = whole(base, first, here, kind, room);
+        uint32_t tile;
+        widened(own, kind, b);
         size[0] += squared(b, &tile);
         most = tile > most ? tile : most;
         for (int32_t e = 0; e < count; e++)
-            looked(experts + e, base, first, here, kind, b, tile < 0x7F800000u, rows + e * TILE);
-        multiplied(experts, count, rows, products);
+            looked(experts + e, own, first, here, kind, b, tile < 0x7F800000u, rows + (int64_t)e * TILE);
+        added(experts, count, rows, energy, products);
     }
     size[1] = (double)of_bits(most);
+}
+
+/* `rows` has room for TILE + 1 numbers of every expert. `products` (experts by experts) is added to; the base's sum of
+   squares is added to size[0], and its largest magnitude, where that is larger, goes to size[1]. */
+void cuvee_look(const void *base, Expert *experts, int32_t count, int64_t elements, int32_t kind, double *rows,
+                double *products, double *size) {
+    if (kind == BFLOAT16) look(base, experts, count, elements, BFLOAT16, rows, products, size);
+    else if (kind == FLOAT16) look(base, experts, count, elements, FLOAT16, rows, products, size);
+    else look(base, experts, count, elements, FLOAT32, rows, products, size);
 }

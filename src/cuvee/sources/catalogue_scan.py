@@ -9,12 +9,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
 from cuvee.core.lazy import numpy
 from cuvee.core.tensors import TensorMeta
+from cuvee.formats.bytes_file import ByteFile
 from cuvee.sources.bits import bits_of
 from cuvee.sources.catalogue import DIGEST, Change, Found, Sketch, step_of
 from cuvee.sources.catalogue_look import KINDS, Looked, Magnitudes, scanner
@@ -84,6 +86,7 @@ class Desk:
     def __init__(self, sources: Sequence[Source]) -> None:
         self.sources = sources
         self._own = threading.local()
+        self._files: dict[Path, ByteFile] = {}  # their reads are positional: threads share them
         self._free: list[Magnitudes] = []
         self._guard = threading.Lock()
 
@@ -107,7 +110,7 @@ class Desk:
             room: dict[int, Array] = self._own.__dict__.setdefault("room", {})
             if place not in room:
                 room[place] = numpy.empty(PIECE, numpy.uint8)
-            return bits_of(self.sources[place], name, start, stop, room[place])
+            return bits_of(self.sources[place], name, start, stop, room[place], self._files)
 
         return read
 
