@@ -13,10 +13,11 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from typing import Any
 
+from cuvee.core.records import dataclass
 from cuvee.methods.registry import stage
 from cuvee.plan.nodes import Apply, Node
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
+from cuvee.core.records import dataclass
 from cuvee.evaluate.ledger import Ledger
 
 if TYPE_CHECKING:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from cuvee.core.linux_calls import forget_peak
+from cuvee.core.records import dataclass
 from cuvee.engine.events import peak_memory
 
 

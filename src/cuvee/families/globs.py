@@ -8,7 +8,8 @@ a command.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from cuvee.core.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

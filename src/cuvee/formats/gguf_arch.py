@@ -7,7 +7,8 @@ A table: GGUF names to the names of Hugging Face models. A new architecture is a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from cuvee.core.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

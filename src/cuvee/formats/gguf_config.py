@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from cuvee.core.records import dataclass
 from cuvee.errors import SourceError
 from cuvee.formats.refusals import quoted
 

@@ -6,7 +6,8 @@ A table and two small questions. Must not touch the disk.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from cuvee.core.records import dataclass
 
 INDEX_SUFFIX = ".index.json"
 SAFETENSORS_NAMES = ("model.safetensors", "diffusion_pytorch_model.safetensors")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from cuvee.core.names import printable
+from cuvee.core.records import dataclass
 from cuvee.errors import Diagnostic, Where
 from cuvee.methods.registry import stage
 from cuvee.plan.arrangement import Feed, Target

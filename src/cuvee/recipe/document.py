@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from cuvee.core.limits import DEFAULT, Limits
 from cuvee.core.names import printable
+from cuvee.core.records import dataclass
 from cuvee.errors import Diagnostic, RecipeError, Where
 
 Path = tuple[str | int, ...]

@@ -9,8 +9,10 @@ out even and a fused q/k/v matrix is not square by accident.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
+
+from cuvee.core.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

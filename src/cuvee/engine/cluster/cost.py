@@ -5,7 +5,7 @@ Fed by measured rates; docs/guides/merge-on-a-cluster.md says how to measure the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from cuvee.core.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from cuvee.core.records import dataclass
 from cuvee.engine.fused.selection import Window
 
 _TYPES: dict[str, Any] = {

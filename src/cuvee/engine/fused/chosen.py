@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from cuvee.core.records import dataclass
 from cuvee.engine.fused.builder import Builder, Value
 from cuvee.engine.kernels.operations import Code
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+from cuvee.core.records import dataclass
 
 
 def _words(text: str) -> tuple[str, ...]:
