@@ -128,7 +128,7 @@ class _Places:
 
     def __init__(self, nodes: Sequence[Apply], step: int, length: int) -> None:
         self._data = [(ctypes.c_float * step)() for _ in nodes]
-        self._scratch = (ctypes.c_uint64 * (2 * length + step // 2 + 1))()
+        self._scratch = (ctypes.c_uint64 * (2 * length + (step + length) // 2 + 1))()
         self.addresses = [ctypes.addressof(data) for data in self._data]
         self.scratch = ctypes.addressof(self._scratch)
         self.length = max(length, 1)

@@ -128,10 +128,96 @@ void cuvee_keep(float *x, int64_t n, const uint8_t *bits) {
     for (; s < n; s++) x[s] = bits[s / 8] >> (s & 7) & 1 ? x[s] : 0.0f;
 }
 
+/* How the limits of ranks rise, in steps of 65536: that of rank r is less than `off` from at + by * r. */
+typedef struct { float at, by, off; } Rise;
+static Rise rise_of(const u64 *limits, int64_t n) {
+    double at = (double)limits[0], by = n > 1 ? ((double)limits[n - 1] - at) / (double)(n - 1) : 0.0, off = 0.0;
+    FREE_LOOP for (int64_t r = 0; r < n; r++) {
+        double apart = (double)limits[r] - (at + by * (double)r), size = apart < 0.0 ? -apart : apart;
+        off = size > off ? size : off;
+    }
+    return (Rise){(float)(at / 65536.0), (float)(by / 65536.0), (float)(off / 65536.0) + 0.1f}; /* and roundings */
+}
+
+/* Which entries of a row a random word below the limit of their rank keeps. Entries are counted in narrow bins of magnitudes, 16
+ * octaves of them; the bin tells the rank well enough for most words, and of the others it is counted. Whether +0 is kept does
+ * not matter. Returns 0 where too much is unsure. `keys` has room for 2 * n. */
+enum { UNSURE = 48, NARROW = 2048 };
+static int drawn(const float *x, int64_t n, const u32 *words, const u64 *limits, Rise rise, u32 *keys, uint8_t *kept) {
+    u32 counts[4][NARROW], table[NARROW], *bins = keys + n, largest = 0, before = 0;
+    const int many = n > 2048 ? NARROW : NARROW / 4, shift = n > 2048 ? 16 : 18;
+    for (int k = 0; k < 4; k++) memset(counts[k], 0, sizeof(u32) * (size_t)many);
+    FREE_LOOP for (int64_t i = 0; i < n; i++) {
+        keys[i] = bits_of(x[i]) & 0x7fffffffu;
+        largest = keys[i] > largest ? keys[i] : largest;
+    }
+    const u32 floor = largest > 0x07ffffffu ? largest - 0x07ffffffu : 0;
+    FREE_LOOP for (int64_t i = 0; i < n; i++) bins[i] = (keys[i] > floor ? keys[i] - floor : 0) >> shift;
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4) { counts[0][bins[i]]++; counts[1][bins[i + 1]]++; counts[2][bins[i + 2]]++; counts[3][bins[i + 3]]++; }
+    for (; i < n; i++) counts[0][bins[i]]++;
+    FREE_LOOP for (int j = 0; j < many; j++) counts[0][j] += counts[1][j] + counts[2][j] + counts[3][j];
+    for (int j = 0; j < many; j++) { counts[1][j] = before; before += counts[0][j]; }
+    FREE_LOOP for (int j = 0; j < many; j++) {
+        float first = (float)(int32_t)counts[1][j], low = rise.at + rise.by * first - rise.off;
+        float high = rise.at + rise.by * (first + (float)(int32_t)counts[0][j]) + rise.off;
+        low = low < 0.0f ? 0.0f : low > 65535.0f ? 65535.0f : low;
+        table[j] = (u32)(int32_t)low | (u32)(int32_t)(high > 65535.0f ? 65535.0f : high) << 16;
+    }
+    FREE_LOOP for (int64_t j = 0; j < n; j++) {
+        u32 both = table[bins[j]], word = words[j] >> 16, least = both & 0xffffu;
+        bins[j] = word < least ? 1 : word > both >> 16 || bits_of(x[j]) == 0 ? 0 : 2;
+    }
+    FREE_LOOP for (int64_t j = 0; j < n; j++) kept[j] = (uint8_t)bins[j];
+    int unsure = 0;
+    for (int64_t from = 0; from < n; from += 8) { /* eight at a time: most are none */
+        u64 eight = 0;
+        memcpy(&eight, kept + from, n - from < 8 ? (size_t)(n - from) : 8);
+        if (!(eight &= 0x0202020202020202u)) continue;
+        for (; eight; eight &= eight - 1) {
+            const int64_t at = from + __builtin_ctzll(eight) / 8;
+            u32 rank = 0, key = keys[at];
+            if (++unsure > UNSURE) return 0;
+            for (int64_t j = 0; j < at; j++) rank += keys[j] <= key;
+            for (int64_t j = at; j < n; j++) rank += keys[j] < key;
+            kept[at] = words[at] < limits[rank];
+        }
+    }
+    return 1;
+}
+
+/* As cuvee_prune, of values that are not divided: ranks are looked for only where they matter. */
+static void draw(float *x, int64_t rows, int64_t n, int64_t first, u64 key, const u64 *limits, double *before, double *after,
+                 u64 *scratch) {
+    u32 *words = (u32 *)(scratch + 2 * n), *ranks = words + rows * n, last[TILE];
+    uint8_t *kept = (uint8_t *)scratch + 8 * n;
+    const Rise rise = rise_of(limits, n);
+    int64_t made = 0;
+    for (int64_t row = 0; row < rows; row++, x += n) {
+        for (; made < (row + 1) * n; made += TILE) {
+            int whole = rows * n - made >= TILE;
+            philox(whole ? words + made : last, (u64)(first + made) / TILE, key);
+            if (!whole) memcpy(words + made, last, (size_t)(rows * n - made) * sizeof(u32));
+        }
+        const u32 *own = words + row * n;
+        if (before) before = row_sums(x, n, before);
+        if (!drawn(x, n, own, limits, rise, (u32 *)scratch, kept)) {
+            rank(x, n, ranks, scratch);
+            FREE_LOOP for (int64_t i = 0; i < n; i++) kept[i] = own[i] < limits[ranks[i]];
+        }
+        FREE_LOOP for (int64_t i = 0; i < n; i++) x[i] = kept[i] ? x[i] : 0.0f;
+        if (before) after = row_sums(x, n, after);
+    }
+}
+
 /* Rows of `n` elements, the first of which is element `first` of its tensor (a multiple of 1024): keep what a random word
  * below the limit of its rank keeps, divided by the divisor of its rank. With `before`, sums of magnitudes are made, too. */
 void cuvee_prune(float *x, int64_t rows, int64_t n, int64_t first, u64 key, const u64 *limits, const float *divisors,
                  double *before, double *after, u64 *scratch) {
+    if (!divisors && n > 0 && limits[0] <= limits[n - 1]) {
+        draw(x, rows, n, first, key, limits, before, after, scratch);
+        return;
+    }
     u32 *ranks = (u32 *)(scratch + 2 * n), words[TILE];
     for (int64_t row = 0; row < rows; row++) rank(x + row * n, n, ranks + row * n, scratch);
     if (before) for (int64_t row = 0; row < rows; row++) before = row_sums(x + row * n, n, before);
