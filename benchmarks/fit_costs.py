@@ -32,7 +32,7 @@ from engine import EXPERTS, header, recipe
 import cuvee
 from cuvee.engine.foresight import foreseen
 from cuvee.engine.options import RunOptions
-from cuvee.engine.work import work_of
+from cuvee.engine.work import planning, work_of
 from cuvee.plan.cost import Prediction, Rates, predict, taken
 
 COSTS = Path(__file__).resolve().parents[1] / "src" / "cuvee" / "engine" / "costs.toml"
@@ -43,10 +43,12 @@ LIMIT = 0.3  # how far from 1 said over taken may be
 
 @dataclass(frozen=True)
 class Asked:
-    """What a method's plan asks for: entries of each stage, and the prediction, whose bytes are taken from it."""
+    """What a method's plan asks for: entries of each stage, the prediction, whose bytes are taken from it, and seconds
+    of planning."""
 
     work: Mapping[str, int]
     said: Prediction
+    planning: float = 0.0
 
     @property
     def once(self) -> int:
@@ -73,7 +75,7 @@ def asked(folder: Path, method: str, threads: int) -> Asked:
         for stage, entries in work_of(tensor).items():
             work[stage] = work.get(stage, 0) + entries
     plan.close()
-    return Asked(work, said)
+    return Asked(work, said, planning(plan.tensors))
 
 
 def floors(round_: Mapping[str, Any]) -> dict[str, float]:
@@ -115,15 +117,13 @@ def fit(
     two = least(moved, copied, np.array([known["bytes"][name] for name in ("read", "written")]))
     stages = sorted({stage for m in each for stage in plans[m].work})
     matrix = np.array([[plans[m].work.get(stage, 0) for stage in stages] for m in each]) * 1e-9
-    taken = np.array([rows[m]["cpu"] for m in each])
+    taken = np.array([rows[m]["cpu"] - plans[m].planning for m in each])
     taken -= np.array([[plans[m].said.bytes_read, plans[m].said.bytes_written] for m in each]) @ two * 1e-9
     before = np.array([known["stages"].get(s, known["stages"].get(s.partition("@")[0], 1.0)) for s in stages])
     found = least(matrix, np.maximum(taken, 0.01), before)
     own = {stage: float(cost) for stage, cost in zip(stages, found, strict=True)}
-    return {
-        "bytes": dict(zip(("read", "written"), map(float, two), strict=True)),
-        "stages": known["stages"] | own,
-    }
+    moving = dict(zip(("read", "written"), map(float, two), strict=True))
+    return {**known, "bytes": moving, "stages": known["stages"] | own}
 
 
 def nearness(rows: Sequence[Mapping[str, Any]], plan: Asked, costs: Mapping[str, Any], threads: int) -> float:
@@ -133,7 +133,7 @@ def nearness(rows: Sequence[Mapping[str, Any]], plan: Asked, costs: Mapping[str,
     work = sum(stages.get(s, stages.get(s.partition("@")[0], 1.0)) * n for s, n in plan.work.items()) * 1e-9
     said = replace(
         said,
-        arithmetic=work / threads + read * said.bytes_read + written * said.bytes_written,
+        arithmetic=plan.planning + work / threads + read * said.bytes_read + written * said.bytes_written,
         copied=read * plan.once + written * said.bytes_written,
     )
     return median(taken(said, floors(r)["wall"]) / (r["run"]["wall"] - r["start"]["wall"]) for r in rows)
@@ -150,11 +150,16 @@ def written(costs: Mapping[str, Mapping[str, float]]) -> str:
         head = f"[{table}]"
         parts += [*([comments[head]] if head in comments else []), head]
         parts += [
-            f"{name if name.isidentifier() else json.dumps(name)} = {cost:.3g}"
+            f"{name if name.isidentifier() else json.dumps(name)} = {number(cost)}"
             for name, cost in values.items()
         ]
         parts.append("")
     return "\n".join(parts)
+
+
+def number(cost: float) -> str:
+    """Three digits are more than is known."""
+    return f"{cost:.3g}" if cost < 100 else str(round(cost))
 
 
 def judged(

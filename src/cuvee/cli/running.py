@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass, field, replace
+import time
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from cuvee.api.sparing import spared
 from cuvee.cli.profile import profiled
 from cuvee.cli.progress import listener
 from cuvee.cli.render import json_line, notes, stderr, stdout
+from cuvee.core.records import dataclass
 from cuvee.engine.options import RunOptions
 from cuvee.engine.run import run
 from cuvee.errors import Interrupted
@@ -102,6 +104,7 @@ def run_plan(
             stderr(explain_text(plan, ahead, notes=False))
         notes(plan.notes, manner.quiet)
     try:
+        began = time.monotonic()
         saved = save(
             plan,
             out,
@@ -122,7 +125,7 @@ def run_plan(
     else:
         notes(saved.notes, manner.quiet)
     if here and not saved.finished.resumed_bytes:  # a cluster says nothing of this machine
-        remember(ahead.prediction, saved.finished.seconds)
+        remember(ahead.prediction, time.monotonic() - began)  # with what is synced in the end
     _report(plan, saved, manner)
     warned = any(note.severity == "warning" for note in plan.notes)
     return 4 if manner.strict and warned else 0

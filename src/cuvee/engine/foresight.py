@@ -20,9 +20,8 @@ from cuvee.engine.fused.recognise import extents_of
 from cuvee.engine.fused.rows import pruned
 from cuvee.engine.kernels.operations import TILE
 from cuvee.engine.options import RunOptions
-from cuvee.engine.package_rounds import marked_reads
 from cuvee.engine.rounds import compiled_reads
-from cuvee.engine.work import moving, seconds_of
+from cuvee.engine.work import moving, planning, seconds_of
 from cuvee.errors import SourceError
 from cuvee.plan.cost import PROGRAM, Means, inputs_of
 from cuvee.plan.matrices import is_whole, repeats
@@ -69,7 +68,7 @@ def foreseen(plan: Plan, options: RunOptions) -> Means:
     return Means(
         program=program + _gathered(plan, options.threads) if len(compiled) == len(plan.tensors) else PROGRAM,
         held=held,
-        seconds=seconds / max(1, options.threads),
+        seconds=seconds / max(1, options.threads) + planning(plan.tensors),
         reads=reads,
         before=before,
         grouped=grouped,
@@ -84,6 +83,8 @@ def _marked(
     """What kernels take of a package."""
     if fused is None:
         return {}, Reads(), frozenset()
+    from cuvee.engine.package_rounds import marked_reads
+
     sources = {key: opened.source for key, opened in plan.sources.items()}
     return marked_reads(plan, fused, share, lambda node: _lies_plainly(node, sources, late))
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
+from cuvee.core.records import dataclass
 from cuvee.engine.fused.figures import kept_counts, wanted
 from cuvee.engine.fused.passes import lacking
 from cuvee.engine.fused.recognise import copied
@@ -37,6 +37,9 @@ class Rounds:
     sources: Sources
     share: int
     most: bool
+    lain: dict[
+        tuple[str, str], tuple[Hashable, int]
+    ]  # what was found of inputs, which is asked again and again
 
     def tensor(self, tensor: OutputTensor, known: Known) -> int:
         """Bytes that making a tensor reads, the figures of its groups known."""
@@ -134,8 +137,14 @@ class Rounds:
     def below(self, nodes: Iterable[Node]) -> Bytes:
         """What lies in files below some nodes; kernels know no changes of adapters, and files by their paths."""
         reads = (n for node in nodes for n in walk(node) if isinstance(n, Read))
-        leaves = (leaf_of(read, self.sources) for read in reads)
-        return {_fed(leaf): leaf.nbytes for leaf in leaves}
+        return dict(map(self._lies, reads))
+
+    def _lies(self, read: Read) -> tuple[Hashable, int]:
+        place = read.source, read.meta.name
+        if place not in self.lain:
+            leaf = leaf_of(read, self.sources)
+            self.lain[place] = _fed(leaf), leaf.nbytes
+        return self.lain[place]
 
 
 def _fed(leaf: Leaf) -> Hashable:
@@ -172,6 +181,7 @@ def figures_before(
     sources: Sources, groups: Mapping[str, Members], share: int
 ) -> tuple[Rounds, Rounds, Known, Reads]:
     """The rounds as they normally are and at worst; what is known after those of the groups, and what these read."""
-    least, most = (Rounds(sources, share, worst) for worst in (False, True))
+    lain: dict[tuple[str, str], tuple[Hashable, int]] = {}
+    least, most = (Rounds(sources, share, worst, lain) for worst in (False, True))
     (before, known), (at_most, _) = least.groups(groups), most.groups(groups)
     return least, most, known, Reads(before, at_most)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
 
@@ -25,7 +25,8 @@ _GENERIC, _TORCH_EACH = 20.0, 8.0  # times as much by torch, and nanoseconds for
 
 @cache
 def costs() -> Mapping[str, Mapping[str, float]]:
-    """Nanoseconds of one thread: `bytes` read and written, `stages` for each element and input."""
+    """Nanoseconds of one thread: for `bytes` read and written, in `stages` for each element and input, and for
+    `planning` an input."""
     text = (resources.files("cuvee.engine") / "costs.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
 
@@ -34,6 +35,11 @@ def moving() -> Moving:
     """What reading and writing take of a thread, for each byte."""
     found = costs()["bytes"]
     return Moving(found["read"] * 1e-9, found["written"] * 1e-9)
+
+
+def planning(tensors: Iterable[OutputTensor]) -> float:
+    """Seconds before anything is read, by one thread, whatever the sizes: inputs are found, checked and foreseen."""
+    return costs()["planning"]["input"] * 1e-9 * sum(_inputs(tensor.node) for tensor in tensors)
 
 
 def work_of(tensor: OutputTensor) -> Counter[str]:

@@ -15,13 +15,12 @@ from cuvee.core.tensors import TensorMeta
 from cuvee.methods.registry import stage
 from cuvee.plan.matrices import COPIES, is_whole, memory_of, outgrows
 from cuvee.plan.nodes import Apply, Node, Read, walk
-from cuvee.plan.package_reads import package_reads
 from cuvee.plan.plan import OutputTensor, Plan
 from cuvee.plan.reads import Reads, exactly, generic_reads
 from cuvee.plan.stored import laid_below, stored_below, untold
 
 PROGRAM = 300_000_000  # bytes of the interpreter, torch and what a small merge takes besides its blocks
-APART = 0.4  # of the shorter of waiting for the device and computing, that does not pass during the longer
+APART = 1 / 3  # of the shorter of waiting for the device and computing, that does not pass during the longer
 _WORD = 4  # bytes of a float32
 _HALVINGS = 50
 
@@ -220,6 +219,8 @@ def _together(one: float, other: float) -> float:
 def _reads(plan: Plan, share: int, means: Means) -> Reads:
     form = plan.recipe.output.package
     if form is not None:
+        from cuvee.plan.package_reads import package_reads
+
         others = package_reads(plan, share, set(means.reads), means.grouped, include_base=form.include_base)
         return sum(means.reads.values(), means.before) + others
     rest = [tensor.node for tensor in plan.tensors if tensor.meta.name not in means.reads]

@@ -52,7 +52,7 @@ def test_compiled_tensors_hold_blocks_of_their_inputs(paths: list[Path]) -> None
 def test_thresholds_hold_the_inputs_and_cost_more(paths: list[Path]) -> None:
     plain, trimmed = (foreseen(paths, method) for method in ("task_arithmetic", "breadcrumbs"))
     assert dict(trimmed.held) == dict.fromkeys("abc", 5 * 512 * 1024 * 2)
-    assert trimmed.seconds > 3 * plain.seconds > 0
+    assert trimmed.seconds > plain.seconds > 0
     assert trimmed.program > plain.program
 
 
@@ -100,7 +100,7 @@ def test_torch_is_counted_where_it_is_needed(paths: list[Path]) -> None:
     )
     assert generic.program == PROGRAM
     assert dict(generic.held) == dict.fromkeys("abc", 4 * (nodes + 4) * 256 * 1024)
-    assert generic.seconds > 5 * foreseen(paths, "task_arithmetic").seconds
+    assert generic.seconds > 2 * foreseen(paths, "task_arithmetic").seconds
 
 
 def test_the_outlook_adds_arithmetic_and_memory(paths: list[Path]) -> None:

@@ -21,6 +21,12 @@ def work_of(method: str, **values: Any) -> dict[str, int]:
     return dict(work.work_of(plan.tensors[0]))
 
 
+def test_inputs_are_planned_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "costs", lambda: {"planning": {"input": 1e6}})
+    plan = cuvee.merge([{"a": torch.zeros(4), "b": torch.zeros(8)}] * 3, method="linear").build()
+    assert work.planning(plan.tensors) == pytest.approx(6e-3)
+
+
 def test_each_stage_takes_in_every_entry_of_its_inputs() -> None:
     found = work_of("ties", density=0.5, scope="tensor")
     assert (found["trim"], found["elect"], found[work.OUTPUT]) == (3 * COUNT, 3 * COUNT, COUNT)
@@ -42,7 +48,7 @@ def test_norms_that_are_restored_are_more_work() -> None:
 
 def test_costs_are_whole_and_stages_without_one_have_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
     found = work.costs()
-    assert set(found) == {"bytes", "stages"} and min(found["stages"].values()) >= 0
+    assert set(found) == {"bytes", "planning", "stages"} and min(found["stages"].values()) >= 0
     assert work.moving().read == pytest.approx(found["bytes"]["read"] * 1e-9)
     plan = cuvee.merge([{"a": torch.zeros(1000)}] * 2, method="linear").build()
     known = work.seconds_of(plan.tensors[0], compiled=True)

@@ -134,10 +134,10 @@ def test_runs_that_compute_for_long_say_nothing_of_the_disk(
     assert outlook.known_rates() == known
 
 
-@pytest.mark.parametrize(("device", "seconds"), [(10.0, 11.6), (4.0, 5.6), (1.0, 4.4)])
+@pytest.mark.parametrize(("device", "seconds"), [(10.0, 11 + 1 / 3), (4.0, 5 + 1 / 3), (1.0, 4 + 1 / 3)])
 def test_the_shorter_of_waiting_and_computing_is_hidden_in_part(device: float, seconds: float) -> None:
     run = Prediction(900, 100, 0, 0.0, arithmetic=4.0, copied=0.5)
-    floor = max(device, 0.5) + 0.4 * min(device, 0.5)
+    floor = max(device, 0.5) + min(device, 0.5) / 3
     assert costs.taken(run, floor) == pytest.approx(seconds)
     assert costs.floor_of(run, seconds) == pytest.approx(floor)
 
@@ -151,7 +151,7 @@ def test_a_floor_that_only_copies_waits_for_nothing() -> None:
 def test_passes_before_the_first_byte_written_are_a_run_of_their_own() -> None:
     run = Prediction(1800, 100, 0, 0.0, arithmetic=8.0, moved=1000, ahead=900)
     # nine of ten seconds of waiting, and half the computing; the rest behind it
-    assert costs.taken(run, 10.0) == pytest.approx(9.0 + 0.4 * 4.0 + 4.0 + 0.4 * 1.0)
+    assert costs.taken(run, 10.0) == pytest.approx(9.0 + 4.0 / 3 + 4.0 + 1.0 / 3)
     assert costs.floor_of(run, costs.taken(run, 10.0)) == pytest.approx(10.0)
 
 
