@@ -6,6 +6,7 @@ python tests/equivalence/record_vectors.py
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 from typing import Any
 
@@ -151,13 +152,29 @@ def gathering() -> list[dict[str, Any]]:
         low, high = (int(v) for v in keys.sort().values[[ELEMENTS // 4, ELEMENTS // 2]])
         for bounds in ((low, high), (low, low), (0, 0x7FFFFFFF)):
             inner = keys[(keys > bounds[0]) & (keys < bounds[1])]
-            counts = [int(c.sum()) for c in (keys < bounds[0], keys == bounds[0], keys == bounds[1])]
-            room = inner.numel() + 7
-            data = raw(torch.tensor([*counts, inner.numel()])) + raw(inner.to(torch.int32))
-            data += bytes(4 * (room + 16 - inner.numel()))
-            ops = [op(Code.PICK, 0, 0, bits=bounds[0], key=bounds[1], count=room)]
+            pick = {"bits": bounds[0], "key": bounds[1], "count": inner.numel() + 7}
+            ops, data = [op(Code.PICK, 0, 0, **pick)], picked(keys, *bounds, pick["count"])
             found.append(case(f"pick {name} {bounds}", name, ops, None, data=data))
+    for inputs in ("few_h p", "p few", "x y"):
+        base, change = (INPUTS[name] for name in inputs.split())
+        keys = (change.float() - base.float()).abs().view(torch.int32)
+        low, high = (int(v) for v in keys.sort().values[[ELEMENTS // 4, ELEMENTS // 2]])
+        wide = int(change.dtype == torch.float32)
+        for bounds, room in itertools.product(
+            ((low, high), (low, low), (0, 0x7FFFFFFF)), (ELEMENTS, TILE + 40)
+        ):
+            ops = [op(Code.PICK_CHANGE, 0, 0, 1, wide, d=2, bits=bounds[0], key=bounds[1], count=room)]
+            data = picked(keys, *bounds, room)
+            found.append(case(f"pick {inputs} {bounds} {room}", inputs, ops, None, data=data))
     return found
+
+
+def picked(keys: torch.Tensor, low: int, high: int, room: int) -> bytes:
+    """How many are below, at the first and at the second bound, how many between, and these."""
+    inner = keys[(keys > low) & (keys < high)]
+    counts = [int(c.sum()) for c in (keys < low, keys == low, keys == high)]
+    found = raw(torch.tensor([*counts, inner.numel()])) + raw(inner.to(torch.int32))
+    return found + bytes(4 * (room + 16 - inner.numel()))
 
 
 def randomness() -> list[dict[str, Any]]:

@@ -14,10 +14,10 @@ from cuvee.core.dtypes import FLOAT32
 from cuvee.core.tensors import TensorMeta
 from cuvee.engine.fused import selection
 from cuvee.engine.fused.builder import Builder, Unfusable
-from cuvee.engine.fused.probes import probed
+from cuvee.engine.fused.probes import _SPARE, _Places, probed
 from cuvee.engine.fused.selection import Probe, Rank, Window, _within, chosen_of, spacing
 from cuvee.engine.kernels import kernels
-from cuvee.engine.kernels.operations import TILE
+from cuvee.engine.kernels.operations import TILE, Picked
 from cuvee.plan.nodes import Apply, Read
 
 MACHINE = kernels()
@@ -60,10 +60,32 @@ def test_keys_at_a_place_and_below_a_key(values: list[int], data: st.DataObject)
     place = data.draw(st.integers(0, len(values) - 1))
     key = sorted(values)[place]
     assert MACHINE.select(keys, len(keys), place) == (key, sum(v < key for v in values), values.count(key))
+    ends = MACHINE.selected(keys, len(keys), [place, 0, len(keys), -1])
+    assert ends == [MACHINE.select(keys, len(keys), place), MACHINE.select(keys, len(keys), 0), None, None]
     length = data.draw(st.integers(1, 9))
     runs = [values[s : s + length] for s in range(0, len(values) - length + 1, length)]
     counts = [sum(v < key for v in run) for run in runs]
     assert MACHINE.less(keys, key, length) == (sum(counts), sum(count**2 for count in counts))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_memory_of_keys_is_used_again_once_nobody_holds_them(alone: bool) -> None:
+    def placed(key: int) -> Window:
+        place = _Places(5, alone=alone)
+        head = Picked.from_address(place.address)
+        assert (head.less, head.low, head.high, head.picked) == (0, 0, 0, 0)
+        head.less, head.picked = 2, 1
+        ctypes.c_uint32.from_address(place.address + ctypes.sizeof(Picked)).value = key
+        return place.window((1, 9))
+
+    _SPARE.clear()
+    first, second = placed(3), placed(4)
+    assert (list(first.keys), list(second.keys)) == ([3], [4])
+    del first
+    third = placed(5)
+    assert (list(second.keys), list(third.keys)) == ([4], [5])
+    del second, third
+    assert len(_SPARE[(5).bit_length()]) == 1 + alone
 
 
 @given(st.lists(st.floats(-1e290, 1e290) | st.sampled_from([0.0, -0.0, 5e-324, -5e-324, 1.0, 2.0**-53])))

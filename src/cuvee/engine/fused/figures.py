@@ -147,7 +147,7 @@ def _boosts(nodes: Sequence[Apply]) -> Gathering:
 
 def _factor(tensors: int) -> Gathering:
     found = yield Probe("norms")
-    before, after = (exact([x for lines in found for x in lines[i]]) for i in range(2))
+    before, after = (exact(*(lines[i] for lines in found)) for i in range(2))
     return [factor_of(before, after)] * tensors
 
 
@@ -158,7 +158,7 @@ def factor_of(before: float, after: float) -> float:
 
 def _majority(tensors: int) -> Gathering:
     found = yield Probe("signs")
-    total = exact([x for lines in found for x in lines[0]])
+    total = exact(*(lines[0] for lines in found))
     return [math.copysign(1.0, total) if total else 0.0] * tensors
 
 
@@ -180,11 +180,11 @@ def _products(node: Apply) -> Gathering:
     return [list(mean_coefficients(gram, weights, max_iter=values["max_iter"], tol=values["tol"]))]
 
 
-def exact(lines: Sequence[float] | ctypes.Array[ctypes.c_double]) -> float:
-    """The sum, rounded once; Unfusable where it is not finite."""
-    machine = kernels() if isinstance(lines, ctypes.Array) else None
+def exact(*parts: Sequence[float] | ctypes.Array[ctypes.c_double]) -> float:
+    """The sum of all numbers, rounded once; Unfusable where it is not finite."""
+    machine = kernels() if all(isinstance(part, ctypes.Array) for part in parts) else None
     try:
-        total = math.fsum(lines) if machine is None else machine.total(lines)
+        total = math.fsum(x for part in parts for x in part) if machine is None else machine.total(*parts)
     except (OverflowError, ValueError):
         total = math.inf
     if not math.isfinite(total):

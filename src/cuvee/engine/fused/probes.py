@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
+from cuvee.core.dtypes import FLOAT32
 from cuvee.engine.fused import asking, varying
 from cuvee.engine.fused.balance import judged
 from cuvee.engine.fused.builder import Builder, Unfusable, Value
+from cuvee.engine.fused.crowd import changed
 from cuvee.engine.fused.products import products
 from cuvee.engine.fused.selection import Probe, Window
 from cuvee.engine.fused.stages import ballot, thinned
@@ -19,7 +23,7 @@ from cuvee.plan.nodes import Apply, Node
 
 TABLE = 65536  # 32-bit counts of `high` (in two halves) and `low`
 _COUNTED = (1 << 32) - 1  # elements of one tensor, which may all be in one bin
-_MOST = 4 << 20  # magnitudes of one tensor that may be gathered
+_MOST = (4 << 20) - 1  # magnitudes of one tensor that may be gathered
 
 Results = Callable[[], list[Any]]
 
@@ -124,29 +128,69 @@ def _movers(builder: Builder, node: Apply, lines: int) -> Results:
 
 
 def _pick(builder: Builder, probe: Probe, node: Apply, total: int) -> Results:
-    value = _judged(builder, probe, node)
     room = min(total, _MOST)
-    found = [_Places(room) for _ in probe.windows]
-    for (low, high), own in zip(probe.windows, found, strict=True):
-        builder.emit(Code.PICK, None, value, bits=low, key=high, count=room, data=own.address)
-    builder.release(value)
+    found = [_Places(room, alone=node.group is None) for _ in probe.windows]
+    picks = [
+        {"bits": low, "key": high, "count": room, "data": own.address}
+        for (low, high), own in zip(probe.windows, found, strict=True)
+    ]
+    if len(picks) > 1 or not _picked_changes(builder, probe, node, picks):
+        value = _judged(builder, probe, node)
+        for pick in picks:
+            builder.emit(Code.PICK, None, value, **pick)
+        builder.release(value)
     return lambda: [own.window(bounds) for own, bounds in zip(found, probe.windows, strict=True)]
 
 
-class _Places:
-    """Where the machine puts the magnitudes it picks; memory comes when it is written."""
+def _picked_changes(builder: Builder, probe: Probe, node: Apply, picks: Sequence[dict[str, int]]) -> bool:
+    """Whether magnitudes of a plain change are picked, in one operation that makes it, too."""
+    if probe.by is not None or node.stage == "sce":
+        return False
+    member = changed(builder, node.inputs[0])
+    if member is None or member.base is None:
+        return False
+    base, own = builder.use(member.base), builder.new()
+    for pick in picks:
+        op = builder.emit(Code.PICK_CHANGE, None, base, **pick)
+        op.b, op.c, op.d = builder.place(member.read), int(member.read.meta.dtype == FLOAT32), own.register
+    builder.release(base)
+    builder.release(own)
+    return True
 
-    def __init__(self, room: int) -> None:
-        self._data = mmap.mmap(-1, ctypes.sizeof(Picked) + 4 * (room + 16))
+
+class _Places:
+    """Where the machine puts the magnitudes it picks; memory comes when it is written, and is used again, for the first
+    touch of new memory costs more than what is put there. `alone`: keys are left there, not copied.
+    """
+
+    def __init__(self, room: int, *, alone: bool) -> None:
+        self._spare = _SPARE.setdefault(room.bit_length(), [])
+        self._alone = alone
+        try:
+            self._data = self._spare.pop()
+        except IndexError:
+            self._data = mmap.mmap(-1, ctypes.sizeof(Picked) + 4 * ((1 << room.bit_length()) + 16))
         self._head = Picked.from_buffer(self._data)
+        self._head.less = self._head.low = self._head.high = self._head.picked = 0
         self.address = ctypes.addressof(self._head)
 
     def window(self, bounds: tuple[int, int]) -> Window:
-        head = self._head
-        keys = None
-        if head.picked >= 0:
-            keys = (ctypes.c_uint32 * head.picked).from_buffer_copy(self._data, ctypes.sizeof(Picked))
-        return Window(bounds, head.less, head.low, head.high, keys)
+        """What was found; to be asked once. The memory is free again once nobody holds the keys."""
+        head, keys = self._head, None
+        found = Window(bounds, head.less, head.low, head.high, None)
+        if head.picked < 0:
+            return found  # a tensor's worth of memory, which is given back
+        kind, at = ctypes.c_uint32 * head.picked, ctypes.sizeof(Picked)
+        if self._alone:
+            keys = kind.from_buffer(self._data, at)
+            weakref.finalize(keys, self._spare.append, self._data).atexit = False
+        else:
+            keys = kind.from_buffer_copy(self._data, at)
+            self._spare.append(self._data)
+        return replace(found, keys=keys)
+
+
+_SPARE: dict[int, list[mmap.mmap]] = {}  # by the bits of how many magnitudes there is room for
 
 
 def _count(builder: Builder, probe: Probe, node: Apply, total: int) -> Results:

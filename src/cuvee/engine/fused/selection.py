@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
+from cuvee.core.records import dataclass
 from cuvee.engine.fused.builder import Unfusable
 from cuvee.engine.fused.chosen import ALL, Chosen
 from cuvee.engine.kernels.library import Kernels
@@ -215,8 +215,9 @@ def _bounds(
         half = _likely(keys, zeros, share, total, kernels)
         held += 2 * half / count * total
         places = int(share * count - half), int(share * count + half) + 1
-        low = 0 if places[0] < zeros else _key(keys, places[0] - zeros, kernels)
-        high = 1 if places[1] < zeros else _key(keys, places[1] - zeros, kernels)
+        ends = kernels.selected(keys, len(keys), [place - zeros for place in places])
+        low, high = (_ALL[1] if end is None else end[0] for end in ends)
+        low, high = 0 if places[0] < zeros else low, 1 if places[1] < zeros else high
         bounds.append((low, max(high, low + 1)))
     return tuple(bounds) if held <= _HELD else ()
 

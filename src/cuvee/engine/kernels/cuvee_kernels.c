@@ -24,7 +24,7 @@ enum {
     TRIM, KEEP, AGREE, LARGEST, QUOTIENT, HIGH, LOW, TIED, SUM, DOT, PICK,
     MOVED, BOOST, UNIQUE, LARGER, OUTWEIGHS, REACHED, AT_LEAST,
     SPILL, VARIANCE, LOAD_E4M3, LOAD_E5M2, SCORES, BALANCED, ORDERED, MIXED, ELECTED, GATHER, VOTED,
-    ABOVE, REACHES, EQUALS, CHOOSE, GREATER, DIVIDE, MARK, SPREADS, ENERGY, DECIDED, GRAM, CODES
+    ABOVE, REACHES, EQUALS, CHOOSE, GREATER, DIVIDE, MARK, SPREADS, ENERGY, DECIDED, GRAM, PICK_CHANGE, CODES
 };
 enum { BAD_INPUT = 1, BAD_OUTPUT = 2, BAD_CODE = 4 };
 
@@ -129,6 +129,7 @@ static void pick(const Op *op, const float *a, int m) {
 #include "cuvee_kept.h"
 #include "cuvee_varying.h"
 #include "cuvee_gram.h"
+#include "cuvee_picks.h"
 
 #define REG(n) (regs + (n) * TILE)
 
@@ -287,6 +288,7 @@ int cuvee_run(Op *ops, int32_t count, const void **in, void *out, int64_t first,
             case ENERGY: bad_in |= varying(op->data, in, s, line, m, to, regs, ENERGIES); break;
             case DECIDED: bad_in |= varying(op->data, in, s, line, m, to, regs, SURE); break;
             case GRAM: bad_in |= gram(op->data, in, s, line, m, regs); break;
+            case PICK_CHANGE: bad_in |= pick_change(op, in[op->b], s, line, m, a, REG(op->d)); break;
             default: return BAD_CODE;
             }
             if (m < TILE && (op->code <= LOAD_F32 || op->code == LOAD_E4M3 || op->code == LOAD_E5M2)) memset(to + m, 0, (size_t)(TILE - m) * 4);

@@ -46,7 +46,7 @@ class Kernels:
             whole,
             [pointer, whole, pointer, whole, pointer, *[wide] * 5, pointer, pointer],
         )
-        self._select = _function(library.cuvee_select, whole, [pointer, wide, wide, pointer])
+        self._select = _function(library.cuvee_select, whole, [pointer, wide, pointer, whole, pointer])
         self._less = _function(library.cuvee_less, None, [pointer, wide, wide, ctypes.c_uint32, pointer])
         self._exact = _function(library.cuvee_exact, whole, [pointer, wide, pointer])
         self._prune = _function(
@@ -154,10 +154,15 @@ class Kernels:
 
     def select(self, keys: Any, count: int, goal: int) -> tuple[int, int, int] | None:
         """(key, less, equal) of the key at position `goal` of the sorted keys; None past the end."""
-        found = (ctypes.c_int64 * 3)()
-        if self._select(keys, count, goal, found):
-            return None
-        return found[0], found[1], found[2]
+        return self.selected(keys, count, [goal])[0]
+
+    def selected(self, keys: Any, count: int, goals: Sequence[int]) -> list[tuple[int, int, int] | None]:
+        """As `select`, for several positions in less time."""
+        found = (ctypes.c_int64 * (3 * len(goals)))()
+        if self._select(keys, count, (ctypes.c_int64 * len(goals))(*goals), len(goals), found):
+            raise MemoryError("keys to be sorted")
+        threes = zip(found[::3], found[1::3], found[2::3], strict=True)
+        return [None if three[0] < 0 else three for three in threes]
 
     def equal(self, keys: Any, key: int) -> int:
         """How many of the keys are this one."""
@@ -169,13 +174,13 @@ class Kernels:
         self._less(keys, len(keys), length, key, found)
         return found[0], found[1]
 
-    def total(self, values: Any) -> float:
-        """The sum of float64 numbers in memory, rounded once, as `math.fsum` has it, in a twentieth of its time.
+    def total(self, *parts: Any) -> float:
+        """The sum of float64 numbers in arrays, rounded once, as `math.fsum` has it, in a twentieth of its time.
 
         Raises OverflowError or ValueError where it is not finite.
         """
         digits = (ctypes.c_int64 * _DIGITS)()
-        if self._exact(values, len(values), digits):
+        if any(self._exact(values, len(values), digits) for values in parts):
             raise ValueError("a value is not finite")
         whole = sum(digit << (32 * place) for place, digit in enumerate(digits) if digit)
         return float(whole / _UNIT)

@@ -72,6 +72,7 @@ class Code(IntEnum):
     ENERGY = 56  # float64 squares of each line of those where that is selected
     DECIDED = 57  # the mean of those that agree with the sign of their sum
     GRAM = 58  # float64 products of each line, of all inputs less a register with each other (`Gram`)
+    PICK_CHANGE = 59  # PICK of input b (float32 where c is not 0) less a; d is a register of its own
 
 
 class Op(ctypes.Structure):
