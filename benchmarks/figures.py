@@ -39,6 +39,11 @@ MEMORY = """## Peak memory
 
 Largest resident size of the whole process in MB, by parameters and experts; *one*: a model of a single tensor of 2 GB.
 """
+AHEAD = """## What `cuvee plan` said
+
+Said over taken, by `benchmarks/predict.py`: bytes, peak memory, and time in multiples of the floor, which is probed in
+the same rounds with warm caches. Time: said, taken, and the median over the rounds of the one over the other.
+"""
 
 
 def stored(name: str) -> dict[str, Any]:
@@ -135,5 +140,19 @@ def memory() -> str:
     return MEMORY + "\n" + table(("method", *cases), rows)
 
 
+def ahead() -> str:
+    """How near predictions came."""
+    results = stored("predict").get("results", {})
+    rows = []
+    for method, found in results.items():
+        near = [number(found["read"], 3), number(found["written"], 3), number(found["peak"])]
+        time = [number(found.get(key)) for key in ("said_floors", "taken_floors", "seconds")]
+        rows.append([f"`{method}`", *near, *time])
+    heads = ("method", "bytes read", "written", "peak memory", "floors said", "floors taken", "time")
+    return AHEAD + "\n" + table(heads, rows) + origins(results) if rows else ""
+
+
 if __name__ == "__main__":
-    print("\n".join(part for part in (HEAD, times("0.5b"), beside("0.5b"), memory()) if part), end="")
+    print(
+        "\n".join(part for part in (HEAD, times("0.5b"), beside("0.5b"), memory(), ahead()) if part), end=""
+    )
