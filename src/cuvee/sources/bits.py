@@ -5,6 +5,7 @@ Reads plainly stored tensors past torch, which need not be imported then. Must n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,39 +22,48 @@ if TYPE_CHECKING:
 
 ENDS = 512  # elements
 MOST_OPEN = 32  # files
+Reader = Callable[[int, int, "Array"], "Array"]
 
 
 def bits_of(
-    source: Source,
-    name: str,
-    start: int,
-    stop: int,
-    into: Array | None = None,
-    files: dict[Path, ByteFile] | None = None,
-    *,
-    exactly: bool = False,
+    source: Source, name: str, start: int, stop: int, into: Array | None = None, *, exactly: bool = False
 ) -> Array:
     """Elements [start, stop) as little-endian integers of their width; fresh memory, or a part of `into` (bytes).
 
-    The first files that are read stay open in `files`, as long as that lives: opening one costs as much as reading a
-    piece of 64 KiB. `exactly`: the system is told not to read ahead of these.
+    `exactly`: the system is told not to read ahead of these.
     """
     meta = source.tensors[name]
-    size = meta.dtype.size
-    extent = source.extent(name)
-    if extent is not None and extent.nbytes == meta.nbytes:
-        memory = numpy.empty((stop - start) * size, numpy.uint8) if into is None else into
-        out: Array = memory[: (stop - start) * size].view(f"<u{size}")
-        kept = {} if files is None else files
-        file = kept.get(extent.path) or ByteFile(extent.path)
-        if len(kept) < MOST_OPEN:
-            file = kept.setdefault(extent.path, file)
+    memory = numpy.empty((stop - start) * meta.dtype.size, numpy.uint8) if into is None else into
+    return reading_of(source, name, {}, exactly=exactly)(start, stop, memory)
+
+
+def reading_of(source: Source, name: str, files: dict[Path, ByteFile], *, exactly: bool = False) -> Reader:
+    """What reads elements [start, stop) of a tensor as `bits_of` does, into a part of some bytes where that can be.
+
+    Files stay open in `files`, the first so many of them, as long as that lives.
+    """
+    size, extent = source.tensors[name].dtype.size, source.extent(name)
+    if extent is None or extent.nbytes != source.tensors[name].nbytes:
+        return lambda start, stop, into: _decoded(source, name, start, stop)
+    path, at = extent.path, extent.offset
+
+    def read(start: int, stop: int, into: Array) -> Array:
+        file = files.get(path) or ByteFile(path)  # which is closed with its last use
+        if len(files) < MOST_OPEN:
+            file = files.setdefault(path, file)
         if exactly:
             file.read_exactly()
-        file.fill(memoryview(out.view(numpy.uint8).data), extent.offset + start * size, name)
-        return out  # a file that is not kept is closed with its last use
+        room = into[: (stop - start) * size]
+        file.fill(memoryview(room.data), at + start * size, name)
+        found: Array = room.view(f"<u{size}")
+        return found
+
+    return read
+
+
+def _decoded(source: Source, name: str, start: int, stop: int) -> Array:
     values = source.read(name, start, stop).contiguous()
-    found: Array = values.view(torch.uint8).numpy().view(f"<u{size}")
+    found: Array = values.view(torch.uint8).numpy().view(f"<u{values.element_size()}")
     return found
 
 

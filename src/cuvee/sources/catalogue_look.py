@@ -217,7 +217,7 @@ class Native:
         for place, (own, bits) in enumerate(zip(experts, tuned, strict=True)):
             own.bits, own.table = bits.ctypes.data, ctypes.pointer(tables[place].held)
             own.largest = out.largest[place]
-        rows = numpy.empty((len(tuned), _TILE + 1))
+        rows = numpy.empty((len(tuned), _TILE + 9))
         given = (base.ctypes.data, experts, len(tuned), len(base), KINDS[dtype])
         self._look(*given, rows.ctypes.data, out.gram.ctypes.data, out.size.ctypes.data)
         for place, own in enumerate(experts):

@@ -15,6 +15,7 @@
 enum { BFLOAT16, FLOAT16, FLOAT32, TILE = 512, LANES = 32, WIDTH = 8, TOGETHER = 3, AHEAD = 8 };
 enum { EARLY = 8192, NEARLY = 7168 }; /* a large tensor is given up if of its first ones so many are far and differ */
 enum { PLAIN = 1 << 15, NEAR = 1 << 16, FIRST = (127 - 30) << 11, SLOTS = PLAIN + NEAR, GROUP = 64 };
+#define ALIGNED __attribute__((aligned(64))) /* a vector of 512 bits lies in one line of the cache */
 #define INLINE static inline __attribute__((always_inline)) /* once for every type, which is a constant there */
 
 typedef double Vector __attribute__((vector_size(8 * WIDTH)));
@@ -186,7 +187,7 @@ static int32_t placed(const uint32_t *keys, uint32_t *slots, uint32_t *far, int3
 
 /* Count the magnitudes of a tile that has so many elements; the others have no change. */
 static void tallied(Table *table, const uint32_t *keys, int64_t here) {
-    uint32_t slots[TILE + 16], far[TILE + 16];
+    uint32_t slots[TILE + 16] ALIGNED, far[TILE + 16] ALIGNED;
     int32_t others, many = placed(keys, slots, far, &others);
     for (int32_t i = 0; i < many; i++) table->slots[slots[i]]++;
     table->slots[0] += (uint32_t)(here - many - others);
@@ -236,7 +237,7 @@ static uint32_t compared(const float *b, const float *t, uint32_t most, uint32_t
 /* The products of a row with some others; all are summed in one order, whichever stand together. */
 INLINE void together(const double *row, const double *const *others, int many, double *totals) {
     Vector sums[TOGETHER][LANES / WIDTH] = {0};
-    double lanes[TOGETHER][LANES];
+    double lanes[TOGETHER][LANES] ALIGNED;
     for (int k = 0; k < TILE; k += LANES)
         for (int q = 0; q < LANES / WIDTH; q++) {
             Vector own, other;
@@ -261,7 +262,7 @@ static void multiplied(const double *row, const double *const *others, int many,
 /* The sum of squares of a tile and its largest magnitude. */
 static double squared(const float *b, uint32_t *most) {
     Vector sums[LANES / WIDTH] = {0};
-    double lanes[LANES], total = 0;
+    double lanes[LANES] ALIGNED, total = 0;
     uint32_t largest = 0;
     for (int k = 0; k < TILE; k += LANES)
         for (int q = 0; q < LANES / WIDTH; q++) {
@@ -281,8 +282,8 @@ static double squared(const float *b, uint32_t *most) {
 /* One tile of one expert; `finite`: the base is. The row stays as it was where nothing differs. */
 INLINE void looked(Expert *own, const void *base, int64_t first, int64_t here, int kind, const float *b, int finite,
                    double *row) {
-    uint32_t room[TILE], keys[TILE];
-    float t[TILE];
+    uint32_t room[TILE] ALIGNED, keys[TILE] ALIGNED;
+    float t[TILE] ALIGNED;
     const void *mine = whole(own->bits, first, here, kind, room);
     int32_t moved = differing(base, mine, kind);
     Table *table = own->table;
@@ -333,7 +334,8 @@ static void added(const Expert *experts, int32_t count, const double *rows, doub
 INLINE void look(const void *base, Expert *experts, int32_t count, int64_t elements, int kind, double *rows,
                  double *products, double *size) {
     uint32_t room[TILE], most = bits_of((float)size[1]);
-    float b[TILE];
+    float b[TILE] ALIGNED;
+    rows = (double *)(((uintptr_t)rows + 63) & ~(uintptr_t)63);
     double *energy = rows + (int64_t)count * TILE;
     for (int64_t first = 0; first < elements; first += TILE) {
         int64_t here = elements - first < TILE ? elements - first : TILE;
@@ -349,7 +351,7 @@ INLINE void look(const void *base, Expert *experts, int32_t count, int64_t eleme
     size[1] = (double)of_bits(most);
 }
 
-/* `rows` has room for TILE + 1 numbers of every expert. `products` (experts by experts) is added to; the base's sum of
+/* `rows` has room for TILE + 9 numbers of every expert. `products` (experts by experts) is added to; the base's sum of
    squares is added to size[0], and its largest magnitude, where that is larger, goes to size[1]. */
 void cuvee_look(const void *base, Expert *experts, int32_t count, int64_t elements, int32_t kind, double *rows,
                 double *products, double *size) {

@@ -17,7 +17,7 @@ from blake3 import blake3
 from cuvee.core.lazy import numpy
 from cuvee.core.tensors import TensorMeta
 from cuvee.formats.bytes_file import ByteFile
-from cuvee.sources.bits import bits_of
+from cuvee.sources.bits import Reader, reading_of
 from cuvee.sources.catalogue import DIGEST, Change, Found, Sketch, step_of
 from cuvee.sources.catalogue_look import KINDS, Looked, Magnitudes, scanner
 from cuvee.sources.source import Source
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 PIECE = 1 << 18  # bytes of each source that are looked at while the processor's cache holds them
+LINE = 64  # bytes that the cache holds or not
 Reading = Callable[[int, int, int], "Array"]  # bits of a source, by its place, from one element to another
 
 
@@ -40,6 +41,7 @@ def scan(base: Source, experts: Sequence[Source], threads: int) -> Found:
     desk = Desk(sources)
 
     def one(name: str) -> None:
+        reading = desk.reading(name)
         metas = [source.tensors.get(name) for source in sources]
         there = [place for place, meta in enumerate(metas) if place and meta is not None and meta == metas[0]]
         like = metas[0]
@@ -47,7 +49,7 @@ def scan(base: Source, experts: Sequence[Source], threads: int) -> Found:
         if like is not None and there and measurable(like):
             measured = Measuring(like, len(experts), there, desk)
             for block in range(measured.blocks):
-                measured.take(block, desk.reading(name))
+                measured.take(block, reading)
             sketches[name] = measured.sketch()
             for place, digests in measured.digests.items():
                 digests_of[place][name] = digests
@@ -106,11 +108,16 @@ class Desk:
     def reading(self, name: str) -> Reading:
         """What reads a tensor; a piece holds until the next one of its source."""
 
+        known: dict[int, Reader] = {}
+
         def read(place: int, start: int, stop: int) -> Array:
             room: dict[int, Array] = self._own.__dict__.setdefault("room", {})
             if place not in room:
-                room[place] = numpy.empty(PIECE, numpy.uint8)
-            return bits_of(self.sources[place], name, start, stop, room[place], self._files)
+                memory = numpy.empty(PIECE + LINE, numpy.uint8)
+                room[place] = memory[-memory.ctypes.data % LINE :][:PIECE]
+            if place not in known:
+                known[place] = reading_of(self.sources[place], name, self._files)
+            return known[place](start, stop, room[place])
 
         return read
 
