@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from cuvee.analyze.forecast import HIGH, INDEPENDENT, LOW, Forecast
 from cuvee.core.lazy import numpy
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 
 if TYPE_CHECKING:
     from cuvee.analyze.spectra import Spectrum

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING
 from cuvee.analyze.reading import Deltas, Spot
 from cuvee.analyze.sums import SHARES, Sums, none, of_block
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 from cuvee.methods.contract import Block
 from cuvee.methods.summaries import Cut, magnitude_of, tops
 

@@ -11,10 +11,10 @@ all alike in it, between 0.27 and 0.31. `cuvee bench study mergeability` asks ag
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from cuvee.core.lazy import numpy
-from cuvee.core.records import dataclass
 
 if TYPE_CHECKING:
     from cuvee.analyze.sums import Array, Sums

@@ -6,11 +6,11 @@ Owns the definitions: *opposed* is the share of an expert's energy at positions 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cuvee.analyze.reading import Deltas, Spot
 from cuvee.core.lazy import numpy
-from cuvee.core.records import dataclass
 
 if TYPE_CHECKING:
     from torch import Tensor

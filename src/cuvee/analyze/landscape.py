@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from cuvee.api.checkpoint import Checkpoint
 from cuvee.charts import Chart, contour, lines
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import EvaluationError
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ that fits is read once, a larger one again for each pass.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cuvee.api.checkpoint import Checkpoint
 from cuvee.core.lazy import torch
 from cuvee.core.random import Stream as RandomStream
 from cuvee.core.random import key_of
-from cuvee.core.records import dataclass
 from cuvee.errors import EvaluationError
 from cuvee.methods.contract import Block, Uniforms
 

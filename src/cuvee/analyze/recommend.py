@@ -7,9 +7,9 @@ weights and gives a reason for every line. No score is promised: a method that s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from cuvee.analyze.advice import Advice
-from cuvee.core.records import dataclass
 
 FITTING = 0.15  # what a method gains in standing by each rule that suggests it
 UNPROVEN = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from cuvee.analyze.spectra import Spectrum
 from cuvee.analyze.sums import SHARES, Sums
 from cuvee.core.lazy import numpy
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import UsageError
 
 

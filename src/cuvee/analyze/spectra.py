@@ -6,11 +6,11 @@ Owns what is made of decompositions; they come from the store that merges use, s
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cuvee.analyze.reading import Deltas, Spot
 from cuvee.core.lazy import numpy
-from cuvee.core.records import dataclass
 from cuvee.methods.contract import Decomposer
 
 if TYPE_CHECKING:

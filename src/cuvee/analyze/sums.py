@@ -7,10 +7,10 @@ outputs need and reports do not.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cuvee.core.lazy import numpy, torch
-from cuvee.core.records import dataclass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ from cuvee.bundle.json_files import dump_json
 from cuvee.bundle.manifest_form import Origin, build
 from cuvee.core.dtypes import BY_NAME, FLOAT32, DType
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 from cuvee.engine.adapter_reads import adapted_form, savable
 from cuvee.engine.decompositions import decomposer

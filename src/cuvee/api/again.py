@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,6 @@ from cuvee.bundle.manifest_form import parse
 from cuvee.core.digests import TensorHasher
 from cuvee.core.disk import make_folders, remove_tree
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.engine.events import Listener, ignore
 from cuvee.engine.options import RunOptions
 from cuvee.engine.run import run

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cuvee.api.modules import put
 from cuvee.api.outlook import outlook
-from cuvee.core.records import dataclass
 from cuvee.plan.build import PlanOptions, build
 from cuvee.plan.cost import Outlook
 from cuvee.plan.explain import explain_html, explain_text

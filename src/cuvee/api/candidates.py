@@ -8,7 +8,7 @@ the same values. Must not know any method.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from cuvee.api.given import Models
 from cuvee.api.modules import put
 from cuvee.core.lazy import torch
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.engine.events import ignore
 from cuvee.engine.memo import Memo
 from cuvee.engine.options import RunOptions

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from cuvee.core.records import dataclass
 from cuvee.families import Family, identify
 from cuvee.recipe.model import InMemory, Reference
 from cuvee.sources.open import open_source

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cuvee.api.checkpoint import Checkpoint
 from cuvee.core.lazy import torch
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,6 @@ from cuvee.core.disk import REAL, Disk
 from cuvee.core.dtypes import BY_CODE
 from cuvee.core.lazy import torch
 from cuvee.core.names import did_you_mean, printable
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import Diagnostic, NonFinite, OutputBusy, SourceError, UsageError, Where
 from cuvee.formats.gguf_write import GgufTensor, encode_header, packed

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cuvee.api.python_recipe import named, recipe_from
 from cuvee.core.names import did_you_mean, printable
-from cuvee.core.records import dataclass
 from cuvee.errors import UsageError
 from cuvee.methods.registry import get, parameters_for
 from cuvee.recipe.layouts import LAYOUTS

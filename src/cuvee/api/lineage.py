@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
@@ -19,7 +20,6 @@ import cuvee
 from cuvee.api.record import libraries
 from cuvee.api.sparing import tables_of
 from cuvee.core.digests import bytes_digest, canonical_json
-from cuvee.core.records import dataclass
 from cuvee.engine.blocks import access_of
 from cuvee.engine.fused.figures import wanted
 from cuvee.engine.options import RunOptions

@@ -7,7 +7,7 @@ Owns the way to the file. What each tensor becomes is decided in `api.pack_measu
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ from cuvee.core.digests import bytes_digest, canonical_json
 from cuvee.core.disk import REAL, Disk
 from cuvee.core.dtypes import BY_CODE
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import OutputBusy, SourceError, UsageError, Where
 from cuvee.formats.packed import STEM, TABLE, Table, encode_shares

@@ -6,14 +6,13 @@ Owns the choice of form and the passes over expert and base. Knows no output.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.digests import TensorHasher
 from cuvee.core.dtypes import BY_CODE
 from cuvee.core.lazy import numpy
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import RunError, Where
 from cuvee.formats.packed import Packed, chunk_hash, encode_chunks

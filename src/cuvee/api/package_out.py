@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,6 @@ from cuvee.bundle.json_files import dump_json
 from cuvee.bundle.manifest_form import Origin, build
 from cuvee.core.lazy import torch
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.engine.decompositions import decomposer
 from cuvee.engine.evaluate import Evaluator
 from cuvee.engine.events import Finished, Listener, Progress, Started, ignore, peak_memory

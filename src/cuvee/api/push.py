@@ -7,13 +7,13 @@ without the earlier weights, because loaders prefer an old `model.safetensors` t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cuvee.bundle.manifest import verify_file, verify_folder
 from cuvee.core import settings
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import CuveeError, SourceError, VerifyError
 from cuvee.sinks.target import beside
 from cuvee.sources.hub_client import api

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any, get_args
 
 from cuvee.core.dtypes import parse_dtype
 from cuvee.core.names import did_you_mean, printable
-from cuvee.core.records import dataclass
 from cuvee.errors import Diagnostic, RecipeError, UsageError, Where
 from cuvee.methods.parameters import Parameter
 from cuvee.methods.registry import get, parameters_for, stage

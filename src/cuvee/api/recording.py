@@ -7,9 +7,9 @@ has the same bytes with it and without; a catalogue that cannot be made is none,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cuvee.core.records import dataclass
 from cuvee.engine.options import RunOptions
 from cuvee.engine.tables import task_vector
 from cuvee.errors import Diagnostic

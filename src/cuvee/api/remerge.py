@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,6 @@ from cuvee.bundle.manifest_form import Manifest, parse
 from cuvee.core.digests import TensorHasher
 from cuvee.core.limits import DEFAULT
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.engine.events import Event, Finished, Listener, Progress
 from cuvee.engine.options import RunOptions
 from cuvee.engine.run import serialised

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cuvee.api.blend import Blend
 from cuvee.api.python_recipe import recipe_from
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import UsageError
 from cuvee.recipe.model import InMemory, Recipe
 

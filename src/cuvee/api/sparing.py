@@ -7,12 +7,11 @@ Owns the way from a plan to one that reads less. What may be left out is decided
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cuvee.api.inputs import changed
 from cuvee.api.recording import recorder_of
-from cuvee.core.records import dataclass
 from cuvee.engine.events import Finished, Listener, ignore
 from cuvee.engine.kernels import kernels
 from cuvee.engine.memo import Memo

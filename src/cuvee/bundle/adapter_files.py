@@ -6,9 +6,8 @@ Owns the way from modules to names and back to a configuration. Must not touch t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
-
-from cuvee.core.records import dataclass
 
 Form = Literal["linear", "transposed", "convolution", "embedding"]
 STEM = "adapter_model"

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from cuvee.bundle.licence import Licence
 from cuvee.bundle.markdown import block, code, paper_link, plain, scalar, word
-from cuvee.core.records import dataclass
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+", re.ASCII)
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from cuvee.bundle.json_files import load_object
 from cuvee.bundle.vocabulary.tokens import FileReader
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import CorruptFile, Diagnostic
 
 _FRONT_MATTER = 1 << 16  # bytes of a card that are looked at

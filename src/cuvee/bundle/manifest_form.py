@@ -23,13 +23,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from cuvee.bundle.json_files import load_object
 from cuvee.bundle.portable import portable
 from cuvee.core.digests import FileRecord, bytes_digest, canonical_json
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import CorruptFile, VerifyError, Where
 from cuvee.formats.member_path import name_flaw
 from cuvee.sinks.layout import Layout

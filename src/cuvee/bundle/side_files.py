@@ -9,10 +9,10 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import UnsafeFile, Where
 
 Group = Literal["tokenizer", "template", "generation", "processor", "licence", "code"]

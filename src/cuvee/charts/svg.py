@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 
 LETTER = 7.0  # pixels of a letter at the 12 pixels of chart text, on average
 SERIES = 8  # colours; series beyond them repeat the colours with another dash

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ from cuvee.api.sparing import spared
 from cuvee.cli.profile import profiled
 from cuvee.cli.progress import listener
 from cuvee.cli.render import json_line, notes, stderr, stdout
-from cuvee.core.records import dataclass
 from cuvee.engine.options import RunOptions
 from cuvee.engine.run import run
 from cuvee.errors import Interrupted

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from cuvee.core import settings
 from cuvee.core.disk import remove_tree
-from cuvee.core.records import dataclass
 
 DAY = 86_400.0
 

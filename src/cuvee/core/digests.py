@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from blake3 import blake3
 
 from cuvee.core.limits import MIB
-from cuvee.core.records import dataclass
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -13,13 +13,13 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from cuvee.core import linux_calls
 from cuvee.core.digests import as_bytes
 from cuvee.core.disk_errors import OUT_OF_SPACE, run_error
-from cuvee.core.records import dataclass
 from cuvee.errors import RunError
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ Owns the one table. Must not import torch at module level (headers are read with
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 
 if TYPE_CHECKING:
     import torch as torch_types

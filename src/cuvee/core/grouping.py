@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import Diagnostic
 
 _SHOWN = 3  # names of tensors

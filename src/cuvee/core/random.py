@@ -9,13 +9,13 @@ Generator: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
 from cuvee.core.lazy import numpy as np
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 
 if TYPE_CHECKING:
     import numpy.typing as npt

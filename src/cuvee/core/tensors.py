@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from cuvee.core.dtypes import DType
-from cuvee.core.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

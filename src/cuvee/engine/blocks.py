@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from cuvee.core.records import dataclass
 from cuvee.methods.contract import Access, rows_of
 from cuvee.methods.registry import stage
 from cuvee.plan.matrices import is_joint, is_whole, region

@@ -6,10 +6,10 @@ Owns the way into expressions: which part of one is the base, which the change, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 from cuvee.engine.changes import product_of
 from cuvee.engine.evaluate import Evaluator
 from cuvee.methods.contract import Factors

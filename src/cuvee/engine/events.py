@@ -5,11 +5,10 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from cuvee.core.records import dataclass
 from cuvee.engine.spent import Row
 
 Figures: TypeAlias = Mapping[str, Sequence[Mapping[str, float]]]

@@ -13,11 +13,10 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from cuvee.core.records import dataclass
 from cuvee.methods.registry import stage
 from cuvee.plan.nodes import Apply, Node
 

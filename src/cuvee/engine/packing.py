@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.dtypes import FLOAT64
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 from cuvee.engine.blocks import cut
 from cuvee.engine.changes import factors_of

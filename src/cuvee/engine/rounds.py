@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from cuvee.core.records import dataclass
 from cuvee.engine.fused.figures import kept_counts, wanted
 from cuvee.engine.fused.passes import lacking
 from cuvee.engine.fused.recognise import copied

@@ -10,9 +10,8 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal
-
-from cuvee.core.records import dataclass
 
 Phase = Literal["reading", "summarising", "combining", "writing"]
 PHASES: tuple[Phase, ...] = ("reading", "summarising", "combining", "writing")

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, overload
 
 from cuvee.core.random import Stream as RandomStream
 from cuvee.core.random import key_of
-from cuvee.core.records import dataclass
 from cuvee.engine.blocks import access_of, cut
 from cuvee.methods.contract import Block, Coordinates, Uniforms
 from cuvee.plan.nodes import Apply

@@ -9,12 +9,11 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.dtypes import BFLOAT16, BY_NAME, FLOAT32, DType
 from cuvee.core.lazy import numpy
-from cuvee.core.records import dataclass
 from cuvee.engine.fused.chosen import Chosen
 from cuvee.engine.fused.figures import gathering, wanted
 from cuvee.engine.fused.selection import Probe, Window

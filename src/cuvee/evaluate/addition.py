@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import EvaluationError, UsageError
 from cuvee.evaluate.apart import apart, possible
 from cuvee.evaluate.bench import Listener, OpenTrack, Ring, score_all, takes

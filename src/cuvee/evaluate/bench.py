@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import CuveeError, EvaluationError
 from cuvee.evaluate.cells import (
     REFERENCES,

@@ -10,7 +10,7 @@ import json
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from blake3 import blake3
 
 from cuvee.core import disk
 from cuvee.core.digests import canonical_json
-from cuvee.core.records import dataclass
 from cuvee.errors import EvaluationError
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.manifest import surroundings

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cuvee.core.records import dataclass
 from cuvee.evaluate.ledger import Ledger
 
 if TYPE_CHECKING:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cuvee.api.candidates import Candidates, hold
-from cuvee.core.records import dataclass
 from cuvee.evaluate.search import Kind, searcher
 from cuvee.evaluate.selection import BudgetSpent, Selection
 from cuvee.evaluate.space import Dimension, dimensions

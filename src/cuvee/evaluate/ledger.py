@@ -8,11 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from cuvee.core.linux_calls import forget_peak
-from cuvee.core.records import dataclass
 from cuvee.engine.events import peak_memory
 
 

@@ -6,11 +6,11 @@ Owns the two forms; what sections say is decided by who makes them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cuvee.charts import Chart, Table, fragment, page, prose
 from cuvee.charts.svg import figure
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

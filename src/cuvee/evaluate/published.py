@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
 from cuvee.charts import Table
-from cuvee.core.records import dataclass
 from cuvee.evaluate.cells import REFERENCES
 from cuvee.evaluate.leaderboard import percent
 from cuvee.evaluate.pages import Part, Section

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.lazy import numpy
-from cuvee.core.records import dataclass
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.statistics import Interval, bootstrap, weighted_mean
 from cuvee.evaluate.task import Metric

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cuvee.core.lazy import numpy
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import EvaluationError
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.scorecard import Scorecard, TaskScore

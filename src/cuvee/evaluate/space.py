@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import UsageError
 from cuvee.methods import registry
 from cuvee.methods.contract import Method

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cuvee.core.lazy import numpy
-from cuvee.core.records import dataclass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cuvee.core.lazy import numpy
-from cuvee.core.records import dataclass
 from cuvee.evaluate.cells import REFERENCES, Cell, is_reference
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.paired import Cards, Results, apart_by, by_place, common_mean, joined, told_apart

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from blake3 import blake3
 
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import EvaluationError, LeakError
 from cuvee.evaluate import phases
 

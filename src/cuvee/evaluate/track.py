@@ -6,9 +6,9 @@ Protocols only; the tracks that ship are in `tracks/`, others are made by implem
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from cuvee.core.records import dataclass
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.task import Item, Task
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.families.config import get_path
 
 Rope = Literal["none", "half", "interleaved"]

@@ -7,8 +7,7 @@ Every name of a module is in one block or in none. Must not know any single fami
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-
-from cuvee.core.records import dataclass
+from dataclasses import dataclass
 
 Rows = tuple[tuple[str, tuple[str, ...]], ...]  # label and patterns, as the file has them
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-from cuvee.core.records import dataclass
 
 if TYPE_CHECKING:
     from cuvee.families.family import Family, Module

@@ -7,10 +7,9 @@ Owns the data types and the look-up of one name. Must not know where families co
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from cuvee.core.records import dataclass
 from cuvee.families.blocks import NO_BLOCKS, Block, Blocks, Rows
 from cuvee.families.config import class_names
 from cuvee.families.globs import Glob, find

@@ -8,8 +8,7 @@ a command.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-
-from cuvee.core.records import dataclass
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

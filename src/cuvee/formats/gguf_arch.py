@@ -7,8 +7,7 @@ A table: GGUF names to the names of Hugging Face models. A new architecture is a
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-from cuvee.core.records import dataclass
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
-from cuvee.core.records import dataclass
 from cuvee.errors import SourceError
 from cuvee.formats.refusals import quoted
 

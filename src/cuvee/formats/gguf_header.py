@@ -6,10 +6,10 @@ Must not dequantise, and needs neither NumPy nor the `gguf` package.
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import Any
 
 from cuvee.core.limits import MIB, Limits
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import CorruptFile
 from cuvee.formats.bytes_file import ByteFile

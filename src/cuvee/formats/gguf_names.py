@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import Extent, TensorMeta
 from cuvee.formats.bytes_file import element_range
 from cuvee.formats.file import TensorFile

@@ -5,8 +5,9 @@ A fact of the format, kept here so that headers are read without the `gguf` pack
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from cuvee.core.dtypes import BY_CODE, FLOAT32, DType
-from cuvee.core.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

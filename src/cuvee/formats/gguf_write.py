@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.lazy import numpy, torch
-from cuvee.core.records import dataclass
 from cuvee.formats.gguf_types import ENCODINGS, Encoding
 
 if TYPE_CHECKING:

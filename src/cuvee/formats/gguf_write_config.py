@@ -7,10 +7,9 @@ settle by the architecture's name alone, is refused when the config says otherwi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
-from cuvee.core.records import dataclass
 from cuvee.errors import SourceError, Where
 from cuvee.formats.gguf_write_rope import Rope, rope_of
 from cuvee.formats.refusals import quoted

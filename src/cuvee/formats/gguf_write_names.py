@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from cuvee.core.names import natural, printable
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import SourceError, Where
 from cuvee.formats.gguf_arch import ARCHITECTURES, OUTER, Architecture

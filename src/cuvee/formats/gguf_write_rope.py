@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from cuvee.core.records import dataclass
 from cuvee.errors import SourceError, Where
 from cuvee.formats.refusals import quoted
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import CorruptFile, Where
 from cuvee.formats.gguf_pretokenizers import name_of
 from cuvee.formats.json_file import parse_json

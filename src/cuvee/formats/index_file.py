@@ -7,11 +7,11 @@ decided in `shard_index`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cuvee.core.limits import DEFAULT, Limits
-from cuvee.core.records import dataclass
 from cuvee.errors import MissingTensor
 from cuvee.formats.file import TensorFile
 from cuvee.formats.json_file import read_json

@@ -18,12 +18,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cuvee.core.dtypes import BY_NAME, FLOAT64, DType
 from cuvee.core.lazy import numpy, torch
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 
 if TYPE_CHECKING:

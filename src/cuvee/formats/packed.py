@@ -13,6 +13,7 @@ of tokens (u8), then that many shares (u16). Must not know sources.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +24,6 @@ from cuvee.core.digests import canonical_json
 from cuvee.core.dtypes import BY_CODE
 from cuvee.core.lazy import numpy
 from cuvee.core.limits import Limits
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import CorruptFile
 from cuvee.formats.json_file import parse_json

@@ -16,10 +16,10 @@ All numbers are little-endian. `packed_native` does the same in C. Must not know
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cuvee.core.lazy import numpy
-from cuvee.core.records import dataclass
 
 if TYPE_CHECKING:
     import numpy.typing as npt

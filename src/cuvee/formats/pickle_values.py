@@ -6,10 +6,10 @@ read. Must not import torch: a view is only numbers.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from cuvee.core.dtypes import BY_NAME, DType
-from cuvee.core.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

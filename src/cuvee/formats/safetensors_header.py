@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from cuvee.core.dtypes import BY_CODE, DType
 from cuvee.core.limits import Limits
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import CorruptFile
 from cuvee.formats.refusals import corrupt, over_limit, quoted, unusable

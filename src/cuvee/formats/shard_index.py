@@ -7,11 +7,11 @@ Must not know what tensors mean.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from cuvee.core.limits import DEFAULT, Limits
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import Diagnostic, SourceError, Where
 from cuvee.formats.file import TensorFile, open_file
 from cuvee.formats.index_file import ShardIndex, check_against_shards, read_index

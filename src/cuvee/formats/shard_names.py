@@ -6,8 +6,7 @@ A table and two small questions. Must not touch the disk.
 from __future__ import annotations
 
 import re
-
-from cuvee.core.records import dataclass
+from dataclasses import dataclass
 
 INDEX_SUFFIX = ".index.json"
 SAFETENSORS_NAMES = ("model.safetensors", "diffusion_pytorch_model.safetensors")

@@ -5,12 +5,12 @@ Must not read elements.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cuvee.core.limits import Limits
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.formats.pickle_values import Known, Opaque, Storage, View
 from cuvee.formats.refusals import over_limit, quoted, unusable
 

@@ -7,9 +7,9 @@ before the first or after the last record, headers that disagree) is refused. Mu
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 
 from cuvee.core.limits import Limits
-from cuvee.core.records import dataclass
 from cuvee.errors import CorruptFile
 from cuvee.formats.bytes_file import ByteFile
 from cuvee.formats.member_path import name_flaw

@@ -42,10 +42,9 @@ This package imports only `cuvee.core`, `cuvee.errors` and (lazily) torch and Nu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from cuvee.core.records import dataclass
 from cuvee.methods.handed import (
     NOWHERE,
     Block,

@@ -14,9 +14,8 @@ import re
 import types
 import typing
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeAlias, TypeVar
-
-from cuvee.core.records import dataclass
 
 T = TypeVar("T")
 

@@ -7,10 +7,10 @@ Young theorem over all its positions. Writing packages is not its business.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 from cuvee.methods.contract import Decomposer, Factors
 from cuvee.methods.decompositions import Plain
 from cuvee.methods.recompression import Bound, compress_product

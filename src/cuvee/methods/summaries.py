@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 from cuvee.errors import RunError
 from cuvee.methods.contract import Block, Stream
 from cuvee.methods.exact_sums import Exact, line_sums

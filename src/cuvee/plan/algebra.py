@@ -6,8 +6,8 @@ Owns the order and says what is missing or too much. Knows stages by their decla
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from cuvee.core.records import dataclass
 from cuvee.errors import PlanError
 from cuvee.methods.contract import Stage
 from cuvee.recipe.model import StageCall

@@ -6,9 +6,9 @@ Knows names and layers, not methods and not values.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from cuvee.core.names import did_you_mean, printable
-from cuvee.core.records import dataclass
 from cuvee.errors import Diagnostic
 from cuvee.families import Place
 from cuvee.plan.views import View

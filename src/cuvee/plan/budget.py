@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from cuvee.core.lazy import numpy
-from cuvee.core.records import dataclass
 from cuvee.plan.joined import Joined, Key, Unbounded, joined, rounding
 from cuvee.plan.nodes import Read, walk
 from cuvee.plan.plan import OutputTensor, Plan

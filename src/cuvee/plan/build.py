@@ -6,13 +6,12 @@ Problems are collected and raised together; nothing here reads a weight.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from cuvee.bundle.pipeline import COMPONENTS, is_pipeline, stem_of
 from cuvee.core.dtypes import BY_NAME, FLOAT32, FLOAT64, DType
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import Diagnostic
 from cuvee.families import Family

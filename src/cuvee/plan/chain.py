@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from cuvee.core.records import dataclass
 from cuvee.errors import Diagnostic
 from cuvee.methods.contract import Place, Stage
 from cuvee.methods.registry import stage

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from cuvee.bundle import chat_template, pipeline
@@ -16,7 +16,6 @@ from cuvee.bundle.json_files import dump_json, load_object
 from cuvee.bundle.side_files import travelling
 from cuvee.bundle.vocabulary.plan import VocabularyPlan
 from cuvee.bundle.vocabulary.write import role_ids, tokenizer_files
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import Diagnostic
 from cuvee.families import Family

@@ -6,11 +6,10 @@ Owns the rules of missing tensors, tied weights and mismatched shapes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from cuvee.core.dtypes import BY_NAME, FLOAT32, FLOAT64, DType
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import Diagnostic, Where
 from cuvee.plan.arrangement import Feed, Target

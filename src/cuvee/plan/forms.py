@@ -8,11 +8,10 @@ read through `sources.single_file`. Knows names, not values.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from cuvee.bundle.pipeline import is_pipeline
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import CuveeError, Diagnostic, PlanError
 from cuvee.plan.views import Opener, View, source_view
 from cuvee.recipe.model import Recipe

@@ -7,10 +7,10 @@ expression is none of these. Must not read weights or catalogues.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from cuvee.core.dtypes import DType
-from cuvee.core.records import dataclass
 from cuvee.methods.parameters import each
 from cuvee.plan.nodes import Apply, Convert, Difference, Node, Read, Sum, walk
 from cuvee.plan.plan import OutputTensor

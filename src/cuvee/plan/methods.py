@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from cuvee.core.records import dataclass
 from cuvee.methods.contract import Base, Dialect, Method, Missing, Spelling, Step
 from cuvee.methods.parameters import Parameter
 from cuvee.methods.registry import arguments_for, get, parameters_for, stage

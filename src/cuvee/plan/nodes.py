@@ -18,11 +18,11 @@ Trees share sub-trees; an engine evaluates each shared node once for a block. Th
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from cuvee.bundle.vocabulary.rows import RowTable
 from cuvee.core.dtypes import DType
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 from cuvee.methods.contract import NOWHERE, Place
 from cuvee.methods.registry import stage

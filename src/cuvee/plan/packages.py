@@ -7,12 +7,11 @@ known as products) the engine may choose a smaller one. Knows no torch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cuvee.core.dtypes import BY_NAME, FLOAT32, FLOAT64, DType
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import PlanError, Where
 from cuvee.formats.package_form import COMMON, Codec, matrix, part_name, parts_of

@@ -6,7 +6,7 @@ Pure data with a digest; building it is `build.py`, showing it `explain.py`, run
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from blake3 import blake3
 
 from cuvee.core.digests import canonical_json
 from cuvee.core.dtypes import DType
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import Diagnostic
 from cuvee.families import Family

@@ -7,9 +7,8 @@ asked for again. What the data decide is counted twice, at its least and at its 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
-from cuvee.core.records import dataclass
 from cuvee.methods.contract import Stage
 from cuvee.methods.registry import stage
 from cuvee.plan.matrices import is_joint, is_whole, keeps, outgrows, region

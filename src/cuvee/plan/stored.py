@@ -7,11 +7,11 @@ that adapters know by themselves needs no base. Asks sources by their protocol; 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cuvee.core.dtypes import DType
-from cuvee.core.records import dataclass
 from cuvee.errors import SourceError
 from cuvee.methods.registry import stage
 from cuvee.plan.changes import changes_of

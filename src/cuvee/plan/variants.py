@@ -7,9 +7,8 @@ expressions, of the same nodes as the last one where they say the same. Must not
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
-from cuvee.core.records import dataclass
 from cuvee.errors import Diagnostic
 from cuvee.plan.arrangement import Feed
 from cuvee.plan.build import Builder, PlanOptions, Ready, builder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
 from cuvee.bundle.vocabulary.plan import VocabularyPlan, plan_vocabulary, truncated_tables
 from cuvee.bundle.vocabulary.read import read_vocabulary
@@ -11,7 +11,6 @@ from cuvee.bundle.vocabulary.rows import RowTable
 from cuvee.bundle.vocabulary.tokens import Vocabulary
 from cuvee.core.dtypes import DType
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import CuveeError, Diagnostic
 from cuvee.families import Family
 from cuvee.plan.nodes import Convert, Gather, Node

@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from cuvee.core.limits import DEFAULT, Limits
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import Diagnostic, RecipeError, Where
 
 Path = tuple[str | int, ...]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
-from cuvee.core.records import dataclass
 from cuvee.methods.contract import Spelling
 from cuvee.methods.parameters import Parameter
 from cuvee.methods.registry import get, names, parameters_for, stage, stages

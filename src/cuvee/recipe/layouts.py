@@ -6,10 +6,9 @@ Each is translated into a plain recipe (`passthrough` or `linear` with slices), 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from cuvee.core.records import dataclass
 from cuvee.errors import Diagnostic, Where
 from cuvee.recipe.block_weighted import block_weighted
 from cuvee.recipe.document import Document

@@ -8,12 +8,11 @@ refuses what it refuses. What it does by accident is mended; `notes` of the reci
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cuvee.core.dtypes import parse_dtype
 from cuvee.core.names import did_you_mean, printable
-from cuvee.core.records import dataclass
 from cuvee.errors import Diagnostic, RecipeError
 from cuvee.methods.contract import Dialect, Method
 from cuvee.methods.registry import get, names

@@ -5,10 +5,10 @@ Only structure is checked here; parameters are checked against the method in `me
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from cuvee.core.dtypes import parse_dtype
-from cuvee.core.records import dataclass
 from cuvee.recipe.coerce import Refused, coerce
 from cuvee.recipe.scalars import ANYTHING, TEXT, one_of
 from cuvee.recipe.shape import Checked, Listed, Named, Refusal, Section, part, wrong_type

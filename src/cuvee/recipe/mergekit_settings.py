@@ -6,10 +6,10 @@ name no method has is an error.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from cuvee.core.names import did_you_mean, printable
-from cuvee.core.records import dataclass
 from cuvee.errors import Diagnostic
 from cuvee.methods.contract import Dialect, Spelling
 from cuvee.methods.registry import get, names

@@ -8,10 +8,9 @@ values may be curves over the layers. `settings.py` evaluates them for a tensor.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, Union
 
-from cuvee.core.records import dataclass
 from cuvee.errors import Diagnostic, Where
 
 Scalar: TypeAlias = bool | int | float | str | None

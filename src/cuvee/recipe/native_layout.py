@@ -7,10 +7,10 @@ A recipe without them has one slice over all layers of every module. `modules` n
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from cuvee.core.names import did_you_mean, printable
-from cuvee.core.records import dataclass
 from cuvee.errors import Diagnostic
 from cuvee.methods.contract import Method
 from cuvee.methods.parameters import Parameter

@@ -8,11 +8,11 @@ points: [0, 1]}`), a mapping of name patterns to values (`{"*.mlp.*": 0.3, defau
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
 from cuvee.core.names import did_you_mean, printable
-from cuvee.core.records import dataclass
 from cuvee.errors import Diagnostic
 from cuvee.families.roles import ROLES
 from cuvee.methods.parameters import Parameter

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from cuvee.core.dtypes import parse_dtype
 from cuvee.core.names import did_you_mean
-from cuvee.core.records import dataclass
 from cuvee.recipe.scalars import TEXT, TRUTH, one_of, whole
 from cuvee.recipe.shape import Checked, Listed, Named, Refusal, Section, part, shown
 

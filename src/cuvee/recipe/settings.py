@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from cuvee.core.names import matches
-from cuvee.core.records import dataclass
 from cuvee.errors import PlanError, Where
 from cuvee.families.blocks import Block
 from cuvee.recipe.curves import at_depth

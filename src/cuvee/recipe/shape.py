@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from cuvee.core.names import did_you_mean, printable
-from cuvee.core.records import dataclass
 from cuvee.errors import Diagnostic
 from cuvee.recipe.document import Document, Path, problem
 

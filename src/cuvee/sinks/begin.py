@@ -6,12 +6,11 @@ Owns locking, refusing, checking space, preallocation and resuming. What happens
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from cuvee.core.disk import Disk, make_folders, remove_tree
 from cuvee.core.disk_errors import quantity
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import OutOfSpace, RunError, Where
 from cuvee.sinks import journal as journals
 from cuvee.sinks import lock as locks

@@ -9,11 +9,11 @@ import contextlib
 import functools
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from cuvee.core.digests import REGION, canonical_json, extent_digest
 from cuvee.core.disk import Disk, read_bytes, write_file
-from cuvee.core.records import dataclass
 from cuvee.errors import RunError
 from cuvee.sinks.layout import Layout
 

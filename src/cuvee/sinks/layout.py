@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from cuvee.core.digests import bytes_digest
 from cuvee.core.dtypes import BY_CODE
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import PlanError
 from cuvee.formats.safetensors import encode_header

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cuvee.core.digests import as_bytes
 from cuvee.core.disk import Disk, Handle, remove_tree
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import RunError, UnsafeFile, Where
 from cuvee.formats.member_path import name_flaw
 from cuvee.sinks import journal as journals

@@ -6,12 +6,12 @@ Owns the paths of both and the renames. Must not know what tensors are.
 from __future__ import annotations
 
 import errno
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from cuvee.core.disk import Disk
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import OutputBusy, RunError, Where
 
 MANIFEST = "cuvee-manifest.json"

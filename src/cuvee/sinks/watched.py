@@ -6,9 +6,9 @@ Owns nothing but the passing on. Must not know why anybody looks.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cuvee.core.records import dataclass
 from cuvee.sinks.sink import MakeManifest, Staging
 
 if TYPE_CHECKING:

@@ -6,12 +6,11 @@ Owns the combinator; adapters and live PEFT models fill it in. Must not know nam
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.dtypes import FLOAT32, FLOAT64, DType
-from cuvee.core.records import dataclass
 from cuvee.core.sampling import Span
 from cuvee.core.tensors import Extent, Stored, TensorMeta
 from cuvee.errors import Diagnostic

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core import cache
 from cuvee.core.digests import bytes_digest, canonical_json
 from cuvee.core.lazy import numpy
 from cuvee.core.limits import MIB
-from cuvee.core.records import dataclass
 from cuvee.sources import catalogue_store as store
 from cuvee.sources.catalogue_store import Broken, Row
 from cuvee.sources.source import Source, weight_files

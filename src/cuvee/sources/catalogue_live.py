@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.lazy import numpy
-from cuvee.core.records import dataclass
 from cuvee.errors import CuveeError
 from cuvee.sources.catalogue import DIGEST, Found, Sketch, fingerprints, keep, step_of
 from cuvee.sources.catalogue_look import TABLE

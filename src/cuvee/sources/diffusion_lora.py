@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from cuvee.core.lazy import torch
 from cuvee.core.limits import Limits
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import CorruptFile, SourceError, Where
 from cuvee.formats.file import open_file
 from cuvee.sources.adapted import AdaptedSource, Overlay, OverlayFacts

@@ -10,10 +10,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakSet
 
-from cuvee.core.records import dataclass
 from cuvee.errors import SourceError, Where
 from cuvee.formats.file import TensorFile
 

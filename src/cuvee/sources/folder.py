@@ -7,13 +7,13 @@ adapters alone are refused here with the way out.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.limits import Limits
 from cuvee.core.names import printable
 from cuvee.core.near import nearest
-from cuvee.core.records import dataclass
 from cuvee.core.sampling import Span
 from cuvee.core.tensors import Extent, Stored, TensorMeta
 from cuvee.errors import CorruptFile, Diagnostic, SourceError, Where

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from blake3 import blake3
 
 from cuvee.core import cache
 from cuvee.core.disk import make_folders, write_file
-from cuvee.core.records import dataclass
 from cuvee.errors import CuveeError
 from cuvee.sources.hub_client import tell_nothing
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 
 DATA = Path(__file__).with_name("key_maps")

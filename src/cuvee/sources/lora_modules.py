@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from cuvee.core.lazy import torch
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import CorruptFile, Where
 from cuvee.sources.low_rank import Delta, FactorCache, LowRank, Scaled

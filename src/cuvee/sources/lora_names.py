@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import SourceError
 from cuvee.sources.key_map import DATA, Made

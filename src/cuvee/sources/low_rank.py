@@ -10,10 +10,10 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 
 if TYPE_CHECKING:
     import torch as torch_types

@@ -7,10 +7,10 @@ on the shape alone, so an element has the same bits whatever range it is read in
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 from cuvee.sources.low_rank import Delta, FactorCache
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ has the same bits whatever range it is read in. Must not know files or names of 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 from cuvee.formats.package_form import unpacked
 from cuvee.sources.low_rank import Delta, FactorCache, Scaled, Sum
 

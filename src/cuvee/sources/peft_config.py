@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import CorruptFile, Diagnostic, SourceError, Where
 from cuvee.sources.key_patterns import BadPatternError, first_match
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.dtypes import BFLOAT16, FLOAT32, DType
 from cuvee.core.lazy import torch
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.core.sampling import Span
 from cuvee.core.tensors import Extent, Stored, TensorMeta
 from cuvee.errors import CorruptFile, SourceError, Where

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote, urlsplit
 
 from cuvee.core.names import did_you_mean, printable
-from cuvee.core.records import dataclass
 from cuvee.errors import SourceError, Where
 
 SCHEME = "hf://"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,7 +17,6 @@ from cuvee.core.digests import bytes_digest, canonical_json
 from cuvee.core.disk import make_folders, write_file
 from cuvee.core.limits import MIB, Limits
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import Diagnostic, SourceError, Where
 from cuvee.formats.file import TensorFile
 from cuvee.formats.index_file import read_index

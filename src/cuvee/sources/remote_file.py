@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cuvee.core.limits import Limits
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import Extent, TensorMeta
 from cuvee.errors import CorruptFile, Where
 from cuvee.formats.safetensors import SafetensorsFile, open_safetensors, read_header

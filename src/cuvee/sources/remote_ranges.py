@@ -10,13 +10,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from cuvee.core.dtypes import DType
 from cuvee.core.limits import MIB, Limits
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import Extent, TensorMeta
 from cuvee.formats.bytes_file import element_range, filled
 from cuvee.formats.refusals import corrupt

@@ -13,11 +13,11 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote
 
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import CorruptFile, SourceError, Where
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")

@@ -6,10 +6,8 @@ Owns the chances of a power cut. Must not know of paths, errors or operations.
 from __future__ import annotations
 
 import random
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Literal
-
-from cuvee.core.records import dataclass
 
 Names = Literal["ordered", "subset"]
 

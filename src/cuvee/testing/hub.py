@@ -11,13 +11,11 @@ import hashlib
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
-
-from cuvee.core.records import dataclass
 
 
 @dataclass(slots=True)

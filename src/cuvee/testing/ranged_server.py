@@ -9,14 +9,12 @@ import base64
 import hashlib
 import re
 import threading
-from dataclasses import field
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, cast
 from urllib.parse import unquote, urlsplit
-
-from cuvee.core.records import dataclass
 
 Fault = Literal["503", "429", "cut", "reset", "shifted", "garbled"]
 

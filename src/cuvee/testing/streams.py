@@ -6,11 +6,11 @@ Owns the reference meaning of the cuts that `methods/contract.py` describes. Mus
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cuvee.core.records import dataclass
 from cuvee.methods.contract import NOWHERE, Access, Block, Place, Uniforms, rows_of
 
 

@@ -9,10 +9,8 @@ out even and a fused q/k/v matrix is not square by accident.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
-
-from cuvee.core.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

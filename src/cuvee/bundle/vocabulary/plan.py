@@ -8,14 +8,13 @@ is touched.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from cuvee.bundle.vocabulary.alignment import Alignment
 from cuvee.bundle.vocabulary.rows import RowTable, Segment
 from cuvee.bundle.vocabulary.tokens import AddedToken, Vocabulary, with_added
 from cuvee.bundle.vocabulary.union import beyond_rows, union_of, with_roles_kept, within_rows
 from cuvee.core.names import did_you_mean, printable
-from cuvee.core.records import dataclass
 from cuvee.errors import Diagnostic, PlanError, SourceError, Where
 from cuvee.recipe.model import TokenRule
 from cuvee.recipe.model import Vocabulary as TokenizerSpec

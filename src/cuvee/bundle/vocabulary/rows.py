@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, Literal
-
-from cuvee.core.records import dataclass
 
 Rule = Literal["own", "blend", "zero", "mean"]
 Donors = tuple[tuple[str, int], ...]  # (model, row of its own table)

@@ -6,10 +6,8 @@ Owns the rule by which the `tokenizers` library numbers added tokens. Knows noth
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
-
-from cuvee.core.records import dataclass
 
 Kind = Literal["bpe", "unigram", "wordpiece", "wordlevel", "sentencepiece"]
 

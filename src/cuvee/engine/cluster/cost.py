@@ -5,7 +5,7 @@ Fed by measured rates; docs/guides/merge-on-a-cluster.md says how to measure the
 
 from __future__ import annotations
 
-from cuvee.core.records import dataclass
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 from cuvee.core import settings
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.engine.cluster.job import ClusterOptions, Failed, Job, failed
 from cuvee.errors import CuveeError, RunError, UsageError
 

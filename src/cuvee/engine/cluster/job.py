@@ -8,11 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cuvee.core.records import dataclass
 from cuvee.engine.options import RunOptions
 from cuvee.errors import CuveeError, Diagnostic, PlanError, UsageError
 from cuvee.plan.build import PlanOptions, build

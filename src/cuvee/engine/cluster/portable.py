@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from cuvee.core.records import dataclass
 from cuvee.engine.fused.selection import Window
 
 _TYPES: dict[str, Any] = {

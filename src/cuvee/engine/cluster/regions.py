@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from cuvee.core.digests import REGION
-from cuvee.core.records import dataclass
 from cuvee.engine.blocks import cut
 from cuvee.methods.registry import stage
 from cuvee.plan.nodes import Apply, Read, walk

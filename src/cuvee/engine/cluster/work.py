@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.digests import RegionHasher
 from cuvee.core.disk import REAL, Handle
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 from cuvee.engine.cluster.job import Job, Learned, rebuilt
 from cuvee.engine.cluster.portable import portable
 from cuvee.engine.cluster.regions import Region

@@ -9,10 +9,9 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from cuvee.core.records import dataclass
 from cuvee.engine.fused.builder import Builder, Unfusable
 from cuvee.engine.fused.graph import Graph, emit
 from cuvee.engine.fused.selection import Gathering, Probe

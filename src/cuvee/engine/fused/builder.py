@@ -7,11 +7,10 @@ torch would round). Stages are emitted by `stages.py`. Knows no files; imports n
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from cuvee.core.dtypes import BFLOAT16, BY_NAME, FLOAT32, DType
-from cuvee.core.records import dataclass
 from cuvee.engine.kernels.operations import Code, Op
 from cuvee.plan.nodes import Apply, Convert, Difference, Node, Read, Sum, walk
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cuvee.core.records import dataclass
+from dataclasses import dataclass
+
 from cuvee.engine.fused.builder import Builder, Value
 from cuvee.engine.kernels.operations import Code
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cuvee.core.dtypes import BFLOAT16, FLOAT32, DType
-from cuvee.core.records import dataclass
 from cuvee.engine.fused.builder import Builder, Value
 from cuvee.engine.fused.chosen import Chosen
 from cuvee.engine.fused.figures import keeps_all

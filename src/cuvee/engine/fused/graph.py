@@ -6,10 +6,9 @@ Owns which operations are the same, and which two become one. Knows no stages an
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from cuvee.core.dtypes import FLOAT32
-from cuvee.core.records import dataclass
 from cuvee.engine.fused.builder import Builder, Value
 from cuvee.engine.kernels.operations import Code
 from cuvee.plan.nodes import Node

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cuvee.core.dtypes import DType
-from cuvee.core.records import dataclass
 from cuvee.engine.fused.builder import Builder, Figures, Unfusable
 from cuvee.engine.fused.feed import Feed, Worker
 from cuvee.engine.fused.graph import Graph, emit

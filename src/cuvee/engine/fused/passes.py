@@ -5,10 +5,9 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
-from cuvee.core.records import dataclass
 from cuvee.engine.fused.builder import Builder, Figures, Program, Unfusable
 from cuvee.engine.fused.feed import Feed, Worker, view_of
 from cuvee.engine.fused.figures import wanted

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from cuvee.core.records import dataclass
 from cuvee.engine.fused.builder import Unfusable
 from cuvee.engine.fused.chosen import ALL, Chosen
 from cuvee.engine.kernels.library import Kernels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from cuvee.charts import Table
 from cuvee.core import disk
 from cuvee.core.lazy import numpy
 from cuvee.core.names import printable
-from cuvee.core.records import dataclass
 from cuvee.errors import EvaluationError
 from cuvee.evaluate.manifest import surroundings
 from cuvee.evaluate.pages import Section

@@ -10,11 +10,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cuvee.charts import Table, lines
 from cuvee.core.lazy import numpy
-from cuvee.core.records import dataclass
 from cuvee.evaluate.cells import is_reference
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.pages import Drawn, Part, Section

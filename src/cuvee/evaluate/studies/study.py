@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from cuvee.core.records import dataclass
 from cuvee.errors import EvaluationError
 from cuvee.evaluate.bench import Listener, OpenTrack, run
 from cuvee.evaluate.cells import Grid, Store

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 from cuvee.evaluate.track import Answers
 from cuvee.evaluate.tracks import store
 

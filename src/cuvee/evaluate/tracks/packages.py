@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import Literal
 
 from cuvee.core import disk, settings
 from cuvee.core.cache import folder as cache_folder
-from cuvee.core.records import dataclass
 from cuvee.errors import EvaluationError
 from cuvee.evaluate.task import Provenance
 from cuvee.evaluate.tracks.archives import Wanted, inner_tar, walk

@@ -6,10 +6,10 @@ Owns the balancing score and the order statistics it is cut by; all of them are 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 from cuvee.methods import exponentials
 from cuvee.methods.contract import Block, Stream, Summary, stage
 from cuvee.methods.parameters import PerExpert, Range, each

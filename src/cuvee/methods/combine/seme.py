@@ -6,10 +6,10 @@ Owns the map between two latent spaces and which axes of which tensors live ther
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 from cuvee.methods.combine.sce import sce
 from cuvee.methods.contract import Block, Place, Stream, Summary, Uniforms, stage
 from cuvee.methods.parameters import Fraction

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 from cuvee.methods.contract import Block, Stream, Summary, Uniforms, rows_of, stage
 from cuvee.methods.summaries import totals
 from cuvee.methods.vectors import dot

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from cuvee.core.records import dataclass
 from cuvee.errors import UsageError
 
 Curve = Mapping[float, float]

@@ -7,10 +7,10 @@ come from the factors a map is drawn in and not from numerical inversion. Must n
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 from cuvee.methods.contract import Heads
 from cuvee.methods.privacy.secret import normals, uniforms
 

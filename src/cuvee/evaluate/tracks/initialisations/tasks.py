@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cuvee.core.lazy import numpy
-from cuvee.core.records import dataclass
 from cuvee.evaluate.task import ACCURACY, Item, Metric, Provenance, Task
 from cuvee.evaluate.tracks.packages import provenance
 from cuvee.evaluate.tracks.vision.pictures import PICTURES

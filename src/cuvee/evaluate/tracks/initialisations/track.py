@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.lazy import numpy, torch
-from cuvee.core.records import dataclass
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.task import Item, Task
 from cuvee.evaluate.track import Answers

@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
-
-from cuvee.core.records import dataclass
+from dataclasses import dataclass
 
 
 def _words(text: str) -> tuple[str, ...]:

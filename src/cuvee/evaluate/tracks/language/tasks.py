@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-from cuvee.core.records import dataclass
 from cuvee.evaluate.task import EXACT_MATCH, Item, Metric, Provenance, Task
 from cuvee.evaluate.tracks.language.skills import Problem, arithmetic, instructions, records
 from cuvee.evaluate.tracks.language.texts import DOCUMENTS, Document

@@ -8,8 +8,8 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-from cuvee.core.records import dataclass
 from cuvee.evaluate.tracks.packages import package
 
 _ESCAPES = re.compile(r"\\(f\[?\w+\]?|\(\w\w|\[\w+\]|[&|^/,]|s[+-]?\d)")

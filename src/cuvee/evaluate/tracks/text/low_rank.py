@@ -6,10 +6,10 @@ An expert's weights are the base's plus the product of its factors; the factors 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 from cuvee.evaluate.task import Task
 from cuvee.evaluate.tracks.heads import Head
 from cuvee.evaluate.tracks.text.model import build

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from blake3 import blake3
 
-from cuvee.core.records import dataclass
 from cuvee.evaluate.tracks.packages import inner_tar, package
 from cuvee.evaluate.tracks.parts import in_test
 

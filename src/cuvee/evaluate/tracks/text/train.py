@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 from cuvee.evaluate.task import Item, Task
 from cuvee.evaluate.tracks.heads import Head
 from cuvee.evaluate.tracks.text.model import build, embed

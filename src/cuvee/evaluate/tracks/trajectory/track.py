@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 from cuvee.evaluate.task import Item, Task
 from cuvee.evaluate.tracks import learning, store
 from cuvee.evaluate.tracks.language.model import Base, LanguageExaminee, loss_of

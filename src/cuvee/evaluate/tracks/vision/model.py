@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core import disk
 from cuvee.core.cache import folder as cache_folder
 from cuvee.core.lazy import numpy, torch
-from cuvee.core.records import dataclass
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.task import Item, Task
 from cuvee.evaluate.track import Answers

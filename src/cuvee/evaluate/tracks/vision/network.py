@@ -6,11 +6,10 @@ Owns the architecture, with the tensor names of the published PyTorch weights. I
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-
-from cuvee.core.records import dataclass
 
 _EPSILON = 1e-3  # of BatchNorm, as trained
 

@@ -12,10 +12,10 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.lazy import numpy
-from cuvee.core.records import dataclass
 from cuvee.evaluate.tracks.packages import package
 from cuvee.evaluate.tracks.parts import in_test
 from cuvee.evaluate.tracks.vision.glyphs import SIDE, characters, fitted, jittered, strokes, typeface

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 from cuvee.methods.combine.spectral.matrices import Matrices, is_matrix, matrix_stage
 from cuvee.methods.contract import Block, Decomposer, Place, Scope, Stream, Summary
 from cuvee.methods.parameters import Fraction, PerExpert, Range, Tolerance, each

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from cuvee.core.lazy import torch
-from cuvee.core.records import dataclass
 from cuvee.methods.contract import Access, Asks, Block, Kind, Place, Scope, Stage, Summary, stage
 from cuvee.methods.parameters import PerExpert, each
 
