@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cuvee.core import native
 from cuvee.core.lazy import numpy
-from cuvee.core.records import dataclass
 
 if TYPE_CHECKING:
     import numpy.typing as npt
