@@ -12,11 +12,10 @@ import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import Decoded, Extent, Held, Pieces
 from cuvee.engine.fused.builder import Unfusable
 from cuvee.engine.kernels.operations import REGISTER, TILE, Input
