@@ -18,7 +18,6 @@ from record_vectors import recorded
 from safetensors.torch import save_file
 
 import cuvee
-from cuvee.core import native
 from cuvee.engine.events import Event, Finding, Progress
 from cuvee.engine.fused import fuse, probes, selection
 from cuvee.engine.kernels import build, library, selftest
@@ -486,7 +485,7 @@ def test_without_a_compiler_merges_go_on_silently(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUVEE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     library._load.cache_clear()
     try:
         model(folder / "alone.safetensors", 0, ["bfloat16"], None)

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cuvee
-from cuvee.api.adapter_out import save_adapter
 from cuvee.api.card import card_text
 from cuvee.api.fetch import fetch
 from cuvee.api.inputs import refuse_changed, refuse_inputs, resume_key, stamps
 from cuvee.api.lock import lock_text
-from cuvee.api.package_out import not_a_folder, save_package
 from cuvee.api.record import libraries, manifest_of
 from cuvee.api.recording import recorder_of, told_of, watched
 from cuvee.api.sparing import spared
@@ -73,11 +71,15 @@ def save(
     plan = with_text(plan)
     asked = plan.recipe.output
     if asked.adapter is not None:
+        from cuvee.api.adapter_out import save_adapter
+
         made = save_adapter(
             plan, out, asked.adapter, chosen, overwrite=overwrite, resume=resume, listener=listener
         )
         return Saved(made.path, made.finished, made.notes)
     if asked.package is not None:
+        from cuvee.api.package_out import save_package
+
         stored = save_package(
             plan, out, asked.package, chosen, overwrite=overwrite, resume=resume, listener=listener
         )
@@ -158,6 +160,8 @@ def laid_out(plan: Plan, out: Path) -> Plan:
 def load(plan: Plan, options: RunOptions | None = None, listener: Listener = ignore) -> dict[str, Tensor]:
     """Run a plan in memory: the output's tensors by name."""
     if plan.recipe.output.package is not None:
+        from cuvee.api.package_out import not_a_folder
+
         raise not_a_folder("a merge in memory is one model")
     fetch(plan, listener)
     chosen = options or RunOptions.from_settings()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from importlib import resources
+from pathlib import Path
 
 from cuvee.bundle.json_files import dump_json, load_object
 from cuvee.bundle.vocabulary.tokens import FileReader
@@ -48,7 +48,7 @@ def choose(
 
 def built_in(name: str) -> str:
     """The text of one of the built-in templates."""
-    return (resources.files("cuvee.bundle") / "templates" / f"{name}.j2").read_text(encoding="utf-8")
+    return (Path(__file__).parent / "templates" / f"{name}.j2").read_text(encoding="utf-8")
 
 
 def check_syntax(text: str, where: Where | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import re
 import unicodedata
@@ -34,6 +33,8 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 def candidates(word: str, known: Iterable[str]) -> list[str]:
     """The known words a person may have meant, best first: all at edit distance one, else the most similar one."""
+    import difflib  # takes as long to import as most starts need for all names
+
     words = list(dict.fromkeys(known))
     close = [w for w in words if abs(len(w) - len(word)) <= 1 and edits(word, w) == 1]
     if not close:

@@ -10,9 +10,7 @@ import functools
 import hashlib
 import os
 import platform
-import shutil
 import stat
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -69,10 +67,13 @@ def _once(
 
 def built(source: Path, includes: Sequence[Path] = ()) -> Path | None:
     """The library of a source, built now when it is not there; None without a compiler or a usable cache."""
-    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
     folder = cache.folder() / "kernels"
     path = folder / f"{_key(source, includes)}.so"
     if not path.is_file():
+        import shutil  # what runs compilers is imported where one has to run
+        import subprocess
+
+        compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
         if compiler is None:
             return None
         try:
@@ -103,6 +104,8 @@ def _key(source: Path, includes: Sequence[Path]) -> str:
 
 def _compile(compiler: str, source: Path, path: Path) -> None:
     """Build for this processor, and for any of its kind where the compiler refuses; atomic."""
+    import subprocess
+
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
         for extra in (NATIVE, NATIVE[:1], ()):

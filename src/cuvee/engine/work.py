@@ -10,7 +10,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
-from importlib import resources
+from pathlib import Path
 
 from cuvee.engine.fused.figures import keeps_all
 from cuvee.plan.cost import Moving
@@ -27,7 +27,7 @@ _GENERIC, _TORCH_EACH = 20.0, 8.0  # times as much by torch, and nanoseconds for
 def costs() -> Mapping[str, Mapping[str, float]]:
     """Nanoseconds of one thread: for `bytes` read and written, in `stages` for each element and input, and for
     `planning` an input."""
-    text = (resources.files("cuvee.engine") / "costs.toml").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("costs.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
 
 

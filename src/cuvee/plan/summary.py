@@ -8,14 +8,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from typing import Any
 
 from cuvee.core.grouping import grouped
 from cuvee.core.names import printable
 from cuvee.errors import Diagnostic
 from cuvee.plan.cost import Cost, Outlook, cost
-from cuvee.plan.packages import estimate
 from cuvee.plan.plan import Opened, Plan
 from cuvee.recipe.settings import Resolved
 from cuvee.sources.adapted import OverlayFacts
@@ -72,6 +70,8 @@ def _lines(plan: Plan, outlook: Outlook | None, notes: bool = True) -> Iterator[
 
 def _package(plan: Plan) -> str:
     """What the package takes at most, against separate models."""
+    from cuvee.plan.packages import estimate
+
     found = estimate(plan)
     base = " with the base" if plan.recipe.output.package and plan.recipe.output.package.include_base else ""
     total = found.shared + found.tasks + (found.base if base else 0)
@@ -180,5 +180,7 @@ def number(value: Any) -> str:
 
 def explain_html(plan: Plan, outlook: Outlook | None = None) -> str:
     """The summary for notebooks."""
+    from html import escape
+
     rows = "".join(f"<div>{escape(line)}</div>" for line in _lines(plan, outlook))
     return f"<div style='font-family:monospace;white-space:pre-wrap'>{rows}</div>"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def release(disk: Disk, lock: Lock) -> None:
 
 def _record() -> bytes:
     pid = os.getpid()
-    record = {"pid": pid, "host": socket.gethostname(), "started": _started(pid)}
+    record = {"pid": pid, "host": platform.node(), "started": _started(pid)}
     return json.dumps(record).encode() + b"\n"
 
 
@@ -92,7 +92,7 @@ def _is_live(disk: Disk, folder: Path, record: dict[str, Any], *, by_system: boo
     pid, host = record.get("pid"), record.get("host")
     if not isinstance(pid, int) or not isinstance(host, str):
         return False
-    if host == socket.gethostname():
+    if host == platform.node():
         # The system's lock is free, so the holder is dead; without one, its process must still be the same.
         return not by_system and _started(pid) is not None and _started(pid) == record.get("started")
     written = [folder / name for name in disk.listing(folder) if disk.kind(folder / name) == "file"]

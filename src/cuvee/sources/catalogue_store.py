@@ -6,7 +6,6 @@ What cannot be read, or does not fit together, counts as not there. Must not kno
 from __future__ import annotations
 
 import io
-import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +31,6 @@ _UNREADABLE = (
     TypeError,
     MemoryError,
     NotImplementedError,
-    zipfile.BadZipFile,
     zlib.error,
 )
 
@@ -54,10 +52,12 @@ def held(kind: str, *prints: str | None) -> dict[str, Array] | None:
     path = path_of(kind, told)
     if not path.is_file():
         return None
+    import zipfile  # most merges find nothing and keep nothing
+
     try:
         with numpy.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
             return {name: found[name] for name in found.files}
-    except _UNREADABLE:
+    except (*_UNREADABLE, zipfile.BadZipFile):
         return None
 
 
@@ -66,6 +66,8 @@ def keep(kind: str, rows: Iterable[Row], *prints: str | None) -> None:
 
     Nothing is compressed: that would take longer than finding it out.
     """
+    import zipfile
+
     path = path_of(kind, [text for text in prints if text is not None])
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:

@@ -15,9 +15,9 @@ from cuvee.core import settings
 from cuvee.core.limits import DEFAULT, Limits
 from cuvee.core.names import printable
 from cuvee.errors import CuveeError, Diagnostic, SourceError, UsageError
+from cuvee.formats.package_form import FILE as PACKAGE
 from cuvee.formats.packed import TABLE
 from cuvee.sources.folder import FolderSource, Origin, open_adapter, open_path
-from cuvee.sources.package import is_package, open_package, without_task
 from cuvee.sources.pipeline import is_pipeline, open_pipeline
 from cuvee.sources.reference import Reference, parse_reference
 from cuvee.sources.source import Source, note
@@ -114,7 +114,9 @@ def _open_base(reference: Reference, label: str, anchor: Path, limits: Limits, o
         path = anchor / reference.name
         if reference.tasks:
             return _open_task(reference, label, anchor, limits, offline)
-        if is_package(path):
+        if (path / PACKAGE).is_file():
+            from cuvee.sources.package import without_task
+
             raise without_task(path, label, limits)
         if is_pipeline(anchor / reference.name):
             return open_pipeline(anchor / reference.name, label, limits)
@@ -129,6 +131,8 @@ def _open_base(reference: Reference, label: str, anchor: Path, limits: Limits, o
 
 
 def _open_task(reference: Reference, label: str, anchor: Path, limits: Limits, offline: bool) -> Source:
+    from cuvee.sources.package import open_package
+
     def base(text: str) -> Source:
         return open_source(text, anchor=anchor, limits=limits, offline=offline)
 

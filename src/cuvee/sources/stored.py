@@ -45,6 +45,7 @@ class StoredTensors:
         self._digests: dict[Path, str] = {}
         self._spans: dict[Path, tuple[Span, ...]] = {}
         self._packed: dict[str, Stored] = {}
+        self._extents: dict[str, Extent | None] = {}  # of tensors that are on this machine
         stored: dict[str, TensorMeta] = {}
         try:
             for file in files:
@@ -87,8 +88,10 @@ class StoredTensors:
         self._sizes[file.path] = _size(file)
         if isinstance(file, RangedFile):
             return  # there is no such file on this machine
-        extents = (file.extent(name) for name in file.tensors)
-        self._spans[file.path] = tuple((e.offset, e.nbytes) for e in extents if e is not None)
+        extents = {name: file.extent(name) for name in file.tensors}
+        self._spans[file.path] = tuple((e.offset, e.nbytes) for e in extents.values() if e is not None)
+        if not isinstance(file, RemoteFile):
+            self._extents |= extents
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """Elements [start, stop) of a tensor, 1-D."""
@@ -101,6 +104,8 @@ class StoredTensors:
         """Where the bytes of a tensor lie, if they lie plainly."""
         meta_of(self.tensors, name, self.label)
         stored = self._names[name]
+        if stored in self._extents:
+            return self._extents[stored]
         with self._pool.using(self._homes[stored]) as file:
             if isinstance(file, RangedFile):
                 return None

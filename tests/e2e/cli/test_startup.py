@@ -63,7 +63,41 @@ HEAVY = {
     "safetensors",
     "pydantic",
 }
-MODULES = 390  # of all kinds that `check` may import: what it costs grows with them
+MODULES = 370  # of all kinds that `check` may import: what it costs grows with them
+MERGING = 490  # the same of a streaming merge
+UNNEEDED = {  # by a merge that streams from folder to folder, with catalogues or without
+    "asyncio",
+    "email",
+    "html",
+    "http",
+    "importlib.metadata",
+    "importlib.resources",
+    "jinja2",
+    "multiprocessing",
+    "random",
+    "socket",
+    "ssl",
+    "subprocess",
+    "tempfile",
+    "urllib.request",
+    "zipfile",
+    "cuvee.analyze",
+    "cuvee.api.adapter_out",
+    "cuvee.api.compare",
+    "cuvee.api.package_out",
+    "cuvee.charts",
+    "cuvee.cli.codes",
+    "cuvee.engine.cluster",
+    "cuvee.engine.packing",
+    "cuvee.evaluate",
+    "cuvee.formats.gguf",
+    "cuvee.formats.pickle_machine",
+    "cuvee.plan.packages",
+    "cuvee.sources.hub",
+    "cuvee.sources.package",
+    "cuvee.sources.remote",
+    *HEAVY,
+}
 BUDGET = 0.3  # seconds of processor beyond the bare interpreter, on a quiet machine with byte code at hand
 SLACK = 2.0  # machines of tests are neither
 
@@ -119,6 +153,25 @@ def test_a_check_imports_few_modules_and_no_method_but_its_own(folder: Path) -> 
     presets = {m.rpartition(".")[2] for m in modules if m.startswith("cuvee.methods.presets.")}
     assert presets == {"ties"}
     assert "importlib.metadata" not in modules  # only where a package declares methods
+
+
+def test_a_streaming_merge_imports_nothing_that_it_does_not_need(folder: Path) -> None:
+    program = (
+        "import sys\nfrom cuvee.cli import main\ntry:\n    main()\nfinally:\n"
+        "    print('MODULES', *sys.modules, file=sys.stderr)\n"
+    )
+    for out in ("first", "second"):  # the first may have to build kernels
+        arguments = [sys.executable, "-c", program, "merge", "r.yaml", "-o", out, "--quiet", "--offline"]
+        result = subprocess.run(
+            arguments, env=_environment(folder), capture_output=True, text=True, check=False, cwd=folder
+        )
+        assert result.returncode == 0, result.stderr[-600:]
+    modules = result.stderr.rpartition("MODULES ")[2].split()
+    assert "cuvee.engine.run" in modules
+    assert UNNEEDED & set(modules) == set()
+    assert len(modules) < MERGING
+    presets = {m.rpartition(".")[2] for m in modules if m.startswith("cuvee.methods.presets.")}
+    assert presets == {"ties"}
 
 
 def test_the_collector_of_cycles_sleeps_through_the_start_and_wakes_where_much_is_made() -> None:
