@@ -147,7 +147,7 @@ class _Norms:
         return before, after
 
     def factor(self) -> float:
-        return factor_of(*(exact(list(sums)) for sums in self._sums))
+        return factor_of(*(exact(sums) for sums in self._sums))
 
 
 def _prune(

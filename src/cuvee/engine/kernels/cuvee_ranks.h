@@ -141,22 +141,20 @@ static Rise rise_of(const u64 *limits, int64_t n) {
 
 /* Which entries of a row a random word below the limit of their rank keeps. Entries are counted in narrow bins of magnitudes, 16
  * octaves of them; the bin tells the rank well enough for most words, and of the others it is counted. Whether +0 is kept does
- * not matter. Returns 0 where too much is unsure. `keys` has room for 2 * n. */
+ * not matter. Returns 0 where too much is unsure. */
 enum { UNSURE = 48, NARROW = 2048 };
-static int drawn(const float *x, int64_t n, const u32 *words, const u64 *limits, Rise rise, u32 *keys, uint8_t *kept) {
-    u32 counts[4][NARROW], table[NARROW], *bins = keys + n, largest = 0, before = 0;
-    const int many = n > 2048 ? NARROW : NARROW / 4, shift = n > 2048 ? 16 : 18;
-    for (int k = 0; k < 4; k++) memset(counts[k], 0, sizeof(u32) * (size_t)many);
-    FREE_LOOP for (int64_t i = 0; i < n; i++) {
-        keys[i] = bits_of(x[i]) & 0x7fffffffu;
-        largest = keys[i] > largest ? keys[i] : largest;
-    }
+#define SIZE(i) (bits_of(x[i]) & 0x7fffffffu)
+static int drawn(const float *x, int64_t n, const u32 *words, const u64 *limits, Rise rise, u16 *bins, uint8_t *kept) {
+    u32 counts[2][NARROW], table[NARROW], largest = 0, before = 0;
+    const int many = n > 4096 ? NARROW : NARROW / 4, shift = n > 4096 ? 16 : 18;
+    for (int k = 0; k < 2; k++) memset(counts[k], 0, sizeof(u32) * (size_t)many);
+    FREE_LOOP for (int64_t i = 0; i < n; i++) largest = SIZE(i) > largest ? SIZE(i) : largest;
     const u32 floor = largest > 0x07ffffffu ? largest - 0x07ffffffu : 0;
-    FREE_LOOP for (int64_t i = 0; i < n; i++) bins[i] = (keys[i] > floor ? keys[i] - floor : 0) >> shift;
+    FREE_LOOP for (int64_t i = 0; i < n; i++) bins[i] = (u16)((SIZE(i) > floor ? SIZE(i) - floor : 0) >> shift);
     int64_t i = 0;
-    for (; i + 4 <= n; i += 4) { counts[0][bins[i]]++; counts[1][bins[i + 1]]++; counts[2][bins[i + 2]]++; counts[3][bins[i + 3]]++; }
+    for (; i + 4 <= n; i += 4) { counts[0][bins[i]]++; counts[1][bins[i + 1]]++; counts[0][bins[i + 2]]++; counts[1][bins[i + 3]]++; }
     for (; i < n; i++) counts[0][bins[i]]++;
-    FREE_LOOP for (int j = 0; j < many; j++) counts[0][j] += counts[1][j] + counts[2][j] + counts[3][j];
+    FREE_LOOP for (int j = 0; j < many; j++) counts[0][j] += counts[1][j];
     for (int j = 0; j < many; j++) { counts[1][j] = before; before += counts[0][j]; }
     FREE_LOOP for (int j = 0; j < many; j++) {
         float first = (float)(int32_t)counts[1][j], low = rise.at + rise.by * first - rise.off;
@@ -164,11 +162,22 @@ static int drawn(const float *x, int64_t n, const u32 *words, const u64 *limits,
         low = low < 0.0f ? 0.0f : low > 65535.0f ? 65535.0f : low;
         table[j] = (u32)(int32_t)low | (u32)(int32_t)(high > 65535.0f ? 65535.0f : high) << 16;
     }
-    FREE_LOOP for (int64_t j = 0; j < n; j++) {
-        u32 both = table[bins[j]], word = words[j] >> 16, least = both & 0xffffu;
-        bins[j] = word < least ? 1 : word > both >> 16 || bits_of(x[j]) == 0 ? 0 : 2;
+    i = 0;
+#ifdef __AVX512F__
+    for (; i + 16 <= n; i += 16) {
+        __m512i both = _mm512_i32gather_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(bins + i))), table, 4);
+        __m512i value = _mm512_loadu_si512(x + i);
+        __m512i word = _mm512_srli_epi32(_mm512_loadu_si512(words + i), 16), least = _mm512_and_si512(both, _mm512_set1_epi32(0xffff));
+        __mmask16 below = _mm512_cmplt_epu32_mask(word, least);
+        __mmask16 open = _mm512_mask_cmple_epu32_mask(_mm512_test_epi32_mask(value, value), word, _mm512_srli_epi32(both, 16));
+        __m512i told = _mm512_mask_mov_epi32(_mm512_maskz_set1_epi32(open, 2), below, _mm512_set1_epi32(1));
+        _mm_storeu_si128((__m128i *)(kept + i), _mm512_cvtepi32_epi8(told));
     }
-    FREE_LOOP for (int64_t j = 0; j < n; j++) kept[j] = (uint8_t)bins[j];
+#endif
+    for (; i < n; i++) {
+        u32 both = table[bins[i]], word = words[i] >> 16, least = both & 0xffffu;
+        kept[i] = word < least ? 1 : word > both >> 16 || bits_of(x[i]) == 0 ? 0 : 2;
+    }
     int unsure = 0;
     for (int64_t from = 0; from < n; from += 8) { /* eight at a time: most are none */
         u64 eight = 0;
@@ -176,10 +185,10 @@ static int drawn(const float *x, int64_t n, const u32 *words, const u64 *limits,
         if (!(eight &= 0x0202020202020202u)) continue;
         for (; eight; eight &= eight - 1) {
             const int64_t at = from + __builtin_ctzll(eight) / 8;
-            u32 rank = 0, key = keys[at];
+            u32 rank = 0, key = SIZE(at);
             if (++unsure > UNSURE) return 0;
-            for (int64_t j = 0; j < at; j++) rank += keys[j] <= key;
-            for (int64_t j = at; j < n; j++) rank += keys[j] < key;
+            for (int64_t j = 0; j < at; j++) rank += SIZE(j) <= key;
+            for (int64_t j = at; j < n; j++) rank += SIZE(j) < key;
             kept[at] = words[at] < limits[rank];
         }
     }
@@ -190,7 +199,7 @@ static int drawn(const float *x, int64_t n, const u32 *words, const u64 *limits,
 static void draw(float *x, int64_t rows, int64_t n, int64_t first, u64 key, const u64 *limits, double *before, double *after,
                  u64 *scratch) {
     u32 *words = (u32 *)(scratch + 2 * n), *ranks = words + rows * n, last[TILE];
-    uint8_t *kept = (uint8_t *)scratch + 8 * n;
+    uint8_t *kept = (uint8_t *)scratch + 2 * n;
     const Rise rise = rise_of(limits, n);
     int64_t made = 0;
     for (int64_t row = 0; row < rows; row++, x += n) {
@@ -201,7 +210,7 @@ static void draw(float *x, int64_t rows, int64_t n, int64_t first, u64 key, cons
         }
         const u32 *own = words + row * n;
         if (before) before = row_sums(x, n, before);
-        if (!drawn(x, n, own, limits, rise, (u32 *)scratch, kept)) {
+        if (!drawn(x, n, own, limits, rise, (u16 *)scratch, kept)) {
             rank(x, n, ranks, scratch);
             FREE_LOOP for (int64_t i = 0; i < n; i++) kept[i] = own[i] < limits[ranks[i]];
         }
