@@ -236,6 +236,16 @@ def test_every_note_is_told_once(here: Path, cli: Any) -> None:
         assert (outcome.out + outcome.err).count("come from the first model") == 1, command
 
 
+def test_seconds_of_the_floor_are_told(here: Path, cli: Any) -> None:
+    (here / "r.yml").write_text(
+        "merge_method: linear\nmodels: [{model: ./math, parameters: {weight: 1}}]\nparameters: {weight: 1}\n"
+    )
+    found = cli("plan", "r.yml", "--json").json["prediction"]
+    assert found["moved"] == found["bytes_read"] + found["bytes_written"]
+    assert found["floor"] == pytest.approx(found["moved"] / found["bytes_per_second"])
+    assert found["seconds"] >= found["floor"] > 0
+
+
 def test_a_failed_write_of_the_rate_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from cuvee.api import outlook
 
