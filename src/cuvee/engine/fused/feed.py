@@ -11,7 +11,7 @@ import ctypes
 import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,6 +25,7 @@ from cuvee.plan.nodes import Read
 Key = tuple[str, str]  # source key, tensor name
 Lies: TypeAlias = Extent | Held | Pieces | Decoded
 ALIGNED = 4096
+_LARGE = 2 << 20  # bytes of a large page
 PIECE = 4 << 20  # bytes asked for at once
 _RUNS = 8  # blocks for one call of the compiled machine; hashed and written together
 
@@ -42,7 +43,7 @@ class Arena:
         """Start anew with room for at least this much."""
         self.used = 0
         if self.buffer is None or len(self.view) < nbytes:
-            self.buffer = mmap.mmap(-1, max(padded(nbytes), ALIGNED))
+            self.buffer = _mapped(max(padded(nbytes), ALIGNED))
             self.view = memoryview(self.buffer)
             self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.buffer))
 
@@ -53,6 +54,15 @@ class Arena:
         if self.used > len(self.view):
             raise MemoryError("the arena is smaller than what is taken from it")
         return self.address + begin, self.view[begin : begin + nbytes]
+
+
+def _mapped(nbytes: int) -> mmap.mmap:
+    """Memory in large pages, where the system has them: few of them have to be looked up."""
+    found = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if nbytes >= _LARGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):
+            found.madvise(mmap.MADV_HUGEPAGE)
+    return found
 
 
 def view_of(address: int, nbytes: int) -> memoryview:

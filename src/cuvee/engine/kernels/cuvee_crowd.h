@@ -58,15 +58,16 @@ static u32 carefully(Expert *e, const float *base, const void *in, int64_t s, in
 
 static inline __attribute__((always_inline)) u32 together(const Crowd *all, const void **in, int64_t s, const int *careful,
                                                           Whole *ties, float *out, float *regs, int subtracts, int trims,
-                                                          int drops, int elects, int made) {
+                                                          int drops, int elects, int made, int n) {
     const Words exponent = (Words){0} + 0x7f800000u;
     const Whole sizes = (Whole){0} + 0x7fffffff;
     const Lanes none = {0};
     const float *base = subtracts ? regs + all->base * TILE : 0;
+    const int count = n ? n : all->count; /* known where the program is made */
     Words bad = {0};
     for (int j = 0; j < TILE; j += WIDTH) {
         Lanes value[CROWD], sum = none, b = subtracts ? *(const Lanes *)(base + j) : none;
-        for (int k = 0; k < all->count; k++) {
+        for (int k = 0; k < count; k++) {
             const Expert *e = all->each + k;
             Lanes d;
             if (careful[k]) d = *(const Lanes *)(regs + e->delta * TILE + j);
@@ -99,7 +100,7 @@ static inline __attribute__((always_inline)) u32 together(const Crowd *all, cons
         Lanes won = (Lanes)((none_won & (Whole)((Lanes){0} + all->tied)) | (~none_won & sign));
         Lanes total = none, share = none;
         if (made == GREATEST) {
-            for (int k = 0; k < all->count; k++) {
+            for (int k = 0; k < count; k++) {
                 Lanes entry = (Lanes)((Whole)value[k] & sizes & (Whole)(value[k] * won > none));
                 Whole greater = entry > total;
                 total = (Lanes)(((Whole)entry & greater) | ((Whole)total & ~greater));
@@ -107,7 +108,7 @@ static inline __attribute__((always_inline)) u32 together(const Crowd *all, cons
             *(Lanes *)(out + j) = total * won;
             continue;
         }
-        for (int k = 0; k < all->count; k++) {
+        for (int k = 0; k < count; k++) {
             Whole agrees = value[k] * won > none;
             total += (Lanes)((Whole)value[k] & agrees);
             share += (Lanes)((Whole)((Lanes){0} + all->each[k].share) & agrees);
@@ -123,7 +124,9 @@ static inline __attribute__((always_inline)) u32 together(const Crowd *all, cons
     return found != 0;
 }
 
-#define TOGETHER(...) together(all, in, s, careful, ties, to, regs, __VA_ARGS__)
+#define TOGETHER(...)                                                                                                  \
+    (all->count == 3 ? together(all, in, s, careful, ties, to, regs, __VA_ARGS__, 3)                                   \
+                     : together(all, in, s, careful, ties, to, regs, __VA_ARGS__, 0))
 static u32 attempt(const Crowd *all, const void **in, int64_t s, const int *careful, Whole *ties, float *to, float *regs,
                    int how, int elects) {
     if (elects && all->made == GREATEST) return how ? TOGETHER(1, 1, 1, 1, GREATEST) : TOGETHER(1, 0, 0, 1, GREATEST);
