@@ -6,6 +6,7 @@ in `api.budget_sample`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -14,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
-from cuvee.api.budget_sample import measured
-from cuvee.api.budgeted_plan import Budgeted
+from cuvee.api.budget_sample import SHARE, measured, sampled
+from cuvee.api.budgeted_plan import Budgeted, Sample
 from cuvee.api.sparing import Spared, add, runner_of, spared
 from cuvee.core.digests import canonical_json
 from cuvee.core.names import printable
-from cuvee.engine.events import Finished, Listener
+from cuvee.engine.events import Finished, Listener, peak_memory
 from cuvee.engine.options import RunOptions, parse_bytes
 from cuvee.engine.tables import Tables
 from cuvee.errors import Diagnostic, PlanError, UsageError
@@ -35,6 +36,8 @@ from cuvee.sources.source import Source
 
 if TYPE_CHECKING:
     from cuvee.sinks.sink import Staging
+
+_OF_BUDGET = 0.1  # of what may be read, the most that measuring the error takes
 
 
 def parse_budget(text: str | None, deviation: float | None, total: int) -> Budget:
@@ -81,16 +84,21 @@ def budgeted(
     if found is None:
         return _without_loss(plan, base, lossless)
     experts = [key for key in plan.sources if key != base]
-    budget = parse_budget(read_budget, max_deviation, _total(plan, experts))
+    budget = parse_budget(read_budget, max_deviation, total := _total(plan, experts))
     tables = lossless.tables
     thinned = _thinned(plan, tables)
     choice = choose(plan, base, experts, found, budget, thinned)
+    if choice.bound and budget.share is not None:  # measuring the error is part of what may be read
+        less = replace(budget, share=budget.share - min(1 / SHARE, budget.share * _OF_BUDGET))
+        choice = choose(plan, base, experts, found, less, thinned)
     if not choice.bounded:
         reason = (
             "its thresholds do not follow from the catalogue (too many different magnitudes, or no kernels)"
         )
         raise _refused(plan, reason)
     _check(choice, budget)
+    room = total / SHARE if budget.share is None else min(budget.share * total - choice.read, total / SHARE)
+    sample = sampled(plan, choice, int(room)) if choice.bound else Sample()
     stand_ins: dict[str, dict[str, dict[int, str]]] = {
         key: {name: dict.fromkeys(blocks, base) for name, blocks in tensors.items()}
         for key, tensors in choice.spared.items()
@@ -98,9 +106,7 @@ def budgeted(
     add(stand_ins, lossless.stand_ins)
     if tables is not None:
         tables = replace(tables, needed=frozenset(thinned))
-    return Budgeted(
-        _wrapped(plan, stand_ins, choice, rounding_of(plan)), choice, plan, tables, lossless.prints
-    )
+    return Budgeted(_wrapped(plan, stand_ins, choice, sample), choice, plan, tables, lossless.prints, sample)
 
 
 def _total(plan: Plan, experts: Iterable[str]) -> int:
@@ -197,7 +203,7 @@ def rounding_of(plan: Plan) -> str:
     return " and ".join(sorted(kinds))
 
 
-def _wrapped(plan: Plan, stand_ins: Mapping[str, Any], choice: Choice, kinds: str) -> Plan:
+def _wrapped(plan: Plan, stand_ins: Mapping[str, Any], choice: Choice, sample: Sample) -> Plan:
     sources = dict(plan.sources)
     facts = {
         "read": choice.read,
@@ -211,12 +217,21 @@ def _wrapped(plan: Plan, stand_ins: Mapping[str, Any], choice: Choice, kinds: st
         shown = {**facts, "blocks": told} if lost else None
         sources[key] = wrapped(plan, {key: blocks}, shown).sources[key]
     message = (
-        f"{size(choice.read)} of {size(choice.total)} of the experts are read ({size(choice.identical)} change "
-        f"nothing); besides rounding, the error is at most {choice.bound:.2g} of the merged update, and with all "
-        f"rounding to {kinds} at most {choice.rounded:.2g}"
+        f"{size(choice.read + sample.nbytes)} of {size(choice.total)} of the experts are read "
+        f"({size(sample.nbytes)} to measure the error, {size(choice.identical)} change nothing); besides rounding, "
+        f"the error is at most {_above(choice.bound)} of the merged update, and with all rounding to "
+        f"{rounding_of(plan)} at most {_above(choice.rounded)}"
     )
     note = Diagnostic("CV-P203", message, severity="note")
     return replace(plan, sources=sources, notes=(*plan.notes, note))
+
+
+def _above(bound: float) -> str:
+    """Two digits of a bound, rounded up."""
+    if not 0 < bound < math.inf:
+        return f"{bound:.2g}"
+    step = 10.0 ** (math.floor(math.log10(bound)) - 1)
+    return f"{math.ceil(bound / step - 1e-9) * step:.2g}"
 
 
 def running(asked: Budgeted) -> Any:
@@ -226,10 +241,12 @@ def running(asked: Budgeted) -> Any:
     def runner(plan: Plan, session: Staging, options: RunOptions, listener: Listener) -> Finished:
         finished = inner(plan, session, options, listener)
         choice = asked.choice
-        row = {"read": float(choice.read), "of": float(choice.total), **measured(asked)}
+        read = float(choice.read + asked.sample.nbytes)
+        row = {"read": read, "of": float(choice.total), **measured(asked)}
         for key, value in (("bound", choice.bound), ("rounded", choice.rounded)):
             row |= {key: value} if value != float("inf") else {}
-        return replace(finished, figures={**finished.figures, "read_budget": [row]})
+        figures = {**finished.figures, "read_budget": [row]}
+        return replace(finished, figures=figures, peak_memory=peak_memory())
 
     return runner
 

@@ -1,90 +1,173 @@
-"""The error of a budget, measured: some of what is merged is computed from everything and from what is read.
+"""The error of a budget, measured: a hundredth of what is merged is computed from everything and from what is read.
 
-Weighted sums are sampled block by block from the values themselves, in float64. Other methods are run on whole tensors,
-with the thresholds of the whole model, and compared in float32.
+Weighted sums are sampled in pieces of blocks from the values themselves, in float64. Other methods are run on whole
+tensors, with the thresholds of the whole model, and compared in float32. What the sample reads of the experts is known
+before anything is read, and is part of the budget.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import field, replace
+from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
-from cuvee.api.budgeted_plan import Budgeted
+from cuvee.api.budgeted_plan import Budgeted, Piece, Sample
+from cuvee.core.digests import as_bytes
 from cuvee.core.dtypes import FLOAT32
-from cuvee.core.lazy import torch
+from cuvee.core.lazy import numpy
+from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 from cuvee.engine.memo import Memo
 from cuvee.engine.options import RunOptions
 from cuvee.engine.run import run
-from cuvee.plan.budget import summed
+from cuvee.engine.tables import Tables
+from cuvee.formats.bytes_file import ByteFile
+from cuvee.plan.budget import Choice, summed
 from cuvee.plan.joined import Joined, Unbounded, base_of, joined
 from cuvee.plan.plan import OutputTensor, Plan
 from cuvee.sinks.layout import plan_layout
-from cuvee.sinks.memory import MemorySink
+from cuvee.sinks.sink import MakeManifest
+from cuvee.sources.bits import bits_of
 from cuvee.sources.catalogue import step_of
+from cuvee.sources.source import Source
 
-_SAMPLE = 100  # one block in so many is measured
-_LEAST = 8
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+SHARE = 100  # one element in so many is measured
+_LEAST = 8  # pieces, where the model has so many blocks
+_PIECE = 1 << 15  # elements, at most and
+_SMALLEST = 64  # at least
+_WHOLE = 1 << 24  # elements of a tensor that is computed whole, at most
+_CHUNK = 1 << 20  # elements compared at a time
 
 
-def measured(asked: Budgeted, every: int = _SAMPLE) -> dict[str, float]:
-    """The error over the update on a sample.
-
-    One block in `every` (and at least eight) is taken, by a hash of its place, of tensors that are weighted sums, and
-    so many elements in whole tensors of others whose error was bounded; reading them costs as much of the experts.
+def sampled(whole: Plan, choice: Choice, room: int | None, every: int = SHARE) -> Sample:
+    """One element in `every`, chosen by a hash of its place, as far as reading it takes at most `room` bytes of the
+    experts: pieces of as many blocks as possible of tensors that are weighted sums, and whole tensors of others.
     """
-    places = [
-        (tensor, block)
-        for tensor in asked.whole.tensors
-        if summed(tensor) is not None and tensor.meta.numel
-        for block in range(-(-tensor.meta.numel // step_of(tensor.meta.dtype.size)))
-    ]
-    places.sort(key=lambda p: blake3(f"{p[0].meta.name}\0{p[1]}".encode()).digest())
-    taken = places[: max(_LEAST, -(-len(places) // every))]
+    pieces, nbytes = [], 0
+    for piece in _pieces(whole, every):
+        cost = _cost(whole, piece)
+        if room is None or nbytes + cost <= room:
+            pieces.append(piece)
+            nbytes += cost
+    tensors = []
+    others = _others(whole)
+    left = sum(t.meta.numel for t in others) / every
+    for tensor in others:
+        cost = _both(whole, choice, tensor)
+        fits = room is None or (nbytes + cost <= room and tensor.meta.numel <= min(left, _WHOLE))
+        if left > 0 and fits:
+            tensors.append(tensor)
+            left -= tensor.meta.numel
+            nbytes += cost
+    return Sample(tuple(pieces), tuple(tensors), nbytes)
+
+
+def measured(asked: Budgeted, every: int | None = None) -> dict[str, float]:
+    """The norms of the error and of the update on the sample (or on one element in `every`), and of how many blocks
+    it has something.
+    """
+    whole, choice = asked.whole, asked.choice
+    taken = asked.sample if every is None else sampled(whole, choice, None, every)
     error = update = 0.0
-    with torch.no_grad():
-        for tensor, block in taken:
-            full, left = (_moved(plan, tensor, block) for plan in (asked.whole, asked.plan))
-            error += float(((full - left) ** 2).sum())
-            update += float((full**2).sum())
-    others = _some(asked, every)
-    for full, left in _made(asked, others):
+    for piece in taken.pieces:
+        full, left = _moved(whole, choice, piece)
         error += float(((full - left) ** 2).sum())
         update += float((full**2).sum())
-    count = float(len(taken) + sum(-(-t.meta.numel // step_of(t.meta.dtype.size)) for t in others))
-    return {"sampled_error": error**0.5, "sampled_update": update**0.5, "sampled_blocks": count}
+    for tensor in taken.tensors:
+        for full, left in _made(asked, tensor):
+            error += float(((full - left) ** 2).sum())
+            update += float((full**2).sum())
+    count = len(taken.pieces) + sum(-(-t.meta.numel // step_of(t.meta.dtype.size)) for t in taken.tensors)
+    return {"sampled_error": error**0.5, "sampled_update": update**0.5, "sampled_blocks": float(count)}
 
 
-def _moved(plan: Plan, tensor: OutputTensor, block: int) -> Any:
-    """What the experts add to the base in a block, in float64."""
+def _pieces(plan: Plan, every: int) -> list[Piece]:
+    """Of weighted sums, in the order of their hashes: one piece of a block each, one element in `every` together."""
+    sums = [t for t in plan.tensors if summed(t) is not None and t.meta.numel]
+    numel = sum(t.meta.numel for t in sums)
+    length = max(_SMALLEST, min(_PIECE, numel // (_LEAST * every)))
+    found: list[tuple[bytes, Piece]] = []
+    for tensor in sums:
+        step = step_of(tensor.meta.dtype.size)
+        for block in range(-(-tensor.meta.numel // step)):
+            start, stop = block * step, min((block + 1) * step, tensor.meta.numel)
+            told = blake3(f"{tensor.meta.name}\0{block}".encode()).digest()
+            if every > 1 and stop - start > length:
+                start += int.from_bytes(told[:8], "little") % (stop - start - length + 1)
+                stop = start + length
+            found.append((told, Piece(tensor, start, stop)))
+    found.sort(key=lambda row: row[0])
+    many = len(found) if every == 1 else max(_LEAST, -(-numel // (every * length)))
+    return [piece for _, piece in found[:many]]
+
+
+def _cost(plan: Plan, piece: Piece) -> int:
+    """Bytes of the experts in a piece."""
+    factors, ground = _coefficients(piece.tensor)
+    sources = [plan.sources[source].source.tensors[name] for source, name in factors if source != ground]
+    return sum((piece.stop - piece.start) * meta.dtype.size for meta in sources)
+
+
+def _both(plan: Plan, choice: Choice, tensor: OutputTensor) -> int:
+    """Bytes of the experts in a tensor, as often as they are read to make it from everything and from what is read."""
+    form = _form(tensor)
+    keys = form.factors if form else {}
+    whole = sum(plan.sources[source].source.tensors[name].nbytes for source, name in keys)
+    spared = any(choice.spared.get(source, {}).get(name) for source, name in keys)
+    return 2 * whole if spared else whole
+
+
+def _coefficients(tensor: OutputTensor) -> tuple[Mapping[tuple[str, str], float], str | None]:
+    """The coefficients of a weighted sum, and the source that the others are compared with; a copy has none."""
     factors = summed(tensor) or {}
-    step = step_of(tensor.meta.dtype.size)
-    start, stop = block * step, min((block + 1) * step, tensor.meta.numel)
     base = base_of(tensor) or next(iter(factors), None)
-    if base is None or tensor.action != "merged":  # a copy: nothing is added to anything
-        return torch.zeros(1, dtype=torch.float64)
-    ground = plan.sources[base[0]].source.read(base[1], start, stop).double()
-    total = torch.zeros_like(ground)
+    return (factors, base[0]) if base is not None and tensor.action == "merged" else ({}, None)
+
+
+def _moved(plan: Plan, choice: Choice, piece: Piece) -> tuple[Any, Any]:
+    """What the experts add to the base in a piece, in float64: all of it, and what is read of it."""
+    factors, ground = _coefficients(piece.tensor)
+    full, left = numpy.zeros(piece.stop - piece.start), numpy.zeros(piece.stop - piece.start)
+    base, at = None, None
     for (source, name), factor in factors.items():
-        if source != base[0]:
-            total += factor * (plan.sources[source].source.read(name, start, stop).double() - ground)
-    return total
+        if source == ground:
+            continue
+        if name != at:
+            base, at = _values(plan.sources[str(ground)].source, name, piece), name
+        moved = factor * (_values(plan.sources[source].source, name, piece) - base)
+        full += moved
+        size = plan.sources[source].source.tensors[name].dtype.size
+        if piece.start // step_of(size) not in choice.spared.get(source, {}).get(name, ()):
+            left += moved
+    return full, left
 
 
-def _some(asked: Budgeted, every: int) -> list[OutputTensor]:
-    """Tensors whose error was bounded otherwise, by a hash of their names, until there is one element in `every`."""
-    found = [t for t in asked.whole.tensors if (form := _form(t)) and (form.thinned or form.how != "sum")]
-    found.sort(key=lambda t: blake3(t.meta.name.encode()).digest())
-    left = sum(t.meta.numel for t in found) / every
-    taken = []
-    for tensor in found:
-        if left > 0:
-            taken.append(tensor)
-            left -= tensor.meta.numel
-    return taken
+def _values(source: Source, name: str, piece: Piece) -> Any:
+    """Elements in float64, without torch where they lie plainly in a file."""
+    meta, extent = source.tensors[name], source.extent(name)
+    kind = meta.dtype.name
+    if extent is None or extent.nbytes != meta.nbytes:
+        bits = bits_of(source, name, piece.start, piece.stop)
+    else:
+        bits = numpy.empty(piece.stop - piece.start, f"<u{meta.dtype.size}")
+        with closing(ByteFile(extent.path)) as file:
+            file.read_exactly()
+            file.fill(memoryview(bits.view(numpy.uint8).data), extent.offset + piece.start * meta.dtype.size, name)
+    if kind == "bfloat16":
+        return (bits.astype(numpy.uint32) << 16).view(numpy.float32).astype(numpy.float64)
+    return bits.view(kind).astype(numpy.float64)
+
+
+def _others(plan: Plan) -> list[OutputTensor]:
+    """Tensors whose error was bounded otherwise, by a hash of their names."""
+    found = [t for t in plan.tensors if (form := _form(t)) and (form.thinned or form.how != "sum")]
+    return sorted(found, key=lambda t: blake3(t.meta.name.encode()).digest())
 
 
 def _form(tensor: OutputTensor) -> Joined | None:
@@ -94,31 +177,50 @@ def _form(tensor: OutputTensor) -> Joined | None:
         return None
 
 
-def _made(asked: Budgeted, tensors: Sequence[OutputTensor]) -> list[tuple[Any, Any]]:
-    """What the experts add to the base, from everything and from what is read."""
-    pairs = []
-    for tensor in tensors:
-        base = base_of(tensor)
-        assert base is not None
-        ground = asked.whole.sources[base[0]].source.read(base[1]).double()
-        full, left = (
-            _computed(asked, plan, tensor).reshape(-1).double() for plan in (asked.whole, asked.plan)
-        )
-        pairs.append((full - ground, left - ground))
-    return pairs
+def _made(asked: Budgeted, tensor: OutputTensor) -> Iterator[Sequence[Any]]:
+    """What the experts add to the base, from everything and from what is read, chunk by chunk."""
+    base = base_of(tensor)
+    assert base is not None
+    made = [_computed(plan, asked.tables, tensor) for plan in (asked.whole, asked.plan)]
+    for start in range(0, tensor.meta.numel, _CHUNK):
+        stop = min(start + _CHUNK, tensor.meta.numel)
+        ground = _values(asked.whole.sources[base[0]].source, base[1], Piece(tensor, start, stop))
+        yield [values[start:stop].astype(numpy.float64) - ground for values in made]
 
 
-def _computed(asked: Budgeted, plan: Plan, tensor: OutputTensor) -> Any:
+def _computed(plan: Plan, tables: Tables | None, tensor: OutputTensor) -> Any:
     """A tensor in float32, with the thresholds of the whole plan."""
     meta = TensorMeta(tensor.meta.name, FLOAT32, tensor.meta.shape)
     layout = plan_layout([meta], max_shard_bytes=None)
     one = replace(plan, tensors=(replace(tensor, meta=meta),), layout=layout, nested=())
-    memo = None if asked.tables is None else Memo(known=asked.tables.figure, keeps=False)
-    sink = MemorySink()
-    with sink.begin(layout, "sample", resume=False, overwrite=False) as session:
-        run(one, session, RunOptions.from_settings(threads=1), memo=memo)
-        session.commit({}, lambda records: b"{}")
-    return sink.tensors[meta.name]
+    memo = None if tables is None else Memo(known=tables.figure, keeps=False)
+    session = _Kept(numpy.empty(meta.numel, numpy.float32))
+    run(one, session, RunOptions.from_settings(threads=1), memo=memo)
+    return session.values
 
 
-__all__ = ["measured"]
+@dataclass(slots=True)
+class _Kept:
+    """A session whose only tensor stays in memory; nothing is committed."""
+
+    values: Any
+    done: set[str] = field(default_factory=set)
+    digests: dict[str, str] = field(default_factory=dict)
+
+    def write(self, name: str, offset: int, data: Buffer) -> None:
+        view = as_bytes(data)
+        self.values.view(numpy.uint8)[offset : offset + len(view)] = numpy.frombuffer(view, numpy.uint8)
+
+    def finish(self, name: str) -> None: ...
+
+    def commit(self, side_files: Mapping[str, bytes], manifest: MakeManifest) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def __enter__(self) -> _Kept:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+__all__ = ["SHARE", "measured", "sampled"]

@@ -7,12 +7,32 @@ from dataclasses import dataclass
 from cuvee.api.sparing import Prints
 from cuvee.engine.tables import Tables
 from cuvee.plan.budget import Choice
-from cuvee.plan.plan import Plan
+from cuvee.plan.plan import OutputTensor, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Elements [start, stop) of an output tensor that is a weighted sum, all in one block."""
+
+    tensor: OutputTensor
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What is measured, and the bytes of the experts that are read for it (at most)."""
+
+    pieces: tuple[Piece, ...] = ()
+    tensors: tuple[OutputTensor, ...] = ()
+    nbytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Budgeted:
     """A plan that leaves blocks out, what was chosen, the plan that reads everything, and thresholds that are known.
+
+    `sample` is what the error is measured on afterwards.
 
     `prints` are the sources' fingerprints from before their catalogue was asked.
     """
@@ -22,3 +42,4 @@ class Budgeted:
     whole: Plan
     tables: Tables | None = None
     prints: Prints = ()
+    sample: Sample = Sample()

@@ -314,6 +314,50 @@ def test_the_device_gives_no_more_than_was_planned(tmp_path, monkeypatch) -> Non
         assert read <= asked.choice.read + (2 << 20)  # the base may have to come back, too, in part
 
 
+@pytest.mark.skipif(
+    not Path("/proc/self/io").exists(), reason="the system does not count what a process reads"
+)
+@pytest.mark.parametrize(("share", "merge"), [(1, "sum"), (30, "sum"), (99, "sum"), (60, "votes")])
+def test_measuring_the_error_is_part_of_the_budget(share, merge, tmp_path) -> None:
+    """Blocks and sample together keep the budget, and the sample reads what the plan said, besides the base."""
+    random = np.random.default_rng(1)
+    shapes = {f"w{n}": (64, 96) for n in range(19)} | {"w19": (8, 16)}
+    base = {n: torch.from_numpy(random.standard_normal(s).astype("f4")).bfloat16() for n, s in shapes.items()}
+    save(tmp_path / "base", base)
+    for k in range(3):
+        save(
+            tmp_path / f"e{k}",
+            {n: (t.float() + 2.0 ** -(k + int(n[1:]) % 4)).bfloat16() for n, t in base.items()},
+        )
+    make_catalogue(["e0", "e1", "e2"], "base", anchor=tmp_path, offline=True)
+    plan = plan_of(tmp_path, [1.0, 1.0, 1.0]) if merge == "sum" else votes_of(tmp_path)
+    asked = budgeted(plan, f"{share}%", None)
+    assert asked.choice.bound > 0
+    assert asked.choice.read + asked.sample.nbytes <= share / 100 * asked.choice.total
+    assert (asked.sample.nbytes > 0) == (share > 1)  # a tenth of a percent has no room for a piece of each
+
+    def read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    measured(asked)  # whatever is imported or opened late is there from here on
+    before = read()
+    empty = read() - before
+    before = read()
+    found = measured(asked)
+    taken = read() - before - empty
+    plan.close()
+    assert (found["sampled_blocks"] > 0) == (asked.sample.nbytes > 0)
+    assert taken <= asked.sample.nbytes * 4 / 3 + 8192  # and what the kernel tells of the process
+
+
+def votes_of(folder: Path):
+    text = (
+        "version: 1\nbase: ./base\nexperts: {a: ./e0, b: ./e1, c: ./e2}\n"
+        "merge: {method: ties, density: 1, scope: tensor}\n"
+    )
+    return Blend(parse_recipe(text), folder).build()
+
+
 @pytest.mark.parametrize("deviation", [0.0, 1e-15, 1e-12, 1e-6])
 def test_the_smallest_deviation_is_kept_however_large_the_first_error_was(deviation, tmp_path) -> None:
     """What is left once the large changes are read is lost among the last digits of the error before that."""
