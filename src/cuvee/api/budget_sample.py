@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
@@ -18,7 +18,6 @@ from cuvee.api.budgeted_plan import Budgeted, Piece, Sample
 from cuvee.core.digests import as_bytes
 from cuvee.core.dtypes import FLOAT32
 from cuvee.core.lazy import numpy
-from cuvee.core.records import dataclass
 from cuvee.core.tensors import TensorMeta
 from cuvee.engine.memo import Memo
 from cuvee.engine.options import RunOptions
@@ -158,7 +157,9 @@ def _values(source: Source, name: str, piece: Piece) -> Any:
         bits = numpy.empty(piece.stop - piece.start, f"<u{meta.dtype.size}")
         with closing(ByteFile(extent.path)) as file:
             file.read_exactly()
-            file.fill(memoryview(bits.view(numpy.uint8).data), extent.offset + piece.start * meta.dtype.size, name)
+            file.fill(
+                memoryview(bits.view(numpy.uint8).data), extent.offset + piece.start * meta.dtype.size, name
+            )
     if kind == "bfloat16":
         return (bits.astype(numpy.uint32) << 16).view(numpy.float32).astype(numpy.float64)
     return bits.view(kind).astype(numpy.float64)
