@@ -442,8 +442,8 @@ def test_what_is_known_is_not_read_again_to_be_catalogued(monkeypatch) -> None:
     apart()
     Path("r.yaml").write_text(text())
     read: list[str] = []
-    seen = catalogue_scan.bits_of
-    monkeypatch.setattr(catalogue_scan, "bits_of", lambda *words: read.append(words[1]) or seen(*words))
+    seen = catalogue_scan.reading_of
+    monkeypatch.setattr(catalogue_scan, "reading_of", lambda *words: read.append(words[1]) or seen(*words))
     words = ["merge", "r.yaml", "-o", "two", "--from", "one", "--catalog"]
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from cuvee.sources import bits, catalogue_store
 from cuvee.sources import catalogue_look as scan
-from cuvee.sources import catalogue_store
+from cuvee.sources.open import open_source
 
 ERRORS = {
     "counts of changes": ("own->moved += moved;", "own->moved += 1 + moved;"),
@@ -136,3 +138,18 @@ def test_without_wide_vectors_the_same_is_found(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(scan.native, "NATIVE", ("-mtune=generic",))
     monkeypatch.setenv("CUVEE_CACHE", str(tmp_path / "cache"))
     assert isinstance(scan.scanner(), scan.Native)
+
+
+def test_only_so_many_files_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in others is read all the same, and an open one is read without being opened again."""
+    monkeypatch.setattr(bits, "MOST_OPEN", 1)
+    expected, files = np.arange(100, dtype="<u4"), {}
+    for name in "ab":
+        save_file({"x": expected.view("<f4")}, tmp_path / f"{name}.safetensors")
+        source = open_source(str(tmp_path / f"{name}.safetensors"), anchor=tmp_path)
+        found = bits.reading_of(source, "x", files)(10, 60, np.empty(4 * 100, np.uint8))
+        assert np.array_equal(found, expected[10:60])
+        (tmp_path / f"{name}.safetensors").unlink()
+    assert [path.name for path in files] == ["a.safetensors"]
+    first = next(iter(files.values()))
+    assert first.bytes_at(first.size - 4, 4) == expected[-1:].tobytes()
