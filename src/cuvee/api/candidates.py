@@ -25,7 +25,7 @@ from cuvee.errors import NonFinite, UsageError
 from cuvee.plan.cost import inputs_of
 from cuvee.plan.nodes import Node
 from cuvee.plan.plan import Opened, Plan
-from cuvee.plan.shortcut import joint, since, until
+from cuvee.plan.shortcut import joints_of, since, until
 from cuvee.plan.variants import Variants, variants
 from cuvee.plan.views import Opener
 from cuvee.sinks.memory import FilledSession
@@ -104,8 +104,7 @@ class Candidates:
 
         The values there are made when they are asked for a second time.
         """
-        found = {tensor.meta.name: joint(tensor) for tensor in plan.tensors}
-        joints = {name: node for name, node in found.items() if node is not None}
+        joints = joints_of(plan)
         if joints != self._joints:  # nodes are compared by identity
             self._joints, self._combined = joints, None
             return plan

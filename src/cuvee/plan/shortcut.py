@@ -34,6 +34,17 @@ def joint(tensor: OutputTensor) -> Node | None:
             return None
 
 
+def joints_of(plan: Plan) -> dict[str, Node]:
+    """The joints of a plan's tensors by name, but for tensors that share a summary with one that has none: cut at some
+    of its members only, a summary over the model would be one of fewer tensors.
+    """
+    found = {tensor.meta.name: node for tensor in plan.tensors if (node := joint(tensor)) is not None}
+    groups = [{tensor.meta.name for tensor, _ in members} for members in plan.groups().values()]
+    while broken := [names for names in groups if not names <= found.keys() and names & found.keys()]:
+        found = {name: node for name, node in found.items() if not any(name in names for names in broken)}
+    return found
+
+
 def until(plan: Plan, joints: Mapping[str, Node]) -> Plan:
     """The plan of the joints' values themselves, in float32, under the names of their tensors."""
     tensors = tuple(

@@ -213,3 +213,15 @@ def test_tensors_with_gaps_are_read_as_they_are() -> None:
     turned = [{"w": x["a.weight"].t()} for x in EXPERTS]
     plain = [{"w": x["w"].contiguous()} for x in turned]
     same(cuvee.hold(turned).merge(weight=0.2), cuvee.merge(plain, weight=0.2).load())
+
+
+@pytest.mark.parametrize("method", ["ties", "pcb"])
+def test_what_is_computed_in_float64_counts_in_the_figures_of_the_model(method: str) -> None:
+    """Its combined value is not kept; thresholds over the model are of all tensors all the same."""
+    models = [{**tensors, "wide": tensors["long"].double() * 2} for tensors in (BASE, *EXPERTS)]
+    values = {"scope": "model", "density": 0.3} if method == "ties" else {"ratio": 0.3}
+    with cuvee.hold(models[1:], base=models[0], method=method, **values) as held:
+        for lam in (0.5, 0.7, 0.5) if method == "ties" else (None, None, None):
+            more = {} if lam is None else {"lam": lam}
+            expected = cuvee.merge(models[1:], base=models[0], method=method, **values, **more).load()
+            same(held.merge(**more), expected)
