@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from cuvee.api.blend import Blend
 from cuvee.api.checkpoint import Checkpoint
-from cuvee.api.python_recipe import recipe_from
 from cuvee.errors import Diagnostic
 from cuvee.recipe.load import load_recipe
 from cuvee.recipe.model import Curve, Names
@@ -68,6 +67,8 @@ def merge(
         RecipeError: a parameter is unknown or out of range.
         UsageError: CV-U380, `names` is another word.
     """
+    from cuvee.api.python_recipe import recipe_from
+
     options = {"seed": seed, "dtype": dtype, "out_dtype": out_dtype, "names": names}
     return Blend(recipe_from(models, base, method, parameters, options), offline=offline)
 

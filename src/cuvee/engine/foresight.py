@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Collection, Mapping
 
-from cuvee.engine.adapter_reads import adapter_reads
 from cuvee.engine.blocks import cut
 from cuvee.engine.fused.feed import padded
 from cuvee.engine.fused.figures import wanted
@@ -58,6 +57,8 @@ def foreseen(plan: Plan, options: RunOptions) -> Means:
     elif adapter is None:
         reads, before = compiled_reads(plan, taken, share)
     else:
+        from cuvee.engine.adapter_reads import adapter_reads
+
         reads, before = adapter_reads(plan, adapter, options)
     held = {t.meta.name: _held(t, options) for t in taken}
     others = (t for t in plan.tensors if t.meta.name not in compiled)

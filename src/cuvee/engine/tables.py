@@ -19,12 +19,13 @@ from cuvee.engine.fused.figures import gathering, wanted
 from cuvee.engine.fused.selection import Probe, Window
 from cuvee.engine.kernels import Kernels
 from cuvee.errors import RunError
-from cuvee.plan.budget import Thinned
 from cuvee.plan.nodes import Apply, Convert, Difference, Node, Read
 from cuvee.sources.catalogue import Change
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from cuvee.plan.budget import Thinned
 
     Array = npt.NDArray[Any]
 
@@ -110,6 +111,8 @@ class Tables:
         if len(inside) and change is not None and change.keys is not None:
             bits = int(change.keys[table[0] >= inside.min()].min())  # of differences before they are rounded
         least = float(sizes[kept > 0].min()) if len(inside) else 0.0
+        from cuvee.plan.budget import Thinned  # only budgets ask for it
+
         return Thinned(gone * (1 + 1e-9), least, int(kept.sum()), bits)
 
     def idle(self, node: Apply) -> frozenset[int]:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from cuvee.bundle.pipeline import is_pipeline
 from cuvee.core.names import printable
 from cuvee.errors import CuveeError, Diagnostic, PlanError
 from cuvee.plan.views import Opener, View, source_view
 from cuvee.recipe.model import Recipe
-from cuvee.sources.mapped import MappedSource
 from cuvee.sources.single_file import Layout, as_pipeline, as_single, layout_for, layout_of
 from cuvee.sources.source import Source
+
+if TYPE_CHECKING:
+    from cuvee.sources.mapped import MappedSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,20 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cuvee.core.names import printable
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import Diagnostic, SourceError, Where
-from cuvee.sources.key_map import DATA, Made, key_map
-from cuvee.sources.mapped import MappedSource
 from cuvee.sources.pipeline import COMPONENTS
 from cuvee.sources.source import Source, note
+
+if TYPE_CHECKING:
+    from cuvee.sources.key_map import Made
+    from cuvee.sources.mapped import MappedSource
+
+_LAYOUTS = Path(__file__).parent / "key_maps" / "layouts.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ class Layout:
 @lru_cache(maxsize=1)
 def layouts() -> tuple[Layout, ...]:
     """All layouts, in the order of the file."""
-    data = tomllib.loads((DATA / "layouts.toml").read_text(encoding="utf-8"))
+    data = tomllib.loads(_LAYOUTS.read_text(encoding="utf-8"))
     return tuple(_layout(name, section) for name, section in data.items())
 
 
@@ -106,6 +111,9 @@ def as_pipeline(single: Source, layout: Layout, like: Source | None = None) -> M
     `like` is a pipeline whose side files, config and spelling the result takes over. SourceError when a tensor has
     no place there.
     """
+    from cuvee.sources.key_map import key_map  # hardly any model is put under other names
+    from cuvee.sources.mapped import MappedSource
+
     spelling = set(like.tensors) if like is not None else set()
     made: dict[str, Made] = {}
     strange: list[str] = []
@@ -132,6 +140,9 @@ def as_pipeline(single: Source, layout: Layout, like: Source | None = None) -> M
 
 def as_single(pipeline: Source, layout: Layout, like: Mapping[str, TensorMeta] | None = None) -> MappedSource:
     """A pipeline under the names of a single file; `like` are the tensors of one whose prefixes it takes over."""
+    from cuvee.sources.key_map import key_map
+    from cuvee.sources.mapped import MappedSource
+
     used = {c.name: prefix for c, prefix in layout.placed(like or {}).values()}
     components = {component.name: component for component in layout.components}
     made: dict[str, Made] = {}
@@ -182,7 +193,7 @@ def _unspelled(short: str, component: Component) -> str:
 
 def _renamed(one: Made, target: str, inner: Mapping[str, str]) -> Made:
     parts = tuple(replace(part, name=inner[part.name]) for part in one.parts)
-    return Made(replace(one.meta, name=target), parts)
+    return replace(one, meta=replace(one.meta, name=target), parts=parts)
 
 
 def _any(pattern: str, names: Iterable[str]) -> bool:

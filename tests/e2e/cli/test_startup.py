@@ -63,8 +63,8 @@ HEAVY = {
     "safetensors",
     "pydantic",
 }
-MODULES = 370  # of all kinds that `check` may import: what it costs grows with them
-MERGING = 490  # the same of a streaming merge
+MODULES = 360  # of all kinds that `check` may import: what it costs grows with them
+MERGING = 460  # the same of a streaming merge
 UNNEEDED = {  # by a merge that streams from folder to folder, with catalogues or without
     "asyncio",
     "email",
@@ -85,15 +85,19 @@ UNNEEDED = {  # by a merge that streams from folder to folder, with catalogues o
     "cuvee.api.adapter_out",
     "cuvee.api.compare",
     "cuvee.api.package_out",
+    "cuvee.api.python_recipe",
     "cuvee.charts",
     "cuvee.cli.codes",
+    "cuvee.engine.adapter_reads",
     "cuvee.engine.cluster",
     "cuvee.engine.packing",
     "cuvee.evaluate",
     "cuvee.formats.gguf",
     "cuvee.formats.pickle_machine",
+    "cuvee.plan.budget",
     "cuvee.plan.packages",
     "cuvee.sources.hub",
+    "cuvee.sources.key_map",
     "cuvee.sources.package",
     "cuvee.sources.remote",
     *HEAVY,
