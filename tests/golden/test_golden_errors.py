@@ -204,7 +204,7 @@ ELSEWHERE = {
     "CV-P043": "a note", "CV-P100": "a warning", "CV-P101": "a note", "CV-P102": "a note",
     "CV-P150": "diffusion models", "CV-P151": "diffusion models", "CV-P152": "diffusion models",
     "CV-P153": "diffusion models", "CV-P154": "diffusion models", "CV-P155": "diffusion models",
-    "CV-P156": "diffusion models", "CV-P160": "a note", "CV-P174": "see test_adapter_out",
+    "CV-P156": "diffusion models", "CV-P160": "a note", "CV-P161": "see test_matrices_lacking", "CV-P174": "see test_adapter_out",
     "CV-P180": "see test_packages", "CV-P181": "see test_packages", "CV-P182": "see test_packages",
     "CV-R320": "a note of a draw", "CV-P280": "a note", "CV-P281": "a note", "CV-R180": "see test_packages", "CV-R181": "see test_source_package",
     "CV-P200": "see test_budget", "CV-P201": "a note", "CV-P202": "see test_budget", "CV-P203": "a note",

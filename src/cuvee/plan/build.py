@@ -23,7 +23,7 @@ from cuvee.plan.factored import factors_lacking
 from cuvee.plan.feeds import Fed, arithmetic, feed
 from cuvee.plan.heads import heads_of
 from cuvee.plan.locks import lock_problems
-from cuvee.plan.matrices import kept_note
+from cuvee.plan.matrices import kept_note, matrices_lacking
 from cuvee.plan.methods import Chosen, chain_settings, choose
 from cuvee.plan.nodes import Agree, Convert, Node
 from cuvee.plan.parameters import Resolver, Values
@@ -242,7 +242,7 @@ class Builder:
         layout = _layout(donor.config, metas, self.recipe.output.shard_bytes)
         nested = tuple(view.plan for view in views.values() if view.plan is not None)
         self.found += integers_copied(tensors)
-        self.found += kept_note(tensors)
+        self.found += [*kept_note(tensors), *matrices_lacking(tensors)]
         self.found += factors_lacking(chosen, self.recipe, tensors, self.opener.opened)
         self.found += thresholds_apart(tensors, {name for plan in nested for name in plan.groups()})
         notes = (*self.recipe.notes, *_distinct(self.found), *align.notes, *extras.notes)

@@ -94,6 +94,26 @@ def kept_note(tensors: Iterable[OutputTensor]) -> Iterator[Diagnostic]:
         yield Diagnostic("CV-P160", message, severity="note")
 
 
+def matrices_lacking(tensors: Iterable[OutputTensor]) -> Iterator[Diagnostic]:
+    """A warning for each stage of matrices to which none of the tensors that it was given is one."""
+    found: dict[str, list[Apply]] = {}
+    for node in (n for tensor in tensors for n in walk(tensor.node) if isinstance(n, Apply)):
+        values = dict(node.values)
+        if values.get("spectral") is not False and stage(node.stage).access_for(values) == "tensor":
+            found.setdefault(node.stage, []).append(node)
+    for name, nodes in found.items():
+        if any(map(is_whole, nodes)):
+            continue
+        values = dict(nodes[0].values)
+        rule = f" and takes the rule of `elsewhere: {values['elsewhere']}`" if "elsewhere" in values else ""
+        hint = (
+            "`tensors: matrices` takes every tensor of two axes"
+            if values.get("tensors") == "layers"
+            else None
+        )
+        yield Diagnostic("CV-P161", f"no tensor is a matrix to `{name}`: each{rule}", None, hint, "warning")
+
+
 def keeps(nodes: Sequence[Node], share: int, sources: Mapping[str, Source]) -> bool:
     """Whether the stored inputs of a tensor, or of several that are made one after the other, are kept meanwhile, so
     that repeated passes read nothing again.
