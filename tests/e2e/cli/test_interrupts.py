@@ -84,3 +84,24 @@ def test_a_signal_at_any_time_ends_the_command_within_the_promised_time(work: Pa
         assert last.returncode == 0, err
     made = load_file(work / "out" / "model.safetensors")
     assert all(made[name].equal(expected[name]) for name in expected)
+
+
+def test_an_interrupt_within_executed_text_ends_in_the_exit_code_too() -> None:
+    program = (
+        "import click, cuvee.cli.app\nfrom cuvee.cli import main\n"
+        "cuvee.cli.app.app = click.Command('c', callback=lambda: exec('raise KeyboardInterrupt'))\nmain()"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 130
+    assert "CV-E030" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_an_interrupt_before_the_program_is_there_ends_quietly() -> None:
+    program = (
+        "import sys\nfrom cuvee.cli import main\n"
+        "class Stopped:\n    def find_spec(self, name, *_):\n        if name == 'cuvee.cli.app':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Stopped())\nmain()"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (130, "")
