@@ -88,6 +88,32 @@ def run_options(function: F) -> F:
     return function
 
 
+def budget_options(function: F) -> F:
+    """Options that bound what is read of the experts, or the error of reading less."""
+    for option in (
+        click.option(
+            "--max-deviation",
+            type=float,
+            default=None,
+            help="Read only what keeps the error below this, such as 1e-2.",
+        ),
+        click.option(
+            "--read-budget",
+            default=None,
+            metavar="SHARE",
+            help="Read at most this of the experts, such as 25% or 8GB.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def budget_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The budget asked for, as `budgeted` takes it; empty where there is none."""
+    within = {key: given[key] for key in ("read_budget", "max_deviation")}
+    return within if any(value is not None for value in within.values()) else {}
+
+
 def cluster_options(function: F) -> F:
     """Options of a run on a cluster: they never change a byte of the output."""
     for option in (

@@ -20,6 +20,7 @@ from cuvee.sources.adapted import sum_dtype
 from cuvee.sources.source import Source, stored_form, unfetched
 
 if TYPE_CHECKING:
+    from cuvee.core.tensors import Extent
     from cuvee.sources.low_rank import Delta
 
 Sources = Mapping[str, Source]
@@ -44,19 +45,22 @@ def leaf_of(node: Read, sources: Sources) -> Leaf:
     under = getattr(source, "under", None)
     holder, deltas = under(name) if under else (source, ())
     kind = sum_dtype(holder.tensors[name].dtype) if deltas else holder.tensors[name].dtype
-    return Leaf(holder, name, deltas, kind, _key(holder, name), stored_form(holder, name).nbytes)
+    place = _place(holder, name)
+    if place is None:
+        return Leaf(holder, name, deltas, kind, (id(holder), name), stored_form(holder, name).nbytes)
+    # Another source's tensor may stand in for this one: what is read is then that, whosever it is.
+    return Leaf(holder, name, deltas, kind, (_file(place.path), place.offset, place.nbytes), place.nbytes)
 
 
-def _key(source: Source, name: str) -> Hashable:
+def _place(source: Source, name: str) -> Extent | None:
     """Where the tensor lies, for one that lies plainly; sources of one file are then the same."""
     try:
-        extent = None if unfetched(source) else source.extent(name)  # asking would fetch the weights
+        return None if unfetched(source) else source.extent(name)  # asking would fetch the weights
     except SourceError:  # it was closed
-        extent = None
-    return (id(source), name) if extent is None else (_place(extent.path), extent.offset, extent.nbytes)
+        return None
 
 
-def _place(path: Path) -> Hashable:
+def _file(path: Path) -> Hashable:
     """The file behind a path, whatever links lead there now; of a file that is not there, the path."""
     try:
         found = path.stat()

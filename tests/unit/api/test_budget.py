@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from cuvee.api.blend import Blend
 from cuvee.api.budget import budgeted, make_catalogue, measured
 from cuvee.api.execute import load
+from cuvee.api.outlook import outlook
 from cuvee.cli.app import app
 from cuvee.errors import PlanError, UsageError
 from cuvee.recipe.load import parse_recipe
@@ -173,6 +174,23 @@ def test_what_equals_the_base_is_not_read_and_changes_no_byte(tmp_path) -> None:
     assert all(whole[n].view(torch.int32).equal(less[n].view(torch.int32)) for n in whole)
 
 
+@pytest.mark.parametrize(("budget", "make"), [("100%", one_tensor), ("20%", smooth)])
+def test_bytes_are_predicted_as_the_choice_says(budget, make, tmp_path) -> None:
+    """Where the base stands in for a whole tensor, the base's own bytes are read, once."""
+    random = np.random.default_rng(0)
+    base = base_of(random)
+    save(tmp_path / "base", base)
+    for number in range(2):
+        save(tmp_path / f"e{number}", make(random, base, number))
+    make_catalogue(["e0", "e1"], "base", anchor=tmp_path, offline=True)
+    plan = plan_of(tmp_path, [1.0, 0.5])
+    asked = budgeted(plan, budget, None)
+    foreseen = outlook(asked.plan, tmp_path / "out").prediction.bytes_read
+    plan.close()
+    assert any(len(blocks) * 256 >= base[n].numel() for n, blocks in asked.choice.spared["e0"].items())
+    assert foreseen == asked.choice.read + sum(t.numel() * 4 for t in base.values())
+
+
 def test_only_what_can_be_bounded_is_left_out(tmp_path) -> None:
     random = np.random.default_rng(0)
     base = base_of(random)
@@ -274,8 +292,12 @@ def test_the_command_tells_the_bound_and_the_manifest_keeps_the_measured_error(t
     assert set(manifest["lock"]["sources"]["e0"]["spared"]) == {"read", "of", "identical", "bound", "blocks"}
     assert run("verify", "out").exit_code == 0
     dry = run("merge", "r.yaml", "-o", "other", "--read-budget", "50%", "--dry-run")
-    assert "are read" in dry.stderr
+    assert "are read" in dry.stdout
     assert not (tmp_path / "other").exists()
+    planned = run("plan", "r.yaml", "--read-budget", "50%", "--json")
+    assert [note for note in json.loads(planned.stdout)["notes"] if "are read" in note["message"]]
+    with pytest.raises(UsageError, match="holds no budget"):
+        run("plan", "r.yaml", "--read-budget", "50%", "-o", "p.json")
 
 
 @pytest.mark.skipif(

@@ -11,6 +11,8 @@ import click
 
 from cuvee.cli.options import (
     EXISTING,
+    budget_of,
+    budget_options,
     cluster_choices,
     cluster_options,
     is_offline,
@@ -53,18 +55,7 @@ if TYPE_CHECKING:
     metavar="OUTPUT",
     help="Take what is the same from an earlier output with lineage.",
 )
-@click.option(
-    "--read-budget",
-    default=None,
-    metavar="SHARE",
-    help="Read at most this of the experts, such as 25% or 8GB.",
-)
-@click.option(
-    "--max-deviation",
-    type=float,
-    default=None,
-    help="Read only what keeps the error below this, such as 1e-2.",
-)
+@budget_options
 @plan_options
 @run_options
 @cluster_options
@@ -90,15 +81,15 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
     blend = replace(blend, recipe=adjusted(blend.recipe, given))
     if given["locked"]:
         check_lock(blend, given["locked"])
-    within = {key: given[key] for key in ("read_budget", "max_deviation")}
-    is_within = any(value is not None for value in within.values())
+    within = budget_of(given)
+    is_within = bool(within)
     is_again, cluster = bool(given["lineage"] or given["earlier"]), cluster_choices(given)
     _one_way({"a budget": is_within, "lineage": is_again})
     _one_way({"a budget": is_within, "a cluster": cluster is not None})
     for way in ({"a budget": is_within}, {"a cluster": cluster is not None}):
         _one_way({**way, "`--catalog`": bool(given["catalog"])})
-    if given["dry_run"] and not is_within:
-        return show(blend, as_json=given["as_json"], quiet=given["quiet"], target=out)
+    if given["dry_run"]:
+        return show(blend, as_json=given["as_json"], quiet=given["quiet"], target=out, within=within)
     options = recorded(run_choices(given), given["catalog"])
     manner = Manner(
         overwrite=given["overwrite"],
@@ -110,7 +101,7 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
     if is_within:
         from cuvee.cli.budgeted import merge_within
 
-        return merge_within(blend, out, options, manner, **within, dry_run=given["dry_run"])
+        return merge_within(blend, out, options, manner, within)
     if is_again:
         return merge_again(blend, out, options, manner, given["earlier"], cluster)
     return merge_into(blend, out, options, manner, cluster)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cuvee.cli.options import EXISTING, is_offline, output_options, plan_choices, plan_options
+from cuvee.cli.options import (
+    EXISTING,
+    budget_of,
+    budget_options,
+    is_offline,
+    output_options,
+    plan_choices,
+    plan_options,
+)
+from cuvee.errors import UsageError
 
 
 @click.command("plan")
@@ -27,6 +37,7 @@ from cuvee.cli.options import EXISTING, is_offline, output_options, plan_choices
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), default=None, help="Save the plan; `cuvee merge` runs it."
 )
+@budget_options
 @plan_options
 @output_options
 def command(recipe: Path, pattern: str | None, graph: bool, dot: bool, out: Path | None, **given: Any) -> int:
@@ -40,6 +51,13 @@ def command(recipe: Path, pattern: str | None, graph: bool, dot: bool, out: Path
     from cuvee.cli.saved import blend_of, save_plan
     from cuvee.recipe.override import adjusted
 
+    within = budget_of(given)
+    if within and out is not None:
+        raise UsageError(
+            "CV-U001",
+            "a saved plan holds no budget",
+            hint="give it to `cuvee merge` instead, with the saved plan",
+        )
     blend = blend_of(
         recipe, is_offline(given["offline"]), plan_choices(given["rules_off"], given["allow_crimes"])
     )
@@ -57,7 +75,8 @@ def command(recipe: Path, pattern: str | None, graph: bool, dot: bool, out: Path
             "changes",
         )
         save_plan(plan, blend, out, {k: given[k] for k in keys})
-    return show(blend, as_json=given["as_json"], quiet=given["quiet"], pattern=pattern, graph=graph, dot=dot)
+    asked: dict[str, Any] = {"pattern": pattern, "graph": graph, "dot": dot, "within": within}
+    return show(blend, as_json=given["as_json"], quiet=given["quiet"], **asked)
 
 
 def show(
@@ -69,18 +88,20 @@ def show(
     graph: bool = False,
     dot: bool = False,
     target: Path | None = None,
+    within: Mapping[str, Any] | None = None,
 ) -> int:
-    """Print a plan in the form asked for; the exit code."""
+    """Print a plan in the form asked for, `within` a budget if there is one; the exit code."""
     from cuvee.api.outlook import outlook
     from cuvee.cli.render import notes, print_json, stdout
     from cuvee.errors import PlanError
     from cuvee.plan import explain
 
-    plan = blend.build()
+    whole = blend.build()
     try:
+        plan = _budgeted(whole, within) if within else whole
         ahead = outlook(plan, target)
     finally:
-        plan.close()
+        whole.close()
     chosen = explain.selected(plan, pattern) if pattern else []
     if pattern and not chosen:
         raise PlanError("CV-P021", f"no output tensor matches `{pattern}`")
@@ -107,6 +128,12 @@ def show(
     if quiet:
         notes((n for n in plan.notes if n.severity == "warning"), quiet)
     return 0
+
+
+def _budgeted(plan: Any, within: Mapping[str, Any]) -> Any:
+    from cuvee.api.budget import budgeted
+
+    return budgeted(plan, **within).plan
 
 
 def _figures(plan: Any, ahead: Any) -> dict[str, Any]:
