@@ -193,12 +193,14 @@ def randomness() -> list[dict[str, Any]]:
 
 
 def prunes() -> list[dict[str, Any]]:
-    """Rows thinned by rank; lines are rows, as these are shorter than 1024."""
+    """Rows thinned by rank; lines are rows, as these are shorter than 1024. `bare`: what is kept stays as it is."""
     found = []
-    for name, rows, length, first, key in (
-        ("few", 5, 200, 0, 3),
-        ("z", 1, 1000, 5 * TILE, 2**63 + 1),
-        ("x", 9, 1, 0, 5),
+    for name, rows, length, first, key, bare in (
+        ("few", 5, 200, 0, 3, False),
+        ("z", 1, 1000, 5 * TILE, 2**63 + 1, False),
+        ("x", 9, 1, 0, 5, False),
+        ("few", 5, 200, 0, 3, True),
+        ("z", 1, 1000, 5 * TILE, 2**63 + 1, True),
     ):
         values = INPUTS[name][: rows * length].reshape(rows, length)
         order = values.abs().argsort(dim=1, stable=True)
@@ -206,7 +208,7 @@ def prunes() -> list[dict[str, Any]]:
         limits = torch.tensor([prune_limit(rank, length) for rank in range(length)])
         words = Stream(key).words(first, first + rows * length).reshape(rows, length)
         kept = torch.where(words < limits[ranks], values, 0.0)
-        thinned = kept / (ranks + 1).float()
+        thinned = kept if bare else kept / (ranks + 1).float()
         noted = thinned.view(torch.int32) != 0
         marked = noted.reshape(-1).tolist() + [False] * 8
         bits = bytes(
@@ -219,12 +221,13 @@ def prunes() -> list[dict[str, Any]]:
         told = [chosen, int((keys < chosen).sum()), *[int((keys == chosen).sum())] * 2]
         data = raw(torch.cat(totals)) + bits + raw(again)
         case = {
-            "name": f"prune {name}",
+            "name": f"prune {name}{' bare' * bare}",
             "input": name,
             "rows": rows,
             "length": length,
             "first": first,
             "key": key,
+            "bare": bare,
         }
         found.append({**case, "digest": digest(0, raw(thinned), data, told)})
     return found

@@ -72,7 +72,7 @@ def prune_case(library: Kernels, case: dict[str, Any], vectors: dict[str, Any]) 
     rows, length = case["rows"], case["length"]
     values = (ctypes.c_float * (rows * length)).from_buffer_copy(raw)
     limits = (ctypes.c_uint64 * length)(*(prune_limit(rank, length) for rank in range(length)))
-    divisors = (ctypes.c_float * length)(*(rank + 1.0 for rank in range(length)))
+    divisors = None if case["bare"] else (ctypes.c_float * length)(*(rank + 1.0 for rank in range(length)))
     sums = (ctypes.c_double * (2 * rows))()
     scratch = (ctypes.c_uint64 * (2 * length + rows * length))()
     bits = (ctypes.c_uint8 * (rows * length // 8 + 1))()
