@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cuvee.bundle.json_files import dump_json, load_object
 from cuvee.core.cache import folder
@@ -17,20 +18,30 @@ from cuvee.errors import CuveeError
 from cuvee.plan.cost import Outlook, Prediction, Rates, floor_of, predict
 from cuvee.plan.plan import Plan
 
+if TYPE_CHECKING:
+    from cuvee.engine.tables import Tables
+
 _FILE = "rates.json"
 LARGE = 500_000_000  # bytes: smaller runs measure how fast Python starts
 _LEAST = 0.25  # of a run that its floor takes at least, however much arithmetic was expected
 _SHARE = 0.5  # of the newest run in the remembered rate
 
 
-def outlook(plan: Plan, target: Path | None = None, options: RunOptions | None = None) -> Outlook:
-    """The prediction for a run into `target` (the working folder where it is not known yet)."""
+def outlook(
+    plan: Plan,
+    target: Path | None = None,
+    options: RunOptions | None = None,
+    tables: Tables | None = None,
+) -> Outlook:
+    """The prediction for a run into `target` (the working folder where it is not known yet), with the thresholds that
+    follow from a catalogue's `tables`.
+    """
     # The kernels' side of the engine, which checking does without.
     from cuvee.engine.foresight import foreseen
 
     rates = known_rates()
     chosen = options or RunOptions.from_settings()
-    prediction = predict(plan, chosen, rates, foreseen(plan, chosen))
+    prediction = predict(plan, chosen, rates, foreseen(plan, chosen, tables))
     try:
         free: int | None = REAL.free((target or Path()).absolute().parent if target else Path().absolute())
     except (CuveeError, OSError):

@@ -19,6 +19,6 @@ def merge_within(
     plan = blend.build()
     try:
         asked = budgeted(plan, **within, options=options)
-        return run_plan(asked.plan, out, options, manner, running(asked))
+        return run_plan(asked.plan, out, options, manner, running(asked), tables=asked.tables)
     finally:
         plan.close()

@@ -24,6 +24,7 @@ from cuvee.plan.plan import Plan
 
 if TYPE_CHECKING:
     from cuvee.engine.cluster.job import ClusterOptions
+    from cuvee.engine.tables import Tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +88,14 @@ def run_plan(
     manner: Manner,
     runner: Runner = run,
     lineage: Lineage | None = None,
+    tables: Tables | None = None,
 ) -> int:
-    """Run a plan and report."""
+    """Run a plan and report; `tables` are those that the runner has thresholds from."""
     plan, here = laid_out(plan, out), runner is run
     if here:
         lighter = spared(plan, options)
-        plan, runner = lighter.plan, lighter.runner
-    ahead = outlook(plan, out, options)
+        plan, runner, tables = lighter.plan, lighter.runner, lighter.tables
+    ahead = outlook(plan, out, options, tables)
     if manner.as_json:
         json_line({"type": "version", "schema": "cuvee.merge/1"})
         for note in plan.notes:

@@ -10,6 +10,7 @@ import heapq
 import math
 import os
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 from cuvee.engine.blocks import cut
 from cuvee.engine.fused.feed import padded
@@ -19,7 +20,7 @@ from cuvee.engine.fused.recognise import extents_of
 from cuvee.engine.fused.rows import pruned
 from cuvee.engine.kernels.operations import TILE
 from cuvee.engine.options import RunOptions
-from cuvee.engine.rounds import compiled_reads
+from cuvee.engine.rounds import Told, compiled_reads
 from cuvee.engine.work import moving, planning, seconds_of
 from cuvee.errors import SourceError
 from cuvee.plan.cost import PROGRAM, Means, inputs_of
@@ -29,6 +30,9 @@ from cuvee.plan.plan import OutputTensor, Plan
 from cuvee.plan.reads import Reads
 from cuvee.plan.stored import Sources
 from cuvee.sources.source import unfetched
+
+if TYPE_CHECKING:
+    from cuvee.engine.tables import Tables
 
 COMPILED = 41_000_000  # bytes of the interpreter and cuvee without torch
 _TORCH = 215_000_000  # more, where coefficients are computed with it
@@ -44,8 +48,9 @@ _HELD = 8 << 20  # magnitudes that are gathered at most; more are counted
 _JOINED, _JOINED_EACH = 0.11, 0.065  # bytes of joined inputs for each element, and with each input
 
 
-def foreseen(plan: Plan, options: RunOptions) -> Means:
-    """How the engine will go about the plan with these options."""
+def foreseen(plan: Plan, options: RunOptions, tables: Tables | None = None) -> Means:
+    """How the engine will go about the plan with these options, thresholds known that follow from `tables`."""
+    told = None if tables is None else tables.figure
     fused = fuse(plan, options)
     late = {key for key, opened in plan.sources.items() if unfetched(opened.source)}
     taken = [t for t in plan.tensors if fused is not None and _takes(fused, t, late)]
@@ -55,7 +60,7 @@ def foreseen(plan: Plan, options: RunOptions) -> Means:
     if plan.recipe.output.package is not None:
         reads, before, grouped = _marked(plan, fused, share, late)
     elif adapter is None:
-        reads, before = compiled_reads(plan, taken, share)
+        reads, before = compiled_reads(plan, taken, share, told)
     else:
         from cuvee.engine.adapter_reads import adapter_reads
 
@@ -64,10 +69,13 @@ def foreseen(plan: Plan, options: RunOptions) -> Means:
     others = (t for t in plan.tensors if t.meta.name not in compiled)
     held |= {t.meta.name: _run_by_run(t, options, share) for t in others if not _kept(t.node)}
     stages = {n.stage for t in plan.tensors for n in walk(t.node) if isinstance(n, Apply)}
-    program = COMPILED + (_TORCH if stages & _BY_TORCH else _NUMPY if stages & _BY_NUMPY else 0)
+    program = COMPILED + (_TORCH if stages & _BY_TORCH else _NUMPY if tables or stages & _BY_NUMPY else 0)
+    program += 0 if tables is None else tables.nbytes
     seconds = sum(seconds_of(t, compiled=t.meta.name in compiled) for t in plan.tensors)
     return Means(
-        program=program + _gathered(plan, options.threads) if len(compiled) == len(plan.tensors) else PROGRAM,
+        program=program + _gathered(plan, options.threads, told)
+        if len(compiled) == len(plan.tensors)
+        else PROGRAM,
         held=held,
         seconds=seconds / max(1, options.threads) + planning(plan.tensors),
         reads=reads,
@@ -149,14 +157,15 @@ def _ranked(tensor: OutputTensor, inputs: list[int]) -> int:
     return blocks + ranked + len(nodes) * (count // 8 + 2 * _WORD * lines)
 
 
-def _gathered(plan: Plan, threads: int) -> int:
-    """Bytes of what is gathered at once for figures: by each worker for the tensor in hand, and for all tensors of a
-    group.
+def _gathered(plan: Plan, threads: int, told: Told | None) -> int:
+    """Bytes of what is gathered at once for figures that are not told: by each worker for the tensor in hand, and for
+    all tensors of a group.
     """
     own: list[int] = []
     joint = 0
     for tensor in plan.tensors:
         applied = [node for node in walk(tensor.node) if isinstance(node, Apply)]
+        applied = [node for node in applied if told is None or told("cuts", [node]) is None]
         own.append(sum(_magnitudes(node) + _sums(node) for node in applied if node.group is None))
         joint += sum(map(_magnitudes, (node for node in applied if node.group is not None)))
     return sum(heapq.nlargest(threads, own)) + joint

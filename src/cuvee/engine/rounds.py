@@ -8,8 +8,9 @@ Reads no weight, imports no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cuvee.engine.fused.figures import kept_counts, wanted
 from cuvee.engine.fused.passes import lacking
@@ -26,6 +27,9 @@ from cuvee.plan.stored import Bytes, Leaf, Sources, leaf_of
 from cuvee.sources.source import unfetched
 
 Known = dict[int, dict[str, None]]
+Told = Callable[
+    [str, Sequence[Apply]], Any
+]  # a figure of an application, or those of a group; None: not known
 Looked = dict[int, list[Node]]  # for each spacing of tiles, what is looked at below these nodes
 Members = Sequence[tuple[OutputTensor, Apply]]
 
@@ -40,6 +44,7 @@ class Rounds:
     lain: dict[
         tuple[str, str], tuple[Hashable, int]
     ]  # what was found of inputs, which is asked again and again
+    told: Told | None = None  # figures that are known without a pass
 
     def tensor(self, tensor: OutputTensor, known: Known) -> int:
         """Bytes that making a tensor reads, the figures of its groups known."""
@@ -58,6 +63,8 @@ class Rounds:
         """Bytes of the figures below some nodes of a tensor, and of the pass after them over all that they read."""
         once = sum(self.below(roots).values())
         own = {id(node): dict(known.get(id(node), {})) for root in roots for node in walk(root)}
+        for node in (n for root in roots for n in walk(root) if isinstance(n, Apply) and n.group is None):
+            self._tell([node], own)
         found = lacking(roots, own)
         if found and once <= self.share:
             return once
@@ -72,7 +79,9 @@ class Rounds:
     def groups(self, groups: Mapping[str, Members]) -> tuple[int, Known]:
         """Bytes that the figures of several tensors take, and what is known then."""
         known: Known = {}
-        total, left = 0, dict(groups)
+        for members in groups.values():
+            self._tell([node for _, node in members], known)
+        total, left = 0, {name: m for name, m in groups.items() if not _is_known(m[0][1], known)}
         while left:
             ready = []
             for members in left.values():
@@ -83,10 +92,17 @@ class Rounds:
             for nodes, figure in ready:
                 for node in nodes:
                     known.setdefault(id(node), {})[figure] = None
-            left = {
-                name: m for name, m in left.items() if not set(wanted(m[0][1])) <= set(known[id(m[0][1])])
-            }
+            left = {name: m for name, m in left.items() if not _is_known(m[0][1], known)}
         return total, known
+
+    def _tell(self, nodes: Sequence[Apply], known: Known) -> None:
+        """Note the figures of an application, or of a group, that are known without a pass."""
+        if self.told is None:
+            return
+        for figure in wanted(nodes[0]):
+            if self.told(figure, nodes) is not None:
+                for node in nodes:
+                    known.setdefault(id(node), {})[figure] = None
 
     def searched(self, figures: Sequence[tuple[Sequence[Apply], str]]) -> int:
         """Bytes of the passes of several figures, which they make together."""
@@ -147,6 +163,10 @@ class Rounds:
         return self.lain[place]
 
 
+def _is_known(node: Apply, known: Known) -> bool:
+    return set(wanted(node)) <= known.get(id(node), {}).keys()
+
+
 def _fed(leaf: Leaf) -> Hashable:
     """What tells a tensor apart when kernels are fed: a file that two links lead to is read for each of them."""
     if unfetched(leaf.source):  # asking would fetch the weights
@@ -166,22 +186,22 @@ def sampled(total: int, every: int) -> float:
 
 
 def compiled_reads(
-    plan: Plan, tensors: Sequence[OutputTensor], share: int
+    plan: Plan, tensors: Sequence[OutputTensor], share: int, told: Told | None = None
 ) -> tuple[Mapping[str, Reads], Reads]:
     """What each of the tensors reads that kernels make, and what the figures of their groups read before, by workers
     with `share` bytes."""
     sources = {key: opened.source for key, opened in plan.sources.items()}
     needed = {n.group for t in tensors for n in walk(t.node) if isinstance(n, Apply) and n.group}
     groups = {name: m for name, m in plan.groups().items() if name in needed and wanted(m[0][1])}
-    least, most, known, before = figures_before(sources, groups, share)
+    least, most, known, before = figures_before(sources, groups, share, told)
     return {t.meta.name: Reads(least.tensor(t, known), most.tensor(t, known)) for t in tensors}, before
 
 
 def figures_before(
-    sources: Sources, groups: Mapping[str, Members], share: int
+    sources: Sources, groups: Mapping[str, Members], share: int, told: Told | None = None
 ) -> tuple[Rounds, Rounds, Known, Reads]:
     """The rounds as they normally are and at worst; what is known after those of the groups, and what these read."""
     lain: dict[tuple[str, str], tuple[Hashable, int]] = {}
-    least, most = (Rounds(sources, share, worst, lain) for worst in (False, True))
+    least, most = (Rounds(sources, share, worst, lain, told) for worst in (False, True))
     (before, known), (at_most, _) = least.groups(groups), most.groups(groups)
     return least, most, known, Reads(before, at_most)

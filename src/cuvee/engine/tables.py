@@ -51,6 +51,13 @@ class Tables:
     asked: set[int] = field(default_factory=set)  # stages whose thresholds were given out
     _known: dict[tuple[int, ...], list[list[Chosen]] | None] = field(default_factory=dict)
 
+    @property
+    def nbytes(self) -> int:
+        """The memory of what is catalogued."""
+        changes = (change for by_name in self.changes.values() for change in by_name.values())
+        arrays = (array for c in changes for array in (c.energy, c.largest, c.moved, c.keys, c.counts))
+        return sum(array.nbytes for array in arrays if array is not None)
+
     def figure(self, what: str, nodes: Sequence[Apply]) -> Any:
         """As `Memo.get` has it: the figure of one application, or those of a group; None where it does not follow."""
         if what == "summary" and any(id(node) in self.needed for node in nodes):

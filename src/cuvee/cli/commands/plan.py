@@ -98,8 +98,8 @@ def show(
 
     whole = blend.build()
     try:
-        plan = _budgeted(whole, within) if within else whole
-        ahead = outlook(plan, target)
+        plan, tables = _as_merged(whole, within)
+        ahead = outlook(plan, target, tables=tables)
     finally:
         whole.close()
     chosen = explain.selected(plan, pattern) if pattern else []
@@ -130,10 +130,24 @@ def show(
     return 0
 
 
-def _budgeted(plan: Any, within: Mapping[str, Any]) -> Any:
-    from cuvee.api.budget import budgeted
+def _as_merged(plan: Any, within: Mapping[str, Any] | None) -> tuple[Any, Any]:
+    """The plan that a merge would run, with what it has thresholds from: within the budget if there is one, and
+    without what a catalogue proves needless.
+    """
+    if within:
+        from cuvee.api.budget import budgeted
 
-    return budgeted(plan, **within).plan
+        asked = budgeted(plan, **within)
+        return asked.plan, asked.tables
+    from cuvee.sources.catalogue import kept
+
+    if not kept():
+        return plan, None
+    from cuvee.api.sparing import spared
+    from cuvee.engine.options import RunOptions
+
+    lighter = spared(plan, RunOptions.from_settings())
+    return lighter.plan, lighter.tables
 
 
 def _figures(plan: Any, ahead: Any) -> dict[str, Any]:

@@ -1,0 +1,70 @@
+"""What a plan says of a merge beside a catalogue: passes that are not made are not counted, tables are memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
+
+from cuvee.api.blend import Blend
+from cuvee.api.budget import make_catalogue
+from cuvee.api.outlook import outlook
+from cuvee.api.sparing import spared
+from cuvee.cli.app import app
+from cuvee.engine.options import RunOptions
+from cuvee.recipe.load import parse_recipe
+
+OPTIONS = RunOptions(threads=1, memory=1 << 16)  # too little to keep a tensor between two passes
+SHAPE = (400, 512)
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CUVEE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    draw = torch.Generator().manual_seed(0)
+    base = {name: torch.randn(SHAPE, generator=draw).bfloat16() for name in ("a.weight", "b.weight")}
+    for name in ("base", "one", "two"):
+        (tmp_path / name).mkdir()
+        change = 0 if name == "base" else 0.02
+        tensors = {n: (t + change * torch.randn(SHAPE, generator=draw)).bfloat16() for n, t in base.items()}
+        save_file(tensors, tmp_path / name / "model.safetensors")
+    return tmp_path
+
+
+def text(scope: str) -> str:
+    merge = f"{{method: ties, density: 0.3, scope: {scope}}}"
+    return f"version: 1\nbase: ./base\nexperts: {{one: ./one, two: ./two}}\nmerge: {merge}\n"
+
+
+@pytest.mark.parametrize("scope", ["tensor", "model"])
+def test_thresholds_that_are_known_take_no_pass(scope: str, models: Path) -> None:
+    plan = Blend(parse_recipe(text(scope)), models, True).build()
+    once = sum(meta.nbytes for opened in plan.sources.values() for meta in opened.source.tensors.values())
+    before = outlook(plan, options=OPTIONS).prediction
+    make_catalogue(["one", "two"], "base", anchor=models, offline=True)
+    lighter = spared(plan, OPTIONS)
+    assert lighter.tables is not None and lighter.nbytes == 0
+    after = outlook(lighter.plan, options=OPTIONS, tables=lighter.tables).prediction
+    plan.close()
+    assert before.bytes_read > once
+    assert (after.bytes_read, after.bytes_read_at_most) == (once, None)
+    held = sum(
+        c.keys.nbytes for by in lighter.tables.changes.values() for c in by.values() if c.keys is not None
+    )
+    assert held and lighter.tables.nbytes > held
+
+
+def test_the_command_shows_the_plan_that_a_merge_runs(models: Path) -> None:
+    (models / "r.yaml").write_text(text("model"))
+    plain, less = [], []
+    for found in (plain, less):
+        result = CliRunner().invoke(app, ["plan", "r.yaml", "--json", "--offline"], catch_exceptions=False)
+        found.append(json.loads(result.stdout))
+        make_catalogue(["one", "two"], "base", anchor=models, offline=True)
+    assert less[0]["digest"] == plain[0]["digest"]
+    assert less[0]["prediction"]["bytes_read"] < plain[0]["prediction"]["bytes_read"]
