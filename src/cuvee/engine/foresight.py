@@ -65,7 +65,7 @@ def foreseen(plan: Plan, options: RunOptions, tables: Tables | None = None) -> M
         from cuvee.engine.adapter_reads import adapter_reads
 
         reads, before = adapter_reads(plan, adapter, options)
-    held = {t.meta.name: _held(t, options) for t in taken}
+    held = {t.meta.name: _held(t, options, told) for t in taken}
     others = (t for t in plan.tensors if t.meta.name not in compiled)
     held |= {t.meta.name: _run_by_run(t, options, share) for t in others if not _kept(t.node)}
     stages = {n.stage for t in plan.tensors for n in walk(t.node) if isinstance(n, Apply)}
@@ -117,7 +117,7 @@ def _lies_plainly(node: Node, sources: Sources, late: Collection[str]) -> bool:
         return False
 
 
-def _held(tensor: OutputTensor, options: RunOptions) -> int:
+def _held(tensor: OutputTensor, options: RunOptions, told: Told | None) -> int:
     """Bytes of a worker's memory for a tensor that is compiled."""
     inputs = [meta.nbytes for meta in inputs_of([tensor]).values()]
     share = options.memory // max(1, options.threads)
@@ -125,7 +125,8 @@ def _held(tensor: OutputTensor, options: RunOptions) -> int:
     out = padded(min(_RUNS * _STEP, count) * size)
     if pruned(tensor.node):
         return out + _ranked(tensor, inputs)
-    several = any(isinstance(n, Apply) and n.group is None and wanted(n) for n in walk(tensor.node))
+    applied = [n for n in walk(tensor.node) if isinstance(n, Apply) and n.group is None and wanted(n)]
+    several = any(told is None or told("cuts", [n]) is None for n in applied)
     if several and sum(inputs) <= share:
         return out + sum(map(padded, inputs))
     return out + sum(padded(nbytes * min(_STEP, count) // max(count, 1)) for nbytes in inputs)
