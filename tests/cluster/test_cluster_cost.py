@@ -17,7 +17,8 @@ METHODS = ("linear", "task_arithmetic", "slerp", "dare_linear", "karcher", "ties
 def test_measured_times_of_a_quiet_machine_are_met_within_three_tenths(method: str) -> None:
     point = json.loads(RESULTS.read_text())["results"][method]["warm"]
     nbytes = 1_000_000_000  # cancels out: both rates are of the same bytes
-    rates = ClusterRates(nbytes / point["floor"], 1e12, nbytes / point["cpu"])
+    floor = min(one["wall"] for each in point["rounds"] for one in each["floors"])  # the one least disturbed
+    rates = ClusterRates(nbytes / floor, 1e12, nbytes / point["cpu"])
     assert estimate(nbytes, 1, 2, rates).total == pytest.approx(point["wall"], rel=0.3)
 
 

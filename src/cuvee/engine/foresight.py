@@ -34,7 +34,7 @@ from cuvee.sources.source import unfetched
 if TYPE_CHECKING:
     from cuvee.engine.tables import Tables
 
-COMPILED = 41_000_000  # bytes of the interpreter and cuvee without torch
+COMPILED = 38_000_000  # bytes of the interpreter and cuvee without torch
 _TORCH = 215_000_000  # more, where coefficients are computed with it
 _NUMPY = 13_000_000  # the same
 _BY_TORCH = {"slerp_fold", "emr_expert", "layer_top", "one_bit", "slack", "tall_masks"}
