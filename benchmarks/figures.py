@@ -42,7 +42,7 @@ Largest resident size of the whole process in MB, by parameters and experts; *on
 AHEAD = """## What `cuvee plan` said
 
 Said over taken, by `benchmarks/predict.py`: bytes, peak memory, and time in multiples of the floor, which is probed in
-the same rounds with warm caches. Time: said, taken, and the median over the rounds of the one over the other.
+the same rounds with warm caches. Time: said, taken, and the one over the other. Medians of {rounds}.
 """
 
 
@@ -142,14 +142,19 @@ def memory() -> str:
 
 def ahead() -> str:
     """How near predictions came."""
-    results = stored("predict").get("results", {})
+    data = stored("predict")
+    results, rounds = data.get("results", {}), data.get("rounds", 0)
     rows = []
     for method, found in results.items():
         near = [number(found["read"], 3), number(found["written"], 3), number(found["peak"])]
         time = [number(found.get(key)) for key in ("said_floors", "taken_floors", "seconds")]
         rows.append([f"`{method}`", *near, *time])
     heads = ("method", "bytes read", "written", "peak memory", "floors said", "floors taken", "time")
-    return AHEAD + "\n" + table(heads, rows) + origins(results) if rows else ""
+    return (
+        AHEAD.format(rounds=lengths([range(rounds)])) + "\n" + table(heads, rows) + origins(results)
+        if rows
+        else ""
+    )
 
 
 if __name__ == "__main__":

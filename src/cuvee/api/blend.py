@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cuvee.api.beforehand import as_merged
 from cuvee.api.modules import put
 from cuvee.api.outlook import outlook
 from cuvee.plan.build import PlanOptions, build
@@ -67,7 +68,8 @@ class Blend:
         """What would be read, computed and written."""
         plan = self.build()
         try:
-            return PlanView(plan, outlook(plan))
+            merged, tables = as_merged(plan)
+            return PlanView(merged, outlook(merged, tables=tables))
         finally:
             plan.close()
 

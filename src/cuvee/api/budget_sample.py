@@ -8,14 +8,12 @@ before anything is read, and is part of the budget.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 from blake3 import blake3
 
 from cuvee.api.budgeted_plan import Budgeted, Piece, Sample
-from cuvee.core.digests import as_bytes
 from cuvee.core.dtypes import FLOAT32
 from cuvee.core.lazy import numpy
 from cuvee.core.tensors import TensorMeta
@@ -23,18 +21,14 @@ from cuvee.engine.memo import Memo
 from cuvee.engine.options import RunOptions
 from cuvee.engine.run import run
 from cuvee.engine.tables import Tables
-from cuvee.formats.bytes_file import ByteFile
 from cuvee.plan.budget import Choice, summed
 from cuvee.plan.joined import Joined, Unbounded, base_of, joined
 from cuvee.plan.plan import OutputTensor, Plan
 from cuvee.sinks.layout import plan_layout
-from cuvee.sinks.sink import MakeManifest
+from cuvee.sinks.memory import FilledSession
 from cuvee.sources.bits import bits_of
 from cuvee.sources.catalogue import step_of
 from cuvee.sources.source import Source
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 SHARE = 100  # one element in so many is measured
 _LEAST = 8  # pieces, where the model has so many blocks
@@ -148,18 +142,9 @@ def _moved(plan: Plan, choice: Choice, piece: Piece) -> tuple[Any, Any]:
 
 
 def _values(source: Source, name: str, piece: Piece) -> Any:
-    """Elements in float64, without torch where they lie plainly in a file."""
-    meta, extent = source.tensors[name], source.extent(name)
-    kind = meta.dtype.name
-    if extent is None or extent.nbytes != meta.nbytes:
-        bits = bits_of(source, name, piece.start, piece.stop)
-    else:
-        bits = numpy.empty(piece.stop - piece.start, f"<u{meta.dtype.size}")
-        with closing(ByteFile(extent.path)) as file:
-            file.read_exactly()
-            file.fill(
-                memoryview(bits.view(numpy.uint8).data), extent.offset + piece.start * meta.dtype.size, name
-            )
+    """Elements in float64."""
+    bits = bits_of(source, name, piece.start, piece.stop, exactly=True)
+    kind = source.tensors[name].dtype.name
     if kind == "bfloat16":
         return (bits.astype(numpy.uint32) << 16).view(numpy.float32).astype(numpy.float64)
     return bits.view(kind).astype(numpy.float64)
@@ -195,33 +180,10 @@ def _computed(plan: Plan, tables: Tables | None, tensor: OutputTensor) -> Any:
     layout = plan_layout([meta], max_shard_bytes=None)
     one = replace(plan, tensors=(replace(tensor, meta=meta),), layout=layout, nested=())
     memo = None if tables is None else Memo(known=tables.figure, keeps=False)
-    session = _Kept(numpy.empty(meta.numel, numpy.float32))
-    run(one, session, RunOptions.from_settings(threads=1), memo=memo)
-    return session.values
-
-
-@dataclass(slots=True)
-class _Kept:
-    """A session whose only tensor stays in memory; nothing is committed."""
-
-    values: Any
-    done: set[str] = field(default_factory=set)
-    digests: dict[str, str] = field(default_factory=dict)
-
-    def write(self, name: str, offset: int, data: Buffer) -> None:
-        view = as_bytes(data)
-        self.values.view(numpy.uint8)[offset : offset + len(view)] = numpy.frombuffer(view, numpy.uint8)
-
-    def finish(self, name: str) -> None: ...
-
-    def commit(self, side_files: Mapping[str, bytes], manifest: MakeManifest) -> None: ...
-
-    def abort(self) -> None: ...
-
-    def __enter__(self) -> _Kept:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
+    values = numpy.empty(meta.numel, numpy.float32)
+    with FilledSession({meta.name: values}) as session:
+        run(one, session, RunOptions.from_settings(threads=1), memo=memo)
+    return values
 
 
 __all__ = ["SHARE", "measured", "sampled"]

@@ -125,8 +125,8 @@ def _held(tensor: OutputTensor, options: RunOptions, told: Told | None) -> int:
     out = padded(min(_RUNS * _STEP, count) * size)
     if pruned(tensor.node):
         return out + _ranked(tensor, inputs)
-    applied = [n for n in walk(tensor.node) if isinstance(n, Apply) and n.group is None and wanted(n)]
-    several = any(told is None or told("cuts", [n]) is None for n in applied)
+    applied = [n for n in walk(tensor.node) if isinstance(n, Apply) and n.group is None]
+    several = any(told is None or told(figure, [n]) is None for n in applied for figure in wanted(n))
     if several and sum(inputs) <= share:
         return out + sum(map(padded, inputs))
     return out + sum(padded(nbytes * min(_STEP, count) // max(count, 1)) for nbytes in inputs)
@@ -166,9 +166,10 @@ def _gathered(plan: Plan, threads: int, told: Told | None) -> int:
     joint = 0
     for tensor in plan.tensors:
         applied = [node for node in walk(tensor.node) if isinstance(node, Apply)]
-        applied = [node for node in applied if told is None or told("cuts", [node]) is None]
-        own.append(sum(_magnitudes(node) + _sums(node) for node in applied if node.group is None))
-        joint += sum(map(_magnitudes, (node for node in applied if node.group is not None)))
+        looked = [node for node in applied if told is None or told("cuts", [node]) is None]
+        own.append(sum(map(_sums, (node for node in applied if node.group is None))))
+        own[-1] += sum(map(_magnitudes, (node for node in looked if node.group is None)))
+        joint += sum(map(_magnitudes, (node for node in looked if node.group is not None)))
     return sum(heapq.nlargest(threads, own)) + joint
 
 

@@ -6,10 +6,10 @@ Same contract as a folder, nothing on disk and nothing to resume.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cuvee.core.digests import as_bytes
-from cuvee.core.lazy import torch
+from cuvee.core.lazy import numpy, torch
 from cuvee.core.tensors import Held
 from cuvee.sinks.layout import Layout
 from cuvee.sinks.progress import Progress
@@ -18,8 +18,11 @@ from cuvee.sinks.sink import MakeManifest
 if TYPE_CHECKING:
     from types import TracebackType
 
+    import numpy.typing as npt
     from torch import Tensor
     from typing_extensions import Buffer
+
+    Array = npt.NDArray[Any]
 
 
 class MemorySink:
@@ -95,19 +98,13 @@ class MemorySession:
 class FilledSession:
     """Blocks land in tensors that are given, and no digest is taken of them: for candidates that are scored, not kept.
 
-    The tensors are contiguous, on the CPU, and have the shapes and types of the layout.
+    The tensors (or NumPy arrays) are contiguous, on the CPU, and have the sizes and types of the layout.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._places = {
-            name: Held(tensor.data_ptr(), tensor.numel() * tensor.element_size())
-            for name, tensor in tensors.items()
-        }
-        self._bytes = {
-            name: memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy().data)
-            for name, tensor in tensors.items()
-            if tensor.numel()
-        }
+    def __init__(self, tensors: Mapping[str, Tensor | Array]) -> None:
+        held = {name: _array(tensor) for name, tensor in tensors.items()}
+        self._places = {name: Held(array.ctypes.data, array.nbytes) for name, array in held.items()}
+        self._bytes = {name: memoryview(array.data) for name, array in held.items() if array.nbytes}
         self.done: set[str] = set()  # nothing is, before a run
         self.digests: dict[str, str] = {}
 
@@ -139,3 +136,11 @@ class FilledSession:
         trace: TracebackType | None,
     ) -> None:
         self.abort()
+
+
+def _array(tensor: Tensor | Array) -> Array:
+    """The bytes of a tensor or array, in its own memory."""
+    if isinstance(tensor, numpy.ndarray):
+        return tensor.reshape(-1).view(numpy.uint8)
+    found: Array = tensor.detach().reshape(-1).view(torch.uint8).numpy()
+    return found

@@ -68,3 +68,26 @@ def test_the_command_shows_the_plan_that_a_merge_runs(models: Path) -> None:
         make_catalogue(["one", "two"], "base", anchor=models, offline=True)
     assert less[0]["digest"] == plain[0]["digest"]
     assert less[0]["prediction"]["bytes_read"] < plain[0]["prediction"]["bytes_read"]
+    read = [told["prediction"]["bytes_read"] for told in (plain[0], less[0])]
+    for switch, expected in (("--no-catalog", read[0]), ("--overwrite", read[1])):
+        words = ["merge", "r.yaml", "-o", "out", "--dry-run", "--json", "--offline", switch]
+        shown = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
+        assert shown["prediction"]["bytes_read"] == expected, switch
+    assert Blend(parse_recipe(text("model")), models, True).plan().ahead.prediction.bytes_read == read[1]
+
+
+def test_a_factor_that_a_catalogue_does_not_tell_takes_its_pass_all_the_same(models: Path) -> None:
+    make_catalogue(["one", "two"], "base", anchor=models, offline=True)
+    ample = RunOptions(threads=1, memory=1 << 30)  # in which tensors are kept for a second pass
+    read, held = {}, {}
+    for rescale in ("none", "l1"):
+        merge = f"[{{trim: {{density: 0.3, scope: tensor, rescale: {rescale}}}}}, weighted_sum]"
+        recipe = f"version: 1\nbase: ./base\nexperts: {{one: ./one, two: ./two}}\nmerge: {merge}\n"
+        plan = Blend(parse_recipe(recipe), models, True).build()
+        lighter = spared(plan, OPTIONS)
+        read[rescale] = outlook(lighter.plan, None, OPTIONS, lighter.tables).prediction.bytes_read
+        held[rescale] = outlook(lighter.plan, None, ample, lighter.tables).prediction.peak_memory
+        plan.close()
+    once = 3 * 2 * 2 * SHAPE[0] * SHAPE[1]  # three models of two tensors
+    assert read == {"none": once, "l1": 2 * once}
+    assert held["l1"] - held["none"] > once // 8

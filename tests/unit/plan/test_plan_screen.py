@@ -249,12 +249,17 @@ def test_seconds_of_the_floor_are_told(here: Path, cli: Any) -> None:
 def test_a_failed_write_of_the_rate_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from cuvee.api import outlook
 
-    def full(*_: Any, **__: Any) -> None:
+    tried: list[Any] = []
+
+    def full(*given: Any, **_: Any) -> None:
+        tried.append(given)
         raise OutOfSpace("CV-E001", "full")
 
     monkeypatch.setenv("CUVEE_CACHE", str(tmp_path))
     monkeypatch.setattr(outlook, "write_file", full)
     outlook.remember(Prediction(9 * 10**8, 10**8, 0, 0.0), 1.0)
+    assert len(tried) == 1
+    assert not outlook.known_rates().measured
 
 
 def test_spaces_are_drawn_and_count_as_whole_tensors() -> None:

@@ -88,9 +88,10 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
     _one_way({"a budget": is_within, "a cluster": cluster is not None})
     for way in ({"a budget": is_within}, {"a cluster": cluster is not None}):
         _one_way({**way, "`--catalog`": bool(given["catalog"])})
-    if given["dry_run"]:
-        return show(blend, as_json=given["as_json"], quiet=given["quiet"], target=out, within=within)
     options = recorded(run_choices(given), given["catalog"])
+    if given["dry_run"]:
+        shown: dict[str, Any] = {"target": out, "options": options, "within": within}
+        return show(blend, as_json=given["as_json"], quiet=given["quiet"], **shown)
     manner = Manner(
         overwrite=given["overwrite"],
         resume=not given["no_resume"],

@@ -61,8 +61,9 @@ def command(method: str, models: tuple[str, ...], base: str, out: Path, **given:
     if not given["quiet"] and not given["as_json"]:
         stderr(text)
     blend = Blend(parse_recipe(text), offline=is_offline(given["offline"]))
+    run = run_choices(given)
     if given["dry_run"]:
-        return show(blend, as_json=given["as_json"], quiet=given["quiet"], target=out)
+        return show(blend, as_json=given["as_json"], quiet=given["quiet"], target=out, options=run)
     keys = ("overwrite", "as_json", "quiet")
     manner = Manner(resume=not given["no_resume"], **{key: given[key] for key in keys})
-    return merge_into(blend, out, run_choices(given), manner)
+    return merge_into(blend, out, run, manner)

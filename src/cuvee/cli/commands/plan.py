@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,9 @@ from cuvee.cli.options import (
     plan_options,
 )
 from cuvee.errors import UsageError
+
+if TYPE_CHECKING:
+    from cuvee.engine.options import RunOptions
 
 
 @click.command("plan")
@@ -88,9 +91,11 @@ def show(
     graph: bool = False,
     dot: bool = False,
     target: Path | None = None,
+    options: RunOptions | None = None,
     within: Mapping[str, Any] | None = None,
 ) -> int:
-    """Print a plan in the form asked for, `within` a budget if there is one; the exit code."""
+    """Print a plan in the form asked for, as a run with `options` goes about it, `within` a budget; the exit code."""
+    from cuvee.api.beforehand import as_merged
     from cuvee.api.outlook import outlook
     from cuvee.cli.render import notes, print_json, stdout
     from cuvee.errors import PlanError
@@ -98,8 +103,8 @@ def show(
 
     whole = blend.build()
     try:
-        plan, tables = _as_merged(whole, within)
-        ahead = outlook(plan, target, tables=tables)
+        plan, tables = as_merged(whole, options, **(within or {}))
+        ahead = outlook(plan, target, options, tables)
     finally:
         whole.close()
     chosen = explain.selected(plan, pattern) if pattern else []
@@ -128,26 +133,6 @@ def show(
     if quiet:
         notes((n for n in plan.notes if n.severity == "warning"), quiet)
     return 0
-
-
-def _as_merged(plan: Any, within: Mapping[str, Any] | None) -> tuple[Any, Any]:
-    """The plan that a merge would run, with what it has thresholds from: within the budget if there is one, and
-    without what a catalogue proves needless.
-    """
-    if within:
-        from cuvee.api.budget import budgeted
-
-        asked = budgeted(plan, **within)
-        return asked.plan, asked.tables
-    from cuvee.sources.catalogue import kept
-
-    if not kept():
-        return plan, None
-    from cuvee.api.sparing import spared
-    from cuvee.engine.options import RunOptions
-
-    lighter = spared(plan, RunOptions.from_settings())
-    return lighter.plan, lighter.tables
 
 
 def _figures(plan: Any, ahead: Any) -> dict[str, Any]:

@@ -61,8 +61,8 @@ def command(
     recipe = adjusted(parse_recipe(text), given)
     options = plan_choices(given["rules_off"], given["allow_crimes"])
     blend = Blend(recipe, Path(), is_offline(given["offline"]), options)
-    if given["dry_run"]:
-        return show(blend, as_json=given["as_json"], quiet=given["quiet"], target=out)
     run = run_choices(given)
+    if given["dry_run"]:
+        return show(blend, as_json=given["as_json"], quiet=given["quiet"], target=out, options=run)
     keys = ("overwrite", "as_json", "quiet", "strict")
     return merge_into(blend, out, run, Manner(resume=not given["no_resume"], **{k: given[k] for k in keys}))
