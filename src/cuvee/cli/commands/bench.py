@@ -15,6 +15,8 @@ from cuvee.cli.options import output_options
 if TYPE_CHECKING:
     from cuvee.evaluate.bench import Done
     from cuvee.evaluate.contender import Contender
+    from cuvee.evaluate.track import Track
+    from cuvee.evaluate.tracks.store import Making
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -54,6 +56,19 @@ def told(*, as_json: bool, quiet: bool) -> Callable[[Done], None]:
     return tell
 
 
+def made(*, as_json: bool, quiet: bool) -> Callable[[Making], None]:
+    """Says what is being trained or drawn for the cache, and how long it took: it is done once."""
+    from cuvee.cli.render import stderr
+
+    def tell(making: Making) -> None:
+        if not as_json and not quiet:
+            what = f"{making.name} ({making.kind})"
+            after = "" if making.seconds is None else f" in {_duration(making.seconds)}, kept in the cache"
+            stderr(f"made {what}{after}" if after else f"making {what}")
+
+    return tell
+
+
 def _duration(seconds: float) -> str:
     """Seconds, minutes or hours, to two figures."""
     if seconds < 90:
@@ -79,6 +94,9 @@ def command() -> None:
 )
 @click.option(
     "-n", "--count", "counts", multiple=True, type=int, help="Numbers of experts to merge (default: all)."
+)
+@click.option(
+    "--task", "tasks", multiple=True, help="Merge experts of these tasks alone; once for each (default: all)."
 )
 @click.option(
     "--seed", "seeds", multiple=True, type=int, default=(0,), help="Seeds of training and of random methods."
@@ -138,10 +156,11 @@ def run(
     Examples:
       cuvee bench run text -m ties -m tsv_m -o ./bench
       cuvee bench run text -m iso_c --count 2 --count 8 --budget 32 -o ./bench
+      cuvee bench run initialisations-mlp -m average --task mnist_a --task mnist_b -o ./bench
     """
     from cuvee.evaluate.bench import run as run_grid
     from cuvee.evaluate.cells import Grid, Store
-    from cuvee.evaluate.tracks.registry import open_track
+    from cuvee.evaluate.tracks import store
 
     grid = Grid(
         track,
@@ -152,9 +171,25 @@ def run(
         given["subsets"],
         references=None if given["references"] else ("base", "experts"),
         untuned=given["untuned"],
+        tasks=given["tasks"],
         transfer=given["transfer"],
     )
-    return 1 if run_grid(grid, open_track, Store(out), told(as_json=as_json, quiet=quiet)) else 0
+    with store.told(made(as_json=as_json, quiet=quiet)):
+        failed = run_grid(grid, _opening(given["tasks"]), Store(out), told(as_json=as_json, quiet=quiet))
+    return 1 if failed else 0
+
+
+def _opening(tasks: tuple[str, ...]) -> Callable[[str, int], Track]:
+    """Opens tracks; EvaluationError CV-B006 for one without an expert on each of these tasks, before any work."""
+    from cuvee.evaluate.referee import Referee
+    from cuvee.evaluate.tracks.registry import open_track
+
+    def opened(name: str, seed: int) -> Track:
+        track = open_track(name, seed)
+        Referee(track, tasks)
+        return track
+
+    return opened
 
 
 def _contenders(methods: tuple[str, ...], tuned: tuple[str, ...], search: Any) -> tuple[Contender, ...]:
@@ -279,7 +314,7 @@ def compare(folder: Path, first: str, second: str, as_json: bool, quiet: bool, *
 
     from cuvee.cli.render import print_json, stdout
     from cuvee.evaluate.cells import Store
-    from cuvee.evaluate.leaderboard import difference, measured
+    from cuvee.evaluate.leaderboard import difference, drawn, measured
     from cuvee.evaluate.paired import pairs
 
     found = pairs(Store(folder).results(), first, second)
@@ -288,7 +323,7 @@ def compare(folder: Path, first: str, second: str, as_json: bool, quiet: bool, *
         return 0
     verdict = "can be told apart" if found.p_value < 0.05 else "cannot be told apart"
     stdout(
-        f"{first} − {second}: {difference(found)} {measured(found)} with the 95 % interval, "
+        f"{first} − {second}: {difference(found)} {measured(found)} with the 95 % interval over {drawn(found)}, "
         f"p = {found.p_value:.4f}: they {verdict} at the 95 % level"
     )
     return 0

@@ -5,7 +5,11 @@ Files are safetensors in the cache; the address covers data, training and seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +20,35 @@ from cuvee.core.cache import folder as cache_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """Something that is not in the cache is being made (`seconds` is None), or was made in so many seconds."""
+
+    name: str
+    kind: str
+    seconds: float | None = None
+
+
+Listener = Callable[[Making], None]
+_LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def told(listener: Listener) -> Iterator[None]:
+    """Inside, the listener hears of everything that is made for the cache: training takes minutes without a word."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
+def _tell(name: str, kind: str, seconds: float | None = None) -> None:
+    listener = _LISTENER.get()
+    if listener is not None:
+        listener(Making(name, kind, seconds))
 
 
 def address(*parts: str) -> str:
@@ -36,7 +69,10 @@ def kept(
 
     path = place(address, name, kind)
     if not path.exists():
+        _tell(name, kind)
+        began = time.monotonic()
         made = {key: tensor.contiguous() for key, tensor in make().items()}
         disk.make_folders(path.parent)
         disk.write_file(path, save(made))
+        _tell(name, kind, time.monotonic() - began)
     return dict(load_file(path))

@@ -14,6 +14,7 @@ from cuvee.evaluate.task import Item, Task
 from cuvee.evaluate.track import Answers
 from cuvee.evaluate.tracks import store
 from cuvee.evaluate.tracks.arithmetic import flops
+from cuvee.evaluate.tracks.deferred import Deferred
 from cuvee.evaluate.tracks.exchange import exchange
 from cuvee.evaluate.tracks.heads import Head, classified, codes
 from cuvee.evaluate.tracks.initialisations.tasks import Labelled, all_tasks, packaged
@@ -93,7 +94,7 @@ class InitialisationsTrack:
     def references(self) -> Mapping[str, Mapping[str, Tensor]]:
         """`multitask`: one network trained on all tasks, on as many pictures as the experts together."""
         tasks = [self.tasks[name] for name in self.seen]
-        return {"multitask": self._trained("multitask", len(tasks), tasks)}
+        return Deferred({"multitask": lambda: self._trained("multitask", len(tasks), tasks)})
 
     def examinee(self) -> SmallExaminee:
         """A live network."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cuvee.evaluate.task import Task
 from cuvee.evaluate.tracks import store
+from cuvee.evaluate.tracks.deferred import Deferred
 from cuvee.evaluate.tracks.language import tasks as making
 from cuvee.evaluate.tracks.language.model import (
     Base,
@@ -79,7 +80,8 @@ class LanguageTrack:
 
     def references(self) -> Mapping[str, Mapping[str, Tensor]]:
         """`multitask`: one model trained on all tasks, on as many batches as the experts together."""
-        return {"multitask": self._trained("multitask", [self.tasks[name] for name in self.seen])}
+        tasks = [self.tasks[name] for name in self.seen]
+        return Deferred({"multitask": lambda: self._trained("multitask", tasks)})
 
     def examinee(self) -> LanguageExaminee:
         """A live model."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cuvee.errors import EvaluationError
 from cuvee.evaluate.task import Task
 from cuvee.evaluate.tracks import store
+from cuvee.evaluate.tracks.deferred import Deferred
 from cuvee.evaluate.tracks.heads import Head, stored_head
 from cuvee.evaluate.tracks.packages import package
 from cuvee.evaluate.tracks.text import tasks as making
@@ -69,7 +70,8 @@ class TextTrack:
 
     def references(self) -> Mapping[str, Mapping[str, Tensor]]:
         """`multitask`: one model trained on all tasks, on as many samples as the experts together."""
-        return {"multitask": self._trained("multitask", [self.tasks[name] for name in making.SEEN])}
+        tasks = [self.tasks[name] for name in making.SEEN]
+        return Deferred({"multitask": lambda: self._trained("multitask", tasks)})
 
     def _trained(self, name: str, tasks: Sequence[Task]) -> Mapping[str, Tensor]:
         if name not in self._models:

@@ -1,6 +1,6 @@
 """Track C as the referee sees it: a small language model of bytes is pretrained; its checkpoints are the experts.
 
-Each checkpoint has one share of the held-out text as its task, so that the mean over tasks is the score on all of it.
+Each checkpoint has one share of the held-out documents as its task, so that the mean over tasks is the score on all.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from cuvee.core.lazy import torch
 from cuvee.evaluate.task import Item, Task
 from cuvee.evaluate.tracks import learning, store
+from cuvee.evaluate.tracks.deferred import Deferred
 from cuvee.evaluate.tracks.language.model import Base, LanguageExaminee, loss_of
 from cuvee.evaluate.tracks.language.tasks import COMPRESSION, Tokens, windows
 from cuvee.evaluate.tracks.language.texts import DOCUMENTS, Document
 from cuvee.evaluate.tracks.packages import provenance
-from cuvee.evaluate.tracks.parts import in_test
+from cuvee.evaluate.tracks.parts import held_out, in_test
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,7 @@ SHAPES: dict[str, learning.Shape] = {
     "decayed": learning.decayed,
 }
 _SEPARATOR = "/"
-_SELECTION, _TEST = 8, 40  # windows of each share
+_SELECTION, _TEST = 16, 100  # windows of each share
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class TrajectoryTrack:
 
     @cached_property
     def _made(self) -> tuple[Sequence[Item], Mapping[str, Task]]:
-        """Windows outside the test, and the tasks, which alone hold the held-out windows: split by document."""
+        """Windows to train on, and the tasks, which alone hold the held-out windows: all split by document."""
         found = list(self._documents())
         random.Random(0).shuffle(found)
         tokens, size = _bytes(), self.run.window
@@ -79,7 +80,8 @@ class TrajectoryTrack:
         taken = {item.digest for item in test}
         rest = windows([d for d in found if not in_test(d.group)], tokens, size)
         rest = [item for item in rest if item.digest not in taken]
-        return rest, _shares(rest, test, self.run)
+        selection, trained = held_out(rest, _SELECTION * self.run.checkpoints)
+        return trained, _tasks(selection, test, self.run)
 
     @property
     def tasks(self) -> Mapping[str, Task]:
@@ -103,8 +105,8 @@ class TrajectoryTrack:
     @property
     def digest(self) -> str:
         """Data, run and seed."""
-        rest, _ = self._made
-        data = store.address(*(item.digest for item in rest))
+        trained, _ = self._made
+        data = store.address(*(item.digest for item in trained))
         parts = (self.name, _VERSION, data, *(t.digest for t in self.tasks.values()))
         return store.address(*parts, repr(self.run), str(self.seed))
 
@@ -114,7 +116,7 @@ class TrajectoryTrack:
 
     def references(self) -> Mapping[str, Mapping[str, Tensor]]:
         """`last`: the end of the run, on all shares."""
-        return {"last": self._checkpoints[f"step_{self.run.steps}"]}
+        return Deferred({"last": lambda: self._checkpoints[f"step_{self.run.steps}"]})
 
     def examinee(self) -> LanguageExaminee:
         """A live model."""
@@ -131,29 +133,36 @@ class TrajectoryTrack:
                 for name, tensor in network.named_parameters():
                     kept[f"{wanted[step]}{_SEPARATOR}{name}"] = tensor.detach().clone()
 
-        rest = self._made[0][_SELECTION * self.run.checkpoints :]
-        losses = [partial(loss_of, network, batch) for batch in _batches(rest, self.run, self.seed)]
+        trained, _ = self._made
+        losses = [partial(loss_of, network, batch) for batch in _batches(trained, self.run, self.seed)]
         learning.learn(
             network.parameters(), losses, rate=self.run.rate, shape=SHAPES[self.shape], after=after
         )
         return kept
 
 
-def _shares(rest: Sequence[Item], test: Sequence[Item], run: Run) -> dict[str, Task]:
-    """A task for each checkpoint of a run, every so-manieth window its own."""
-    made = {}
-    for number, step in enumerate(run.kept()):
-        name = f"step_{step}"
-        made[name] = Task.of(
-            name,
+def _tasks(selection: Sequence[Item], test: Sequence[Item], run: Run) -> dict[str, Task]:
+    """A task for each checkpoint of a run, with documents of its own."""
+    chosen, asked = (_dealt(items, run.checkpoints) for items in (selection, test))
+    return {
+        f"step_{step}": Task.of(
+            f"step_{step}",
             train=(),
-            selection=rest[number : _SELECTION * run.checkpoints : run.checkpoints],
-            test=test[number : _TEST * run.checkpoints : run.checkpoints],
+            selection=chosen[number],
+            test=asked[number][:_TEST],
             metric=COMPRESSION,
             head="none",
             provenance=provenance(DOCUMENTS["python"][1], "by document"),
         )
-    return made
+        for number, step in enumerate(run.kept())
+    }
+
+
+def _dealt(items: Sequence[Item], shares: int) -> list[list[Item]]:
+    """Documents dealt out in turn: windows of one are not independent, so that no two shares have the same."""
+    documents = dict.fromkeys(item.group for item in items)
+    turn = {document: number % shares for number, document in enumerate(documents)}
+    return [[item for item in items if turn[item.group] == share] for share in range(shares)]
 
 
 def _bytes() -> Tokens:

@@ -10,6 +10,7 @@ from blake3 import blake3
 
 from cuvee.evaluate.task import Task
 from cuvee.evaluate.tracks import store
+from cuvee.evaluate.tracks.deferred import Deferred
 from cuvee.evaluate.tracks.heads import Head, stored_head
 from cuvee.evaluate.tracks.vision.foundation import schooled
 from cuvee.evaluate.tracks.vision.model import Training, VisionExaminee, fine_tune, head_of
@@ -83,7 +84,8 @@ class VisionTrack:
 
     def references(self) -> Mapping[str, Mapping[str, Tensor]]:
         """`multitask`: one network trained on all tasks, on as many pictures as the experts together."""
-        return {"multitask": self._trained("multitask", [self.tasks[name] for name in self.seen])}
+        tasks = [self.tasks[name] for name in self.seen]
+        return Deferred({"multitask": lambda: self._trained("multitask", tasks)})
 
     def examinee(self) -> VisionExaminee:
         """A live network with all heads."""
