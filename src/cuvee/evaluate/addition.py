@@ -14,7 +14,7 @@ from cuvee.core.names import printable
 from cuvee.errors import EvaluationError, UsageError
 from cuvee.evaluate.apart import apart, possible
 from cuvee.evaluate.bench import Listener, OpenTrack, Ring, score_all, takes
-from cuvee.evaluate.cells import Cell, Store, is_reference, label_of, space_of
+from cuvee.evaluate.cells import PROTOCOL, Cell, Store, is_reference, label_of, space_of
 from cuvee.evaluate.choice import Choice
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.paired import Results, pairs, told_apart
@@ -114,9 +114,12 @@ def add(newcomer: Newcomer, open_track: OpenTrack, store: Store, tell: Listener 
     """Score the newcomer wherever the table's methods were scored, with their budgets; how many cells failed.
 
     What the newcomer's cells hold already is kept: a function whose code has changed needs another name. Raises
-    EvaluationError CV-B310 where a track is no longer what the table was made on, CV-B024 for an empty folder.
+    EvaluationError CV-B310 where a track or the protocol is no longer what the table was made on, CV-B024 for an empty
+    folder.
     """
-    places = _places(store.results(), newcomer)
+    results = store.results()
+    _check_protocol(results)
+    places = _places([r for r in results if r[0].protocol == PROTOCOL], newcomer)
     failed = 0
     for track_name, seed in sorted({(cell.track, cell.seed) for cell in places}):
         track = open_track(track_name, seed)
@@ -181,6 +184,16 @@ def _fits(method: Method, track: Track, cell: Cell) -> bool:
 
 def _seeded(method: Method, seed: int) -> Method:
     return replace(method, seed=seed) if isinstance(method, Contender) else method
+
+
+def _check_protocol(results: Results) -> None:
+    newest = max(cell.protocol for cell, _ in results)
+    if newest < PROTOCOL:
+        raise EvaluationError(
+            "CV-B310",
+            f"the table was made by protocol {newest}, this version judges by protocol {PROTOCOL}",
+            hint="run the whole benchmark again: its finished cells are of other tuning and other intervals",
+        )
 
 
 def _check(digest: str, cells: Sequence[Cell]) -> None:

@@ -67,7 +67,7 @@ class Ring:
     examinee: Examinee
     store: Store
     known: dict[tuple[str, str], TaskScore] = field(default_factory=dict)
-    selected: dict[str, list[float]] = field(default_factory=dict)
+    selected: dict[str, TaskScore] = field(default_factory=dict)  # experts on their selection parts
     settled: dict[str, Scorecard] = field(default_factory=dict)  # of methods that have nothing to tune
 
     def referee(self, cell: Cell) -> Referee:
@@ -79,6 +79,7 @@ class Ring:
             examinee=self.examinee,
             unseen=cell.unseen,
             hidden=[self.store.cells()],
+            selected=self.selected,
         )
 
 
@@ -208,16 +209,12 @@ def _reference(name: str, referee: Referee, ring: Ring) -> Scorecard:
             card = referee.score(Choice(_weights(name, task, ring.track)), name, [task])
             ring.known[key] = card.tasks[task]
         scores[task] = ring.known[key]
-    return Scorecard(name, scores, settings=_selection(referee, ring) if name == "experts" else {})
+    return Scorecard(name, scores, settings=_selection(referee) if name == "experts" else {})
 
 
-def _selection(referee: Referee, ring: Ring) -> dict[str, Any]:
-    """The experts' own scores on selection items, for `checks`; each taken once."""
-    for task in referee.names:
-        if task not in ring.selected and ring.track.tasks[task].selection:
-            found = referee.on_selection(ring.track.expert(task), task)
-            ring.selected[task] = summary(found)
-    return {"selection": {task: ring.selected[task] for task in referee.names if task in ring.selected}}
+def _selection(referee: Referee) -> dict[str, Any]:
+    """The experts' own scores on selection items, for `checks`."""
+    return {"selection": {name: summary(score) for name, score in referee.experts_on_selection().items()}}
 
 
 def _weights(name: str, task: str, track: Track) -> Weights:

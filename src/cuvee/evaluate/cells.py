@@ -23,6 +23,7 @@ from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.manifest import surroundings
 from cuvee.evaluate.scorecard import Scorecard
 
+PROTOCOL = 2  # of how methods choose and are compared: cells of several are never joined
 REFERENCES = ("base", "experts", "multitask", "last")  # scored beside the methods, not tuned
 _EXPERT, _OWN = "expert ", "reference "
 
@@ -101,7 +102,11 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One scored method: who, on what, and how it was tuned (`space`: over given ranges, None: the signature's)."""
+    """One scored method: who, on what, and how it was tuned (`space`: over given ranges, None: the signature's).
+
+    `protocol`: 1 took items one by one and tuned on plain means over wider ranges; 2 knows the groups of items, tunes
+    on shares of the experts' scores, and sums of experts over ranges that depend on their number.
+    """
 
     track: str
     digest: str  # of the track
@@ -114,6 +119,7 @@ class Cell:
     budget: int = 0
     unseen: bool = True
     space: dict[str, Any] | None = None
+    protocol: int = PROTOCOL
 
     @property
     def address(self) -> str:
@@ -123,6 +129,8 @@ class Cell:
             del content["unseen"]  # so that cells of versions without these fields keep their address
         if self.space is None:
             del content["space"]
+        if self.protocol == 1:
+            del content["protocol"]
         return blake3(canonical_json(content)).hexdigest(length=16)
 
 
@@ -172,7 +180,7 @@ class Store:
         out = []
         for path, data in self._files():
             try:
-                known = {**data["cell"], "tasks": tuple(data["cell"]["tasks"])}
+                known = {"protocol": 1, **data["cell"], "tasks": tuple(data["cell"]["tasks"])}
                 out.append((Cell(**known), Scorecard.from_json(data["card"])))
             except (ValueError, KeyError, TypeError) as error:
                 raise _damaged(path, error) from error

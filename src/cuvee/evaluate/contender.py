@@ -10,6 +10,7 @@ from cuvee.api.candidates import Candidates, hold
 from cuvee.evaluate.search import Kind, searcher
 from cuvee.evaluate.selection import BudgetSpent, Selection
 from cuvee.evaluate.space import Dimension, dimensions
+from cuvee.evaluate.track import count_handed
 from cuvee.methods import registry
 
 if TYPE_CHECKING:
@@ -32,14 +33,15 @@ class Contender:
     seed: int = 0
 
     def __call__(self, room: Selection) -> tuple[Weights, Mapping[str, Any]]:
-        tuned = self.tuned()
+        tuned = self.tuned(count_handed(room.track, room.names))
         chosen: Mapping[str, Any] = self._needed(tuned)
         with self.held(room, chosen) as held:
             return self._best(room, held, tuned, chosen)
 
-    def tuned(self) -> list[Dimension]:
-        """What is searched: the ranges without those of fixed parameters."""
-        return [d for d in dimensions(self.method, self.space) if d.name not in self.settings]
+    def tuned(self, experts: int = 1) -> list[Dimension]:
+        """What is searched for so many experts: the ranges without those of fixed parameters."""
+        found = dimensions(self.method, self.space, experts=experts)
+        return [d for d in found if d.name not in self.settings]
 
     def _best(
         self, room: Selection, held: Candidates, tuned: Sequence[Dimension], chosen: Mapping[str, Any]

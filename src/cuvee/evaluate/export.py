@@ -12,12 +12,17 @@ from cuvee.evaluate.cells import Cell, Store
 from cuvee.evaluate.paired import Results, told_apart
 from cuvee.evaluate.scorecard import Scorecard
 from cuvee.evaluate.statistics import calibration_error
+from cuvee.evaluate.units import number_of
 
 SCHEMA = "cuvee.bench.results/1"
+_OF_ITEMS = {"scores", "units"}  # lists as long as the task
 
 
 def rows(results: Results) -> Iterator[dict[str, Any]]:
-    """Plain rows, in the order of the results; `scores` holds every item's number in the order of the test part."""
+    """Plain rows, in the order of the results; `scores` holds every item's number in the order of the test part.
+
+    `units` says which group each belongs to (None: each to its own), `groups` how many they are.
+    """
     for cell, card in told_apart(results):
         for name, score in card.tasks.items():
             yield {
@@ -29,11 +34,13 @@ def rows(results: Results) -> Iterator[dict[str, Any]]:
                 "better": score.metric.better,
                 "mean": score.mean,
                 "items": len(score.scores),
+                "groups": number_of([score.strata]),
                 "calibration_error": None
                 if score.confidence is None
                 else calibration_error(score.confidence, score.scores),
                 **card.spent.as_json(),
                 "scores": [float(x) for x in score.scores],
+                "units": None if score.units is None else [int(x) for x in score.units],
             }
 
 
@@ -50,6 +57,7 @@ def _place(cell: Cell, card: Scorecard) -> dict[str, Any]:
         "settings": json.dumps(dict(card.settings), sort_keys=True, default=str),
         "search": cell.search,
         "budget": cell.budget,
+        "protocol": cell.protocol,
     }
 
 
@@ -58,7 +66,7 @@ def as_json(store: Store) -> bytes:
     content = {
         "schema": SCHEMA,
         **manifests(store),
-        "rows": [{k: v for k, v in row.items() if k != "scores"} for row in rows(store.results())],
+        "rows": [{k: v for k, v in row.items() if k not in _OF_ITEMS} for row in rows(store.results())],
     }
     return json.dumps(content, indent=1, sort_keys=True).encode()
 

@@ -15,11 +15,12 @@ from cuvee.methods import registry
 from cuvee.plan.explain import size
 
 LEGEND = """\
-Mean: over tasks, with the 95 % interval of the items drawn anew. Normalised: score ÷ own expert's score, mean over \
+Mean: over tasks, with the 95 % interval of the test items drawn anew, whole groups of them where they have \
+groups. Normalised: score ÷ own expert's score, mean over \
 tasks. Worst: the task that kept the smallest share of its expert. Unseen: tasks without an expert. Forgetting: unseen \
 score beside the base's, positive is better. Shifted: the tasks under other conditions. Group: methods of one group \
-cannot be told from its best at 95 % (paired test of normalised scores on the same items, Holm's correction over all \
-pairs). Group – marks \
+cannot be told from its best at 95 % (paired test of normalised scores on the same items, whole groups flipped, Holm's \
+correction over all pairs). Group – marks \
 references, which are not ranked."""
 
 COSTS = """\
@@ -28,6 +29,7 @@ answered, passes, arithmetic, weights handed to the method, wall time, and the l
 meanwhile, the live model included."""
 
 _SCORES = ("group", "method", "mean (95 %)", "normalised", "worst", "unseen", "forgetting", "shifted")
+_FEW = 10  # groups below which an interval hangs on what they happen to be
 _SPENT = (
     "method",
     "evaluations",
@@ -50,13 +52,32 @@ def sections(boards: Sequence[Board]) -> list[Section]:
 def _section(board: Board) -> Section:
     seeds = ", ".join(str(seed) for seed in board.seeds)
     rows = (*board.references, *board.rows)
-    parts: list[Part] = [Table(_SCORES, [_scores(row, board) for row in rows])]
+    parts: list[Part] = [Table(_SCORES, [_scores(row, board) for row in rows]), evidence(board)]
     if len(rows) > 1:
         parts.append(Drawn(_shares(rows, board.unit("mean"))))
     parts += [_tasks(rows, board), *_elsewhere(rows, board)]
     parts += [*_missing(board), *_idle(board), Table(_SPENT, [_costs(row) for row in board.rows])]
     experts = f"{board.count} expert{'s' if board.count != 1 else ''}"
     return Section(f"{board.track}, {experts} (seeds {seeds})", tuple(parts))
+
+
+def evidence(board: Board) -> str:
+    """What was drawn and flipped: groups of which size, and where items stand by themselves."""
+    known = board.evidence
+    grouped = {n: e for n, e in known.items() if e.groups < e.items}
+    single = [n for n in known if n not in grouped]
+    if grouped:
+        counts = ", ".join(f"{n} {e.groups:,} of {e.items:,} items" for n, e in grouped.items())
+        said = f"Unit of intervals and tests: groups of items that belong together ({counts})"
+        said += f"; single items in {', '.join(single)}. " if single else ". "
+    else:
+        said = "Unit of intervals and tests: single items, as no groups are known. "
+    few = [n for n, e in grouped.items() if e.groups < _FEW]
+    if few:
+        said += f"Of few groups, so that its figures may change with others: {', '.join(few)}. "
+    together = sorted({tuple(sorted((n, *e.shared))) for n, e in known.items() if e.shared})
+    said += "".join(f"Tasks of the same groups, drawn together: {', '.join(names)}. " for names in together)
+    return said.strip()
 
 
 def _shares(rows: Sequence[Row], unit: str) -> Chart:
@@ -68,7 +89,7 @@ def _shares(rows: Sequence[Row], unit: str) -> Chart:
         return bars("Normalised score", said, named, series, column="method")
     return bars(
         "Mean score",
-        f"Mean over tasks in {unit_of(unit)}, with the 95 % interval of the items drawn anew.",
+        f"Mean over tasks in {unit_of(unit)}, with the 95 % interval of the items drawn anew by groups.",
         named,
         {"mean": [points(row.mean.mean, unit) for row in rows]},
         ends={"mean": [(points(row.mean.low, unit), points(row.mean.high, unit)) for row in rows]},
@@ -118,7 +139,7 @@ def _scores(row: Row, board: Board) -> list[str]:
     return [
         str(row.group) if row.group else "–",
         marked(row.label),
-        "–" if math.isnan(row.mean.mean) else f"{ends[0]} ({ends[1]}–{ends[2]})",
+        ends[0] if math.isnan(row.mean.low) else f"{ends[0]} ({ends[1]}–{ends[2]})",
         percent(row.normalised),
         f"{row.worst[0]} {shown(row.worst[1], board.metrics[row.worst[0]])}",
         in_unit(row.unseen, board.unit("unseen")),
@@ -173,7 +194,14 @@ def difference(found: Comparison) -> str:
     """A difference with its 95 % interval: in points of the normalised score, or of a metric in per cent."""
     d = found.difference
     mean, low, high = (_of_unit(value, found.unit) for value in (d.mean, d.low, d.high))
-    return f"{mean} ({low} … {high})"
+    return mean if math.isnan(d.low) else f"{mean} ({low} … {high})"
+
+
+def drawn(found: Comparison) -> str:
+    """What a comparison drew and flipped, in words."""
+    if found.units == found.items:
+        return f"{found.items:,} items"
+    return f"{found.units:,} groups of {found.items:,} items"
 
 
 def measured(found: Comparison) -> str:

@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cuvee.core.digests import canonical_json
 from cuvee.core.lazy import numpy
@@ -19,12 +19,9 @@ from cuvee.errors import EvaluationError
 from cuvee.evaluate.cells import Cell, clean
 from cuvee.evaluate.scorecard import Scorecard, TaskScore
 from cuvee.evaluate.statistics import Comparison, compare, sign_flips
+from cuvee.evaluate.units import Sample
 
-if TYPE_CHECKING:
-    from cuvee.evaluate.statistics import Scores
-
-    Strata = list[tuple[Scores, Scores]]
-
+Strata = list[Sample]
 Results = Sequence[tuple[Cell, Scorecard]]
 Cards = Mapping[tuple[Any, ...], Scorecard]  # by place
 
@@ -74,14 +71,14 @@ def on_tasks(first: Cards, second: Cards, names: Sequence[str]) -> Comparison | 
     Differences are turned so that higher is better.
     """
     shared = sorted(set(first) & set(second))
-    sides: list[list[tuple[Scores, Scores]]] = []
+    sides: list[Strata] = []
     for cards in (first, second):
-        found: dict[str, list[tuple[Scores, Scores]]] = defaultdict(list)
+        found: dict[str, Strata] = defaultdict(list)
         for place in shared:
             for name in names:
                 if all(name in both[place].tasks for both in (first, second)):
                     found[name].append(cards[place].tasks[name].strata)
-        sides.append([(numpy.mean([s for s, _ in every], axis=0), every[0][1]) for every in found.values()])
+        sides.append([_mean(every) for every in found.values()])
     if not sides[0]:
         return None
     unit = first[shared[0]].tasks[names[0]].metric.unit
@@ -124,19 +121,23 @@ def joined(cards: Iterable[tuple[Scorecard, Scorecard | None]]) -> tuple[Strata,
     Where a card comes with its experts', scores are those of `shares`. Tasks of one name with another number of items
     are other tasks.
     """
-    found: dict[tuple[str, int], list[tuple[Scores, Scores]]] = defaultdict(list)
+    found: dict[tuple[str, int], Strata] = defaultdict(list)
     for card, experts in cards:
         for name in card.held_in():
             given = (
                 card.tasks[name].strata if experts is None else shares(card.tasks[name], experts.tasks[name])
             )
-            found[(name, len(given[0]))].append(given)
-    strata = [(numpy.mean([s for s, _ in every], axis=0), every[0][1]) for every in found.values()]
-    return strata, [len(every) for every in found.values()]
+            found[(name, len(given.scores))].append(given)
+    return [_mean(every) for every in found.values()], [len(every) for every in found.values()]
 
 
-def shares(score: TaskScore, expert: TaskScore) -> tuple[Scores, Scores]:
-    """A number for each item whose weighted mean is the normalised score, and the weights.
+def _mean(every: Strata) -> Sample:
+    """The items of samples that are the same, each with its mean number."""
+    return replace(every[0], scores=numpy.mean([one.scores for one in every], axis=0))
+
+
+def shares(score: TaskScore, expert: TaskScore) -> Sample:
+    """The items with numbers whose weighted mean is the normalised score.
 
     s ÷ e, where e is the expert's mean. Where lower is better the normalised score is e ÷ m of the mean m, no mean over
     items: each item counts by what it moves that quotient, e/m − (e/m²)(s − m). Plain scores, higher is better, where a
@@ -145,16 +146,18 @@ def shares(score: TaskScore, expert: TaskScore) -> tuple[Scores, Scores]:
     best, own = expert.mean, score.mean
     if not best or not own:
         return score.strata
-    if score.metric.better == "higher":
-        return score.scores / best, score.weights
-    return best / own * (2 - score.scores / own), score.weights
+    higher = score.metric.better == "higher"
+    found = score.scores / best if higher else best / own * (2 - score.scores / own)
+    return replace(score.strata, scores=found)
 
 
 def told_apart(results: Results) -> list[tuple[Cell, Scorecard]]:
     """The results with the tuning in the label of methods that were tuned in several ways (budget, search, ranges).
 
-    A track of which a seed is there in two versions (its data or training have changed) becomes two tracks.
+    A track of which a seed is there in two versions (its data or training have changed) becomes two tracks, as does
+    one with cells of several protocols.
     """
+    results = _by_protocol(results)
     tunings: dict[str, set[str]] = defaultdict(set)
     digests: dict[tuple[str, int], set[str]] = defaultdict(set)
     for cell, _ in results:
@@ -169,6 +172,19 @@ def told_apart(results: Results) -> list[tuple[Cell, Scorecard]]:
         track = f"{cell.track} ({cell.digest[:8]})" if cell.track in mixed else cell.track
         out.append((replace(cell, label=label, track=track), card))
     return out
+
+
+def _by_protocol(results: Results) -> Results:
+    """The results with the protocol in the track's name where a newer one was run too."""
+    newest: dict[str, int] = {}
+    for cell, _ in results:
+        newest[cell.track] = max(cell.protocol, newest.get(cell.track, 0))
+    return [
+        (cell, card)
+        if cell.protocol == newest[cell.track]
+        else (replace(cell, track=f"{cell.track} (protocol {cell.protocol})"), card)
+        for cell, card in results
+    ]
 
 
 def _tuning(cell: Cell, *, whole: bool) -> str:

@@ -38,7 +38,8 @@ class Referee:
     scored as well. All methods get the same `budget` of evaluations on selection data. `examinee`: a live model of the
     track to use instead of building one. `isolated`: whether methods choose in a process of their own, without any test
     item in it (None: those that are not cuvee's own, where the system can fork). `hidden`: folders that such a process
-    must not see, where test scores are kept.
+    must not see, where test scores are kept. `selected`: what experts are known to score on their selection parts,
+    which choosing is normalised by; what the referee has to find out is added.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Referee:
         unseen: bool = True,
         isolated: bool | None = None,
         hidden: Sequence[Path] = (),
+        selected: dict[str, TaskScore] | None = None,
     ) -> None:
         seen = [n for n, task in track.tasks.items() if not task.unseen]
         strangers = sorted(set(names or ()) - set(seen))
@@ -68,6 +70,7 @@ class Referee:
         self.budget = budget
         self.isolated = isolated
         self.hidden = tuple(hidden)
+        self.selected = {} if selected is None else selected
         self._examinee = examinee
 
     @property
@@ -85,14 +88,16 @@ class Referee:
         nothing of the method runs, or changes them, once test items are open.
         """
         granted = self.budget if budget is None else budget
-        self._prepare()
+        self._prepare(granted)
         if self._apart(method):
             return apart(lambda: self._chosen(method, granted), self.track.tasks.values(), self.hidden)
         return self._chosen(method, granted)
 
-    def _prepare(self) -> None:
+    def _prepare(self, granted: int) -> None:
         """Everything of the track that a method may use is made now: its making is not the method's cost."""
         _ = self.examinee, self.track.base, handed(self.track, self.names)
+        if granted:
+            self.experts_on_selection()
 
     def _apart(self, method: Method) -> bool:
         if self.isolated is not None:
@@ -101,7 +106,8 @@ class Referee:
 
     def _chosen(self, method: Method, granted: int) -> Choice:
         """The method's choice within `granted` evaluations, in this process."""
-        room = Selection(self.track, self.names, self.examinee, granted)
+        known = {name: score.mean for name, score in self.selected.items()}
+        room = Selection(self.track, self.names, self.examinee, granted, known)
         with phases.selecting(), room.ledger.spending():
             try:
                 weights, settings = method(room)
@@ -132,10 +138,14 @@ class Referee:
             card = scorecard(name, self.examinee, asked, Ledger())
         return replace(card, spent=made.spent.copy(), settings=made.settings, log=tuple(made.log))
 
-    def on_selection(self, weights: Weights, task: str) -> TaskScore:
-        """The score of weights on a task's selection items, to check them by; it counts for nobody."""
-        self.examinee.load({**self.track.base, **weights})
-        return answered(self.examinee, [self.track.tasks[task]], "selection", Ledger())[task]
+    def experts_on_selection(self) -> dict[str, TaskScore]:
+        """Each expert's score on its own selection items, taken once; it counts for nobody."""
+        for name in self.names:
+            task = self.track.tasks[name]
+            if name not in self.selected and task.selection:
+                self.examinee.load({**self.track.base, **self.track.expert(name)})
+                self.selected |= answered(self.examinee, [task], "selection", Ledger())
+        return {name: self.selected[name] for name in self.names if name in self.selected}
 
     def judge(self, method: Method, name: str, *, budget: int | None = None) -> Scorecard:
         """`choose`, then `score`."""

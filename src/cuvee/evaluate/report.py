@@ -123,24 +123,20 @@ def tuning(board: Board, results: Results) -> Section | None:
     """The best selection score against evaluations spent, mean over cells; and what each evaluation tried."""
     logs: dict[str, list[list[float]]] = defaultdict(list)
     for cell, card in told_apart(results):
-        if len(card.log) > 1:
+        if len(card.log) > 1 and cell.protocol > 1:  # the first tuned on another mean
             logs[cell.label].append([value for _, value in card.log])
     if not logs:
         return None
     longest = max(len(log) for every in logs.values() for log in every)
-    unit = board.unit("mean")
-    series = {
-        label: [leaderboard.points(v, unit) for v in _mean_curve(every, longest)]
-        for label, every in logs.items()
-    }
+    series = {label: [100 * v for v in _mean_curve(every, longest)] for label, every in logs.items()}
     names = [str(i + 1) for i in range(longest)]
     said = (
-        f"Best mean score on the selection part so far, in {leaderboard.unit_of(unit)}, higher is better, mean over "
-        "cells; the first is the default."
+        "Best mean of score ÷ own expert's score on the selection part so far, per cent, mean over cells; the first is "
+        "the default."
     )
     parts: list[Part] = [
         lines("Tuning: score against evaluations spent", said, names, series, column="evaluations"),
-        *_sensitivity(results, unit),
+        *_sensitivity(results),
     ]
     return Section(f"What tuning buys: {board.track}, {board.count} experts", tuple(parts))
 
@@ -152,8 +148,11 @@ def _mean_curve(every: Sequence[Sequence[float]], length: int) -> list[float]:
     return [sum(column) / len(column) for column in zip(*padded, strict=True)]
 
 
-def _sensitivity(results: Results, unit: str) -> list[Chart]:
-    """Score against the value of the one parameter that a method was tuned by, for one cell of each method."""
+def _sensitivity(results: Results) -> list[Chart]:
+    """Share of the experts' scores against the value of the one parameter that a method was tuned by.
+
+    For one cell of each method.
+    """
     out = []
     seen = set()
     for cell, card in told_apart(results):
@@ -162,13 +161,16 @@ def _sensitivity(results: Results, unit: str) -> list[Chart]:
             (point.get(key, _default(cell.method, key)), value) for point, value in card.log for key in tried
         ]
         numbers = sorted((float(v), s) for v, s in values if isinstance(v, (int, float)))
-        if cell.label in seen or len(tried) != 1 or len(numbers) < 3:
+        if cell.label in seen or len(tried) != 1 or len(numbers) < 3 or cell.protocol == 1:
             continue
         seen.add(cell.label)
         name = next(iter(tried))
-        said = f"Selection score of every value that was tried, seed {cell.seed}; positions are not evenly spaced."
+        said = (
+            f"Selection score ÷ own expert's of every value that was tried, per cent, seed {cell.seed}; positions are "
+            "not evenly spaced."
+        )
         places = [f"{value:.3g}" for value, _ in numbers]
-        series = {"selection": [leaderboard.points(score, unit) for _, score in numbers]}
+        series = {"selection": [100 * score for _, score in numbers]}
         out.append(lines(f"{cell.label}: sensitivity to {name}", said, places, series, column=name))
     return out
 

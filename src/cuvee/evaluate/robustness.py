@@ -38,7 +38,9 @@ def section(boards: Sequence[Board], results: Results) -> Section | None:
 
 
 def _origin(board: Board) -> str:
-    return board.track.partition("+")[0]
+    """The clean track; what tells several versions of a track apart stands after its name."""
+    track, _, kind = board.track.partition("+")
+    return track + "".join(kind.partition(" ")[1:])
 
 
 def _overview(found: Sequence[Board], every: dict[tuple[str, int], Board], named: Results) -> list[Part]:

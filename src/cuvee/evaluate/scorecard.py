@@ -15,14 +15,18 @@ from cuvee.core.lazy import numpy
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.statistics import Interval, bootstrap, weighted_mean
 from cuvee.evaluate.task import Metric
+from cuvee.evaluate.units import Sample
 
 if TYPE_CHECKING:
-    from cuvee.evaluate.statistics import Scores
+    from cuvee.evaluate.units import Scores, Units
 
 
 @dataclass(frozen=True, slots=True)
 class TaskScore:
-    """One task's items: their numbers, weights and metric; of a classifier its confidence in each answer."""
+    """One task's items: their numbers, weights and metric; of a classifier its confidence in each answer.
+
+    `units`: a number for the group of each item; None: every item is its own.
+    """
 
     metric: Metric
     scores: Scores
@@ -30,6 +34,7 @@ class TaskScore:
     unseen: bool = False
     shift_of: str = ""
     confidence: Scores | None = None
+    units: Units | None = None
 
     @property
     def mean(self) -> float:
@@ -37,9 +42,15 @@ class TaskScore:
         return weighted_mean(self.scores, self.weights)
 
     @property
-    def strata(self) -> tuple[Scores, Scores]:
-        """Scores turned so that higher is better, and weights: what comparisons work on."""
-        return (self.scores if self.metric.better == "higher" else -self.scores), self.weights
+    def strata(self) -> Sample:
+        """Scores turned so that higher is better, with weights and units: what comparisons work on."""
+        turned = self.scores if self.metric.better == "higher" else -self.scores
+        return Sample(turned, self.weights, self.units)
+
+    def share(self, best: float) -> float:
+        """The mean ÷ the expert's, or its inverse where lower is better; NaN where that would divide by zero."""
+        over, under = (self.mean, best) if self.metric.better == "higher" else (best, self.mean)
+        return over / under if under else math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +92,15 @@ class Scorecard:
 
     def ratios(self, experts: Mapping[str, float]) -> dict[str, float]:
         """Score ÷ expert's score for each task with an expert; NaN where that would divide by zero."""
-        out = {}
-        for name in self.held_in():
-            own, best = self.tasks[name].mean, experts[name]
-            over, under = (own, best) if self.tasks[name].metric.better == "higher" else (best, own)
-            out[name] = over / under if under else math.nan
-        return out
+        return {name: self.tasks[name].share(experts[name]) for name in self.held_in()}
 
     def interval(self, names: Sequence[str] | None = None, *, seed: int = 0) -> Interval:
-        """95 % interval of `mean`, items drawn anew within each task."""
-        chosen = self.held_in() if names is None else list(names)
-        return bootstrap([(self.tasks[n].scores, self.tasks[n].weights) for n in chosen], seed=seed)
+        """95 % interval of `mean`, whole groups of items drawn anew within each task."""
+        chosen = [self.tasks[n] for n in (self.held_in() if names is None else names)]
+        return bootstrap([Sample(one.scores, one.weights, one.units) for one in chosen], seed=seed)
 
-    def strata(self, names: Sequence[str]) -> list[tuple[Scores, Scores]]:
-        """Each named task's numbers and weights, higher is better, for paired comparisons."""
+    def strata(self, names: Sequence[str]) -> list[Sample]:
+        """Each named task's items, higher is better, for paired comparisons."""
         return [self.tasks[name].strata for name in names]
 
     def as_json(self) -> dict[str, Any]:
@@ -104,6 +110,7 @@ class Scorecard:
                 "metric": [s.metric.name, s.metric.better, s.metric.unit, s.metric.chance],
                 "scores": [round(float(x), 6) for x in s.scores],
                 "weights": None if bool((s.weights == 1).all()) else [float(x) for x in s.weights],
+                **({} if s.units is None else {"units": [int(x) for x in s.units]}),
                 "unseen": s.unseen,
                 **({"shift_of": s.shift_of} if s.shift_of else {}),
                 **(
@@ -129,9 +136,10 @@ class Scorecard:
             given = entry["weights"]
             weights = numpy.ones(len(scores)) if given is None else numpy.array(given, dtype=numpy.float64)
             sure = numpy.array(entry["confidence"]) if "confidence" in entry else None
+            units = numpy.array(entry["units"], dtype=numpy.int64) if "units" in entry else None
             shift_of = entry.get("shift_of", "")
             tasks[name] = TaskScore(
-                Metric(*entry["metric"]), scores, weights, entry["unseen"], shift_of, sure
+                Metric(*entry["metric"]), scores, weights, entry["unseen"], shift_of, sure, units
             )
         log = tuple((point, value) for point, value in data.get("log", ()))
         return cls(data["name"], tasks, Ledger(**data["spent"]), data["settings"], log)

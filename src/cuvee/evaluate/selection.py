@@ -16,8 +16,8 @@ from cuvee.evaluate.task import ACCURACY, Item, Task
 from cuvee.evaluate.track import Examinee, Track, handed
 
 if TYPE_CHECKING:
-    from cuvee.evaluate.statistics import Scores
     from cuvee.evaluate.track import Weights
+    from cuvee.evaluate.units import Scores
 
 
 class BudgetSpent(Exception):
@@ -38,6 +38,7 @@ class Selection:
     names: Sequence[str]
     _examinee: Examinee
     budget: int
+    experts_scores: Mapping[str, float] = field(default_factory=dict)  # of each expert on its selection part
     ledger: Ledger = field(default_factory=Ledger)
     log: list[tuple[Mapping[str, object], float]] = field(default_factory=list)
     best: tuple[Weights, Mapping[str, object]] | None = (
@@ -69,10 +70,12 @@ class Selection:
         return [self.track.tasks[name] for name in self.names]
 
     def evaluate(self, weights: Weights, settings: Mapping[str, object] | None = None) -> float:
-        """Score a candidate on the selection parts: the mean over tasks, turned so that higher is better.
+        """Score a candidate on the selection parts: the mean over tasks of its shares of the experts' scores.
 
-        Tensors that `weights` lacks are the base's. Raises BudgetSpent when nothing is left; every call counts one
-        evaluation.
+        A share is score ÷ own expert's score on the same items, or its inverse where lower is better, as reports have
+        it on test items: 1 is the expert, and tasks of several metrics count alike. Where the expert's score is zero or
+        unknown it is the plain score, turned so that higher is better. Tensors that `weights` lacks are the base's.
+        Raises BudgetSpent when nothing is left; every call counts one evaluation.
         """
         if self.ledger.evaluations >= self.budget:
             self.best = self.best or (weights, dict(settings or {}))
@@ -87,12 +90,17 @@ class Selection:
         self._examinee.load({**self.track.base, **weights})
         card = answered(self._examinee, self.tasks, "selection", self.ledger)
         self.ledger.add(evaluations=1)
-        sign = [1 if s.metric.better == "higher" else -1 for s in card.values()]
-        value = float(numpy.mean([k * s.mean for k, s in zip(sign, card.values(), strict=True)]))
+        value = float(numpy.mean([self._share(name, score) for name, score in card.items()]))
         if value > max((known for _, known in self.log), default=-math.inf):
             self.best = (weights, dict(settings or {}))
         self.log.append((dict(settings or {}), value))
         return value
+
+    def _share(self, task: str, score: TaskScore) -> float:
+        best, higher = self.experts_scores.get(task), score.metric.better == "higher"
+        if not best:
+            return score.mean if higher else -score.mean
+        return score.share(best) if higher or score.mean else math.inf
 
 
 def answered(examinee: Examinee, tasks: Sequence[Task], part: str, ledger: Ledger) -> dict[str, TaskScore]:
@@ -109,7 +117,10 @@ def answered(examinee: Examinee, tasks: Sequence[Task], part: str, ledger: Ledge
                 else f"the model's answers on `{task.name}` hold NaN or infinity",
             )
         weights = numpy.array([item.weight for item in items], dtype=numpy.float64)
-        out[task.name] = TaskScore(task.metric, scores, weights, task.unseen, task.shift_of, confidence)
+        units = numpy.array(task.units(items), dtype=numpy.int64)
+        out[task.name] = TaskScore(
+            task.metric, scores, weights, task.unseen, task.shift_of, confidence, units
+        )
     return out
 
 

@@ -1,7 +1,7 @@
 """Which parameters of a method are tuned, and over which ranges: derived from the method's own signature.
 
-The coefficient (λ, or what plays its part) is searched on a log scale, fractions on a linear one. Users may name other
-parameters and ranges. Knows parameters, not searchers.
+The coefficient (λ, or what plays its part) is searched on a log scale around its default, for sums of N experts around
+default ÷ √N; fractions on a linear one. Users may name other parameters and ranges. Knows parameters, not searchers.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ COEFFICIENTS = (
 )  # the first that a method has is its coefficient
 # fractions that only decide where a formula ends or is replaced by its limit
 _GUARDS = {"threshold", "rank_tol"}
-COEFFICIENT_RANGE = (
-    0.05,
-    8.0,
-)  # sums of many experts want the low end, isotropic and elected merges the high one
+REACH = 4.0  # a coefficient is searched from its centre ÷ this to its centre × this
+# stages that add experts up: the sum of N nearly orthogonal task vectors is √N times as long as one of them, and as
+# long as one where the coefficient is 1 / √N
+_SUMS = {"weighted_sum", "consensus", "forget"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,11 @@ class Dimension:
         return [self.at(i / max(1, count - 1)) for i in range(count)] if count > 1 else [self.at(0.5)]
 
 
-def dimensions(method: str, given: Mapping[str, Any] | None = None) -> list[Dimension]:
+def dimensions(method: str, given: Mapping[str, Any] | None = None, *, experts: int = 1) -> list[Dimension]:
     """What is tuned of a method: its coefficient and its first fraction, or exactly the `given` ranges.
+
+    The coefficient's range is a quarter of its centre to four times its centre; the centre is the default, of methods
+    that add so many `experts` up the default ÷ √experts.
 
     `given` maps parameter names to `[low, high]`, to a list of more values to choose from, or to None: the range of the
     signature. UsageError for a name the method does not have, values it refuses, or a text without values.
@@ -76,7 +79,8 @@ def dimensions(method: str, given: Mapping[str, Any] | None = None) -> list[Dime
     if coefficient == "t":
         found.append(Dimension("t", 0.0, 1.0))
     elif coefficient is not None and not (coefficient == "weight" and _cancels(asked, known)):
-        found.append(Dimension(coefficient, *COEFFICIENT_RANGE, log=True))
+        centre = _default(known[coefficient]) / math.sqrt(experts if _adds_up(asked, known) else 1)
+        found.append(Dimension(coefficient, centre / REACH, centre * REACH, log=True))
     free = [p for p in known.values() if p.name != coefficient and not {p.name, p.argument} & _GUARDS]
     fraction = next(filter(_is_fraction, free), None)
     if fraction is not None:
@@ -124,6 +128,19 @@ def _cancels(method: Method, known: Mapping[str, Parameter]) -> bool:
     return method.base != "required" or (normalised is not None and normalised.default is True)
 
 
+def _adds_up(method: Method, known: Mapping[str, Parameter]) -> bool:
+    """Whether the merge is a sum over experts that no number of them divides."""
+    normalised = known.get("normalize")
+    divided = normalised is not None and normalised.default is True
+    return not divided and any(step.stage in _SUMS for step in method.steps)
+
+
+def _default(parameter: Parameter) -> float:
+    """The default, or 1 where it is none that a log scale can be centred on."""
+    default = parameter.default
+    return float(default) if isinstance(default, (int, float)) and default > 0 else 1.0
+
+
 def _plain(parameter: Parameter) -> bool:
     return parameter.type == "float" and (parameter.name != "weight" or parameter.per_expert)
 
@@ -141,7 +158,7 @@ def _is_fraction(parameter: Parameter) -> bool:
 
 def _from_signature(parameter: Parameter) -> Dimension:
     """The whole range that a signature gives; where it has no end, a tenth to ten times the default."""
-    name, bounds, default = parameter.name, parameter.range or Range(), parameter.default
+    name, bounds = parameter.name, parameter.range or Range()
     if parameter.type in ("bool", "choice"):
         return Dimension(name, choices=(False, True) if parameter.type == "bool" else parameter.choices)
     if parameter.type == "str":
@@ -150,7 +167,7 @@ def _from_signature(parameter: Parameter) -> Dimension:
     if math.isfinite(bounds.low) and math.isfinite(bounds.high):
         inside = 0.0 if whole else 0.02 * (bounds.high - bounds.low)  # bounds may be excluded
         return Dimension(name, bounds.low + inside, bounds.high - inside * bounds.open_high, whole=whole)
-    middle = float(default) if isinstance(default, (int, float)) and default > 0 else 1.0
+    middle = _default(parameter)
     low, high = max(middle / 10, bounds.low), min(middle * 10, bounds.high)
     low = max(low, 1.0) if whole else low
     return Dimension(name, low, high, log=low > 0, whole=whole)

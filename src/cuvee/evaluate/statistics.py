@@ -1,21 +1,23 @@
-"""Uncertainty: intervals of a mean, paired tests between methods, groups that can be told apart.
+"""Uncertainty: intervals of a mean, paired tests between methods, groups of methods that can be told apart.
 
-Works on one number for each item (NumPy arrays); knows no tasks and no models. Everything random is seeded.
+Works on samples of items whose units say which of them belong together; knows no tasks and no models. Everything random
+is seeded.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cuvee.core.lazy import numpy
+from cuvee.evaluate.units import Sample, blocks, sums_by_unit, tables_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Scores = NDArray[numpy.float64]
+    from cuvee.evaluate.units import Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +34,16 @@ class Interval:
 class Comparison:
     """A paired comparison of two methods: mean difference, its interval and standard error, two-sided p-value.
 
-    `unit` is what the difference is in; whoever scaled the scores knows it.
+    `unit` is what the difference is in; whoever scaled the scores knows it. `units`: how many units (groups of items)
+    were drawn and flipped, of how many `items`.
     """
 
     difference: Interval
     error: float
     p_value: float
     unit: str = ""
+    units: int = 0
+    items: int = 0
 
 
 def weighted_mean(scores: Scores, weights: Scores | None = None) -> float:
@@ -49,32 +54,38 @@ def weighted_mean(scores: Scores, weights: Scores | None = None) -> float:
 
 
 def bootstrap(
-    strata: Sequence[tuple[Scores, Scores]],
+    strata: Sequence[Sample],
     *,
     counts: Sequence[float] | None = None,
     draws: int = 2000,
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Percentile interval of the mean over strata (tasks) of their weighted means, items drawn within each stratum.
+    """Interval of the mean over strata (tasks) of their weighted means, whole units drawn with replacement.
 
-    `strata`: (scores, weights) of each task, equally long. One stratum gives the interval of that task's mean.
-    `counts`: how often each stratum counts in the mean (None: once).
+    One stratum gives the interval of that task's mean. `counts`: how often each stratum counts in the mean (None:
+    once). Units are drawn within each task; tasks that share units are drawn together, so that a unit is in all of
+    them or in none. Quantiles are those of the expanded percentile interval (Hesterberg, 2015, arXiv:1411.5279), which
+    lie further out the fewer units there are. The ends are NaN where a task has but one unit, which says nothing of
+    others.
     """
     random = numpy.random.default_rng(seed)
     shares = _shares(len(strata), counts)
-    totals = numpy.zeros(draws)
-    for share, (scores, weights) in zip(shares, strata, strict=True):
-        totals += share * _resampled(scores, weights, draws, random)
-    mean = float(numpy.dot(shares, [weighted_mean(s, w) for s, w in strata]))
-    tail = (1 - level) / 2
-    low, high = numpy.quantile(totals, [tail, 1 - tail])
-    return Interval(mean, float(low), float(high), level)
+    mean = float(numpy.dot(shares, [weighted_mean(s.scores, s.weights) for s in strata]))
+    parts = [
+        _deviations([strata[i] for i in block], shares[block], draws, random) for block in blocks(strata)
+    ]
+    if any(size <= 1 + 1e-9 for _, size in parts):
+        return Interval(mean, math.nan, math.nan, level)
+    spread: Scores = numpy.sum([d for d, _ in parts], axis=0)
+    tail = _tail([(float(d.var()), size) for d, size in parts], level)
+    low, high = numpy.quantile(spread, [tail, 1 - tail])
+    return Interval(mean, mean + float(low), mean + float(high), level)
 
 
 def compare(
-    ours: Sequence[tuple[Scores, Scores]],
-    theirs: Sequence[tuple[Scores, Scores]],
+    ours: Sequence[Sample],
+    theirs: Sequence[Sample],
     *,
     counts: Sequence[float] | None = None,
     draws: int = 10_000,
@@ -83,40 +94,36 @@ def compare(
 ) -> Comparison:
     """Paired comparison over the same items of the same tasks: ours − theirs.
 
-    The interval is bootstrapped over paired differences within each task; the p-value is that of `sign_flips`.
-    `counts` as in `bootstrap`.
+    The interval is bootstrapped over paired differences, whole units drawn as in `bootstrap`; the p-value is that of
+    `sign_flips`. `counts` as in `bootstrap`.
     """
     differences = _differences(ours, theirs)
     interval = bootstrap(differences, counts=counts, draws=min(draws, 4000), level=level, seed=seed)
-    variance = 0.0
-    for each, (difference, weights) in zip(_shares(len(differences), counts), differences, strict=True):
-        centred = difference - weighted_mean(difference, weights)
-        variance += float(((each * weights / weights.sum() * centred) ** 2).sum())
+    centred = [replace(d, scores=d.scores - weighted_mean(d.scores, d.weights)) for d in differences]
+    terms = sums_by_unit(centred, _shares(len(centred), counts))
     p_value = sign_flips(ours, theirs, counts=counts, draws=draws, seed=seed)
-    return Comparison(interval, math.sqrt(variance), p_value)
+    items = sum(len(d.scores) for d in differences)
+    return Comparison(interval, math.sqrt(float((terms**2).sum())), p_value, units=len(terms), items=items)
 
 
 def sign_flips(
-    ours: Sequence[tuple[Scores, Scores]],
-    theirs: Sequence[tuple[Scores, Scores]],
+    ours: Sequence[Sample],
+    theirs: Sequence[Sample],
     *,
     counts: Sequence[float] | None = None,
     draws: int = 10_000,
     seed: int = 0,
 ) -> float:
-    """Two-sided p-value of a paired difference (the null hypothesis: methods are exchangeable on every item).
+    """Two-sided p-value of a paired difference (the null hypothesis: methods are exchangeable on every unit).
 
-    Random flips of the signs of the paired differences dᵢ, fewer than `draws` once so many come as far as the mean m
-    that p is known to a tenth (Besag and Clifford, 1991). Where none does, it is Hoeffding's bound of that tail,
-    2 exp(−m² / 2 Σ dᵢ²), if that is less than the draws can show: a correction for hundreds of pairs must not drown
-    what is certain.
+    Random flips of the signs of the paired differences, of all items of a unit together: with dᵤ what a unit adds to
+    the mean m, fewer than `draws` once so many come as far as m that p is known to a tenth (Besag and Clifford, 1991).
+    Where none does, it is Hoeffding's bound of that tail, 2 exp(−m² / 2 Σ dᵤ²), if that is less than the draws can
+    show: a correction for hundreds of pairs must not drown what is certain.
     """
     differences = _differences(ours, theirs)
-    shares = _shares(len(differences), counts)
-    terms = numpy.concatenate(
-        [each * d * w / w.sum() for each, (d, w) in zip(shares, differences, strict=True)]
-    )
-    terms = terms[terms != 0]  # equal items are equal however they are flipped
+    terms = sums_by_unit(differences, _shares(len(differences), counts))
+    terms = terms[numpy.abs(terms) > _NOTHING]  # equal units are equal however they are flipped
     found = abs(float(terms.sum()))
     bound = 2 * math.exp(-(found**2) / (2 * float((terms**2).sum()))) if len(terms) else 1.0
     if bound < _CERTAIN / draws:
@@ -131,10 +138,8 @@ def sign_flips(
     return (extreme + 1) / (drawn + 1) if extreme else min(1 / (drawn + 1), bound)
 
 
-def _differences(
-    ours: Sequence[tuple[Scores, Scores]], theirs: Sequence[tuple[Scores, Scores]]
-) -> list[tuple[Scores, Scores]]:
-    return [(a - b, w) for (a, w), (b, _) in zip(ours, theirs, strict=True)]
+def _differences(ours: Sequence[Sample], theirs: Sequence[Sample]) -> list[Sample]:
+    return [replace(a, scores=a.scores - b.scores) for a, b in zip(ours, theirs, strict=True)]
 
 
 def _shares(strata: int, counts: Sequence[float] | None) -> Scores:
@@ -228,7 +233,9 @@ def rank_intervals(
 
 _ENOUGH = 100  # flips that come as far as what was found, from which no more are drawn
 _CERTAIN = 0.01  # a bound below this share of what draws can show needs none
+_NOTHING = 1e-15  # a difference below is a rounding of zero
 _ROWS = 256  # whose pairs are compared at once
+_DRAWN = 500  # samples drawn at once
 
 
 def _signs(rows: Scores) -> NDArray[numpy.int8]:
@@ -243,12 +250,41 @@ def _cosine(product: Scores, first: Scores, second: Scores) -> Scores:
     return found
 
 
-def _resampled(scores: Scores, weights: Scores, draws: int, random: numpy.random.Generator) -> Scores:
-    """Weighted means of `draws` samples with replacement."""
-    out = numpy.empty(draws)
-    for first in range(0, draws, 500):
-        count = min(500, draws - first)
-        picked = random.integers(0, len(scores), (count, len(scores)))
-        chosen = weights[picked]
-        out[first : first + count] = (scores[picked] * chosen).sum(1) / chosen.sum(1)
-    return out
+def _deviations(
+    block: Sequence[Sample], shares: Scores, draws: int, random: numpy.random.Generator
+) -> tuple[Scores, float]:
+    """What drawing the units of tasks that share some adds to the mean in each of `draws` samples; how many they are.
+
+    Units of unequal size count as fewer (Kish, 1965): (Σ w)² / Σ w², w what a unit weighs in the mean. A task that a
+    sample has no item of keeps its mean.
+    """
+    tables = tables_of(block)
+    totals = tables.weights.sum(0)
+    weighed = tables.weights @ (shares / totals)
+    size = float(weighed.sum() ** 2 / (weighed**2).sum())
+    centred = tables.sums - tables.weights * (tables.sums.sum(0) / totals)
+    count, out = len(centred), numpy.empty(draws)
+    for first in range(0, draws, _DRAWN):
+        rows = min(_DRAWN, draws - first)
+        picked = random.integers(0, count, (rows, count)) + numpy.arange(rows)[:, None] * count
+        times = numpy.bincount(picked.ravel(), minlength=rows * count).reshape(rows, count)
+        under = times @ tables.weights
+        moved = numpy.divide(times @ centred, under, out=numpy.zeros_like(under), where=under > 0)
+        out[first : first + rows] = moved @ shares
+    return out, size
+
+
+def _tail(parts: Sequence[tuple[float, float]], level: float) -> float:
+    """The share of draws to leave out at each end, for variances of parts of a mean, drawn from so many units each.
+
+    Φ(−t √(s² / v)): v is the variance of the draws, s² the same without its bias (of each part G / (G − 1)), t the
+    quantile of Student's distribution with the degrees of freedom of Satterthwaite (1946).
+    """
+    from scipy.special import ndtr, stdtrit
+
+    unbiased = [variance * size / (size - 1) for variance, size in parts]
+    below = sum(one**2 / (size - 1) for one, (_, size) in zip(unbiased, parts, strict=True))
+    if not below:
+        return (1 - level) / 2
+    lift = math.sqrt(sum(unbiased) / sum(variance for variance, _ in parts))
+    return float(ndtr(-lift * stdtrit(sum(unbiased) ** 2 / below, (1 + level) / 2)))

@@ -19,6 +19,7 @@ from cuvee.evaluate.paired import Cards, Results, apart_by, by_place, common_mea
 from cuvee.evaluate.scorecard import Scorecard
 from cuvee.evaluate.statistics import Interval, bootstrap, groups, holm
 from cuvee.evaluate.task import Metric
+from cuvee.evaluate.units import blocks, number_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,19 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """How many groups the items of a task are of, and the other tasks with an expert that share groups with it."""
+
+    groups: int
+    items: int
+    shared: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Board:
     """The leaderboard of one track at one number of experts; rows from best to worst, references apart.
 
-    `metrics` are those of every task, `units` those of columns (see `unit`).
+    `metrics` are those of every task, `units` those of columns (see `unit`), `evidence` that of every task.
     """
 
     track: str
@@ -62,6 +72,7 @@ class Board:
     groups: tuple[tuple[str, ...], ...]
     metrics: Mapping[str, Metric]
     units: Mapping[str, str] = field(default_factory=dict)
+    evidence: Mapping[str, Evidence] = field(default_factory=dict)
 
     def unit(self, column: str) -> str:
         """The unit of the column `mean`, `unseen`, `forgetting` or `shifted`; empty where tasks have several."""
@@ -102,7 +113,20 @@ def _board(track: str, count: int, results: Results) -> Board:
         groups=tuple(tuple(group) for group in found),
         metrics=metrics,
         units=_units([card for _, card in results]),
+        evidence=_evidence([card for _, card in results]),
     )
+
+
+def _evidence(cards: Sequence[Scorecard]) -> dict[str, Evidence]:
+    """What each task's items are as evidence."""
+    tasks = {name: score.strata for card in cards for name, score in card.tasks.items()}
+    held = list(dict.fromkeys(name for card in cards for name in card.held_in()))
+    together = [[held[i] for i in block] for block in blocks([tasks[name] for name in held])]
+    linked = {name: tuple(n for n in block if n != name) for block in together for name in block}
+    return {
+        name: Evidence(number_of([sample]), len(sample.scores), linked.get(name, ()))
+        for name, sample in tasks.items()
+    }
 
 
 def _units(cards: Sequence[Scorecard]) -> dict[str, str]:

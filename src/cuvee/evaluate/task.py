@@ -24,6 +24,9 @@ Direction = Literal["higher", "lower"]
 class Item:
     """One example: what is asked, what is right, and the group (document, author, page) it must not be split from.
 
+    Items of one group are one piece of evidence: intervals and tests draw and flip whole groups. Without a group an
+    item is its own.
+
     `input` is a text, bytes, a tuple of integers, or an array with `tobytes`; `weight` counts it in the mean (bytes of
     a text for bits per byte, else 1).
     """
@@ -224,6 +227,16 @@ class Task:
             shift_of=shift_of,
             digest=blake3("/".join((name, metric.name, *parts)).encode()).hexdigest(length=16),
         )
+
+    def units(self, items: Sequence[Item]) -> list[int]:
+        """A number for each item's group, below 2³²; an item without one is a group of its own.
+
+        The same number in every task: groups of one name are one group where tasks are of one source, and an input is
+        the same wherever it is asked.
+        """
+        source = self.provenance.source
+        names = [f"i{item.digest}" if item.group is None else f"g{source}\0{item.group}" for item in items]
+        return [int.from_bytes(blake3(name.encode()).digest(length=4), "little") for name in names]
 
 
 def digest_of(items: Sequence[Item]) -> str:

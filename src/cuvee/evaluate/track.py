@@ -15,7 +15,7 @@ from cuvee.evaluate.task import Item, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cuvee.evaluate.statistics import Scores
+    from cuvee.evaluate.units import Scores
 
     Weights = Mapping[str, Tensor]
 

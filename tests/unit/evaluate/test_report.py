@@ -192,7 +192,9 @@ def test_results_as_json_and_parquet_hold_the_same_rows(store: Store) -> None:
     plain = json.loads(as_json(store))
     table = parquet.read_table(io.BytesIO(as_parquet(store)))
     assert plain["schema"] == "cuvee.bench.results/1"
-    assert [{k: v for k, v in row.items() if k != "scores"} for row in table.to_pylist()] == plain["rows"]
+    short = [{k: v for k, v in row.items() if k not in ("scores", "units")} for row in table.to_pylist()]
+    assert short == plain["rows"]
+    assert all(len(set(row["units"])) == row["groups"] for row in table.to_pylist())
     assert len(plain["rows"]) == sum(len(card.tasks) for _, card in store.results())
     for row in rows(store.results()):
         assert row["mean"] == pytest.approx(np.mean(row["scores"])) and len(row["scores"]) == row["items"]

@@ -7,15 +7,20 @@ import pytest
 from scipy import stats
 
 from cuvee.evaluate.statistics import bootstrap, compare, groups, holm, rank_correlation, sign_flips
+from cuvee.evaluate.units import Sample
 
 
-def drawn(p: float, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    return (np.random.default_rng(seed).random(n) < p).astype(float), np.ones(n)
+def sample(scores: np.ndarray) -> Sample:
+    return Sample(scores, np.ones(len(scores)))
+
+
+def drawn(p: float, n: int, seed: int) -> Sample:
+    return sample((np.random.default_rng(seed).random(n) < p).astype(float))
 
 
 def test_the_interval_of_a_proportion_is_the_normal_one() -> None:
-    scores, weights = drawn(0.7, 2000, 0)
-    found = bootstrap([(scores, weights)], draws=4000)
+    given = drawn(0.7, 2000, 0)
+    scores, found = given.scores, bootstrap([given], draws=4000)
     error = scores.std() / np.sqrt(2000)
     assert found.mean == scores.mean()
     assert found.low == pytest.approx(found.mean - 1.96 * error, abs=0.1 * error)
@@ -23,12 +28,12 @@ def test_the_interval_of_a_proportion_is_the_normal_one() -> None:
 
 
 def test_tasks_count_alike_whatever_their_size() -> None:
-    small, large = (np.ones(10), np.ones(10)), (np.zeros(1000), np.ones(1000))
+    small, large = sample(np.ones(10)), sample(np.zeros(1000))
     assert bootstrap([small, large]).mean == 0.5
 
 
 def test_weights_make_a_weighted_mean() -> None:
-    found = bootstrap([(np.array([1.0, 3.0]), np.array([3.0, 1.0]))])
+    found = bootstrap([Sample(np.array([1.0, 3.0]), np.array([3.0, 1.0]))])
     assert found.mean == 1.5
 
 
@@ -46,8 +51,7 @@ def test_the_paired_test_agrees_with_a_sign_test_where_items_are_right_or_wrong(
     ours = np.where(random.random(400) < 0.1, 1.0, theirs)
     won, lost = int((ours > theirs).sum()), int((ours < theirs).sum())
     expected = stats.binomtest(won, won + lost).pvalue
-    weights = np.ones(400)
-    found = compare([(ours, weights)], [(theirs, weights)])
+    found = compare([sample(ours)], [sample(theirs)])
     assert found.difference.mean == pytest.approx((won - lost) / 400)
     assert found.p_value == pytest.approx(max(expected, 1e-4), rel=0.5, abs=2e-4)
     assert found.error == pytest.approx((ours - theirs).std() / np.sqrt(400))
@@ -56,7 +60,7 @@ def test_the_paired_test_agrees_with_a_sign_test_where_items_are_right_or_wrong(
 def test_what_is_certain_survives_a_correction_for_hundreds_of_pairs() -> None:
     """Ten thousand flips show no p below 1e-4, which Holm over the pairs of 40 methods would lift above 0.05."""
     ours, theirs = np.ones(200), (np.arange(200) % 2).astype(float)
-    found = compare([(ours, np.ones(200))], [(theirs, np.ones(200))]).p_value
+    found = compare([sample(ours)], [sample(theirs)]).p_value
     exact = stats.binomtest(100, 100).pvalue
     assert exact <= found < 1e-12
     pairs = {str(i): 0.5 for i in range(40 * 39 // 2 - 1)}
@@ -67,12 +71,12 @@ def test_what_is_certain_survives_a_correction_for_hundreds_of_pairs() -> None:
 def test_p_values_are_never_below_those_of_the_exact_test(wins: int) -> None:
     ours, theirs = np.zeros(100), np.zeros(100)
     ours[:wins] = 1.0
-    found = sign_flips([(ours, np.ones(100))], [(theirs, np.ones(100))])
+    found = sign_flips([sample(ours)], [sample(theirs)])
     assert found >= 0.7 * stats.binomtest(wins, wins).pvalue  # draws scatter around it
 
 
 def test_tasks_count_as_often_as_they_stand_there() -> None:
-    once, thrice = (np.ones(10), np.ones(10)), (np.zeros(10), np.ones(10))
+    once, thrice = sample(np.ones(10)), sample(np.zeros(10))
     assert bootstrap([once, thrice], counts=[1, 3]).mean == 0.25
     a, b = drawn(0.7, 200, 0), drawn(0.5, 200, 1)
     spelled = compare([a, b, b], [b, a, a])
@@ -91,7 +95,7 @@ def test_p_values_under_the_null_are_spread_evenly() -> None:
     for seed in range(100):
         random = np.random.default_rng(seed)
         a, b = random.normal(size=80), random.normal(size=80)
-        found.append(compare([(a, np.ones(80))], [(b, np.ones(80))], draws=300, seed=seed).p_value)
+        found.append(compare([sample(a)], [sample(b)], draws=300, seed=seed).p_value)
     assert stats.kstest(found, "uniform").pvalue > 0.01
 
 

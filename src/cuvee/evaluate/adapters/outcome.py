@@ -19,6 +19,7 @@ from cuvee.errors import EvaluationError
 from cuvee.evaluate.manifest import surroundings
 from cuvee.evaluate.pages import Section
 from cuvee.evaluate.statistics import bootstrap
+from cuvee.evaluate.units import Sample
 
 SCHEMA = "cuvee.scores/1"
 FOLDER = "scores"  # of a benchmark's folder
@@ -121,7 +122,7 @@ def _score(one: Outcome, task: str, metric: str, value: float) -> str:
     if len(items) < 2 or metric != next(iter(one.scores[task])):
         return f"{value:.4g}"
     values = numpy.asarray(items, dtype=numpy.float64)
-    interval = bootstrap([(values, numpy.ones(len(values)))])
+    interval = bootstrap([Sample(values, numpy.ones(len(values)))])
     return f"{value:.4g} ({interval.low:.4g} … {interval.high:.4g})"
 
 

@@ -207,23 +207,21 @@ def _way(row: Row, board: Board) -> float:
 def spread(results: Results) -> Section | None:
     """How much the selection score depends on the tuned values: best, median and worst of what was tried.
 
-    In the unit of the tasks' metric; of tasks with several, the plain mean that methods were tuned by.
+    Scores are what methods were tuned by: means of score ÷ own expert's score, in per cent.
     """
     rows = []
     for cell, card in results:
         values = sorted(value for _, value in card.log)
-        if len(values) >= 3:
+        if len(values) >= 3 and cell.protocol > 1:  # the first tuned on another mean
             middle = values[len(values) // 2]
-            units = {card.tasks[name].metric.unit for name in card.held_in()}
-            unit = units.pop() if len(units) == 1 else ""
-            ends = (values[-1], middle, values[0], values[-1] - values[0])
-            written = [in_unit(value, unit) for value in ends]
+            written = [percent(v) for v in (values[-1], middle, values[0], values[-1] - values[0])]
             rows.append([cell.label, len(cell.tasks), cell.seed, len(values), *written])
     if not rows:
         return None
     header = ("method", "experts", "seed", "tried", "best", "median", "worst", "range")
     return Section(
-        "Sensitivity to hyper-parameters (selection scores)", (Table(header, sorted(rows, key=str)),)
+        "Sensitivity to hyper-parameters (selection scores, per cent of the experts')",
+        (Table(header, sorted(rows, key=str)),),
     )
 
 

@@ -23,7 +23,7 @@ from cuvee.evaluate.tracks.learning import learn
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cuvee.evaluate.statistics import Scores
+    from cuvee.evaluate.units import Scores
 
 _VERSION = "1"
 _SETS: dict[str, Callable[[], Labelled]] = {n: partial(packaged, n) for n in ("mnist", "fashion")}

