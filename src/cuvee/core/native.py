@@ -81,7 +81,7 @@ def built(source: Path, includes: Sequence[Path] = ()) -> Path | None:
             _compile(compiler, source, path)
         except (CuveeError, OSError, subprocess.SubprocessError):
             return None
-    return path if _ours(path) and _ours(folder) else None
+    return path if ours(path) and ours(folder) else None
 
 
 @functools.cache
@@ -126,8 +126,8 @@ def _compile(compiler: str, source: Path, path: Path) -> None:
             disk.REAL.unlink(temporary)
 
 
-def _ours(path: Path) -> bool:
-    """Whether only this user (or root) can have written it."""
+def ours(path: Path) -> bool:
+    """Whether only this user (or root) can have written it; OSError where it is not there."""
     found = path.stat()
     mine = not hasattr(os, "getuid") or found.st_uid in (os.getuid(), 0)
     return mine and not found.st_mode & stat.S_IWOTH

@@ -3,7 +3,7 @@
 Owns what the averaging and geometric stages share. Coefficients are float64, sums are taken in the compute
 dtype, multiply then add, inputs in order. Every coefficient may be a number or a 0-d tensor, so that a
 merge can be differentiated with respect to its parameters. A formula of coefficients is written once, in functions
-that numpy and torch have under one name. Must not know any method.
+that numpy and torch have under one name, and `floats` for single numbers. Must not know any method.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from cuvee.core.lazy import numpy, torch
 from cuvee.errors import RunError
+from cuvee.methods import floats
 from cuvee.methods.contract import Stream, Summary
 from cuvee.methods.summaries import gram
 
@@ -38,8 +39,18 @@ def products(stream: Stream, **_: Any) -> Summary:
 
 def numbers(*values: Any) -> Any:
     """What computes with a few numbers: torch where one of these is a tensor, else numpy, which is there sooner."""
+    return torch if _tensors(values) else numpy
+
+
+def single(*values: Any) -> Any:
+    """As `numbers`, where each is one number: torch where one of these is a tensor, else `floats`, there at once."""
+    return torch if _tensors(values) else floats
+
+
+def _tensors(values: Iterable[Any]) -> bool:
+    """Whether one of the values is a tensor."""
     tensor = getattr(sys.modules.get("torch"), "Tensor", None)  # another thread may be importing it
-    return torch if tensor and any(isinstance(value, tensor) for value in values) else numpy
+    return tensor is not None and any(isinstance(value, tensor) for value in values)
 
 
 def silent(formula: Callable[P, R]) -> Callable[P, R]:
@@ -54,7 +65,9 @@ def silent(formula: Callable[P, R]) -> Callable[P, R]:
 
 
 def wide(xp: Any, value: Any) -> Any:
-    """A number, list or tensor as a float64 array of what `numbers` gave; gradients pass."""
+    """A number, list or tensor as a float64 array of what `numbers` or `single` gave; gradients pass."""
+    if xp is floats:
+        return float(value)
     return torch.as_tensor(value, dtype=torch.float64) if xp is torch else numpy.asarray(value, numpy.float64)
 
 
@@ -69,8 +82,10 @@ def factor(value: Any) -> Any:
 
 
 def matrix_of(summary: Summary, xp: Any = torch) -> Any:
-    """The Gram matrix of a summary made by `products`, float64 (K, K), as an array of what `numbers` gave."""
-    return wide(xp, summary["gram"])
+    """The Gram matrix of a summary made by `products`, float64 (K, K), as an array of what `numbers` gave; rows of
+    floats for `single`.
+    """
+    return summary["gram"] if xp is floats else wide(xp, summary["gram"])
 
 
 def combined(tensors: Sequence[Tensor], coefficients: Iterable[Any]) -> Tensor:
@@ -133,17 +148,16 @@ def cancels(weights: Sequence[float]) -> bool:
     return abs(sum(weights)) <= _CANCELLED * sum(map(abs, weights))
 
 
-@silent
 def arc(cosine: Any, t: Any, straight: Any) -> tuple[Any, Any]:
     """The coefficients of spherical interpolation, (sin (1−t)θ, sin tθ) / sin θ with θ = arccos cosine.
 
     Where `straight` they are (1 − t, t). All float64, broadcast together. The angle is kept away from 0 on
     the branch that is not taken, so that gradients stay finite there too.
     """
-    xp = numbers(cosine, t)
+    xp = single(cosine, t)
     t = wide(xp, t)
     angle = xp.arccos(xp.where(straight, 0.0, cosine))
     sine = xp.sin(angle)
-    first = xp.where(straight, 1 - t, xp.sin((1 - t) * angle) / sine)
-    second = xp.where(straight, t, xp.sin(t * angle) / sine)
+    first = xp.where(straight, 1 - t, xp.divide(xp.sin((1 - t) * angle), sine))
+    second = xp.where(straight, t, xp.divide(xp.sin(t * angle), sine))
     return first, second

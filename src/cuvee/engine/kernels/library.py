@@ -1,7 +1,7 @@
 """Finding the compiled kernels: a prebuilt library of the package, one built earlier, or one built now.
 
-Owns when they may be used: never unless they reproduced the golden vectors of the torch reference in this process.
-Must not import torch or NumPy.
+Owns when they may be used: never unless they reproduced the golden vectors of the torch reference, in this process or,
+byte for byte the same library on this processor, in an earlier one. Must not import torch or NumPy.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 from cuvee.core import native
 from cuvee.engine.kernels.build import built, prebuilt
 from cuvee.engine.kernels.operations import Op
+from cuvee.engine.kernels.passed import passed, record_of, remember
 
 _LOCK = threading.Lock()
 
@@ -238,7 +239,7 @@ def _load() -> tuple[Kernels | None, State]:
         except (OSError, AttributeError) as error:
             tried = State(False, f"the library cannot be loaded: {error}")
             continue
-        if wrong := _wrong(loaded):
+        if wrong := _wrong(loaded, path):
             message = (
                 f"the kernels in {path} differ from the reference ({', '.join(wrong)}); they are not used"
             )
@@ -249,10 +250,17 @@ def _load() -> tuple[Kernels | None, State]:
     return None, tried
 
 
-def _wrong(loaded: Kernels) -> Sequence[str]:
+def _wrong(loaded: Kernels, path: Path) -> Sequence[str]:
+    """The vectors that a library gets wrong; it is tested unless the cache says that it passed."""
+    record = record_of(path)
+    if record is not None and passed(record):
+        return ()
     from cuvee.engine.kernels.selftest import failures
 
-    return failures(loaded)
+    wrong = failures(loaded)
+    if record is not None and not wrong:
+        remember(record, path)
+    return wrong
 
 
 def _function(function: Any, result: Any, arguments: list[Any]) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
-from cuvee.methods.coefficients import factor, matrix_of, numbers, products, silent
+from cuvee.methods.coefficients import factor, matrix_of, products, single
 from cuvee.methods.contract import Access, Block, Scope, Summary, stage
 from cuvee.methods.parameters import NonNegative
 from cuvee.methods.vectors import along_last, dot
@@ -84,28 +84,27 @@ def _products(vectors: list[Tensor], summary: Summary | None) -> tuple[list[Any]
     """Squared norms, and dot products of all pairs: whole tensors from the summary, else by filter."""
     count = range(len(vectors))
     if summary:
-        matrix = matrix_of(summary, numbers())
-        return [matrix[i, i] for i in count], [matrix[i, j] for i, j in combinations(count, 2)]
+        matrix = matrix_of(summary, single())
+        return [matrix[i][i] for i in count], [matrix[i][j] for i, j in combinations(count, 2)]
     return [dot(v, v) for v in vectors], [dot(v, w) for v, w in combinations(vectors, 2)]
 
 
-@silent
 def _cosine(squares: list[Any], pairs: list[Any], *, average: str, floor: float) -> Any:
     """The mean cosine over all pairs, elementwise; zero vectors have cosine 0."""
-    xp = numbers(*squares)
+    xp = single(*squares)
     found = []
     for (a, b), product in zip(combinations(squares, 2), pairs, strict=True):
         length = xp.clip(xp.sqrt(a) * xp.sqrt(b), floor, None)
         found.append(xp.clip(product / xp.where(length > 0, length, 1.0), -1, 1))
-    cosines = xp.stack(found)
-    return cosines.mean(0) if average == "cosines" else xp.cos(xp.arccos(cosines).mean(0))
+    if average == "cosines":
+        return xp.mean(xp.stack(found), 0)
+    return xp.cos(xp.mean(xp.stack([xp.arccos(cosine) for cosine in found]), 0))
 
 
-@silent
 def _step(cosine: Any, count: int, *, clamp: bool) -> Any:
     """t = K cos θ / (1 + (K−1) cos θ), 0 where the denominator vanishes."""
-    xp = numbers(cosine)
+    xp = single(cosine)
     denominator = 1 + (count - 1) * cosine
-    singular = xp.abs(denominator) < _SINGULAR
+    singular = xp.absolute(denominator) < _SINGULAR
     step = xp.where(singular, 0.0, count * cosine / xp.where(singular, 1.0, denominator))
     return xp.clip(step, 0, 1) if clamp else step

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from cuvee.methods.coefficients import arc, combined, matrix_of, numbers, products, silent, vector
+from cuvee.methods.coefficients import arc, combined, matrix_of, products, single, wide
 from cuvee.methods.contract import Access, Block, Scope, Summary, stage
 from cuvee.methods.parameters import PerExpert, each
 from cuvee.methods.vectors import along_last, dot
@@ -64,13 +64,14 @@ def nuslerp(
         axis: without `flatten`, vectors run along the last axis (rows of a weight) or along the first
             (columns)
     """
-    pull = vector(each(weight, 2))
-    xp = numbers(pull)
-    total = pull.sum()
-    t = xp.where(xp.abs(total) < _BALANCED, 0.5, pull[1] / xp.where(total == 0, 1.0, total))
+    pull = each(weight, 2)
+    xp = single(*pull)
+    other = wide(xp, pull[1])
+    total = wide(xp, pull[0]) + other
+    t = xp.where(xp.absolute(total) < _BALANCED, 0.5, other / xp.where(total == 0, 1.0, total))
     if summary:
         matrix = matrix_of(summary, xp)
-        return combined(tensors, _coefficients(matrix[0, 0], matrix[1, 1], matrix[0, 1], t))
+        return combined(tensors, _coefficients(matrix[0][0], matrix[1][1], matrix[0][1], t))
     a, b = (along_last(x, block.shape) if axis == "last" else x for x in tensors)
     along = -1 if axis == "last" else 0
     first, second = _coefficients(dot(a, a, along), dot(b, b, along), dot(a, b, along), t)
@@ -78,10 +79,9 @@ def nuslerp(
     return merged.reshape(tensors[0].shape)
 
 
-@silent
 def _coefficients(square: Any, other: Any, product: Any, t: Any) -> tuple[Any, Any]:
     """Coefficients of both vectors from their squared norms and dot product, elementwise."""
-    xp = numbers(square)
+    xp = single(square)
     norms = xp.clip(xp.sqrt(square), _SHORTEST, None) * xp.clip(xp.sqrt(other), _SHORTEST, None)
     cosine = xp.clip(product / norms, -1, 1)
     return arc(cosine, t, 1 - cosine * cosine <= _COLINEAR)

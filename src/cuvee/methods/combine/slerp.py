@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cuvee.methods.coefficients import arc, combined, matrix_of, numbers, products, silent
+from cuvee.methods.coefficients import arc, combined, matrix_of, products, single
 from cuvee.methods.contract import Summary, stage
 from cuvee.methods.parameters import Fraction, NonNegative
 
@@ -37,13 +37,12 @@ def slerp(
         threshold: absolute cosine above which the line replaces the arc
         eps: a vector of this norm or less has no direction and is not normalized when the cosine is taken
     """
-    return combined(tensors, _coefficients(matrix_of(summary, numbers(t)), t, threshold, eps))
+    return combined(tensors, _coefficients(matrix_of(summary, single(t)), t, threshold, eps))
 
 
-@silent
 def _coefficients(matrix: Any, t: Any, threshold: float, eps: float) -> tuple[Any, Any]:
-    xp = numbers(matrix)
-    norms = xp.sqrt(xp.diagonal(matrix))
-    first, second = xp.where(norms > eps, norms, 1.0)
-    cosine = xp.clip(matrix[0, 1] / first / second, -1, 1)
-    return arc(cosine, t, xp.abs(cosine) > threshold)
+    xp = single(matrix)
+    norms = [xp.sqrt(matrix[i][i]) for i in range(2)]
+    first, second = (xp.where(norm > eps, norm, 1.0) for norm in norms)
+    cosine = xp.clip(matrix[0][1] / first / second, -1, 1)
+    return arc(cosine, t, xp.absolute(cosine) > threshold)
