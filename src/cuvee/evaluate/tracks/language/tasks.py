@@ -13,7 +13,7 @@ from cuvee.evaluate.task import EXACT_MATCH, Item, Metric, Provenance, Task
 from cuvee.evaluate.tracks.language.skills import Problem, arithmetic, instructions, records
 from cuvee.evaluate.tracks.language.texts import DOCUMENTS, Document
 from cuvee.evaluate.tracks.packages import provenance
-from cuvee.evaluate.tracks.parts import held_out, in_test, unique
+from cuvee.evaluate.tracks.parts import in_test, leading, unique
 
 COMPRESSION = Metric("compression", unit="%")
 FOLLOWED = Metric("instructions", unit="%")
@@ -79,7 +79,7 @@ def _text(name: str, tokens: Tokens, sizes: Sizes) -> Task:
         taken = {item.digest for item in test}
         outside = windows([d for d in found if not in_test(d.group)], tokens, sizes.window)
         outside = [i for i in outside if i.digest not in taken][: sizes.train + sizes.selection]
-        selection, train = held_out(outside, sizes.selection)
+        selection, train = leading(outside, sizes.selection)
     return _task(name, train, selection, test, COMPRESSION, provenance(packages, "by document"))
 
 
@@ -101,7 +101,7 @@ def _problems(name: str, problems: Sequence[Problem], tokens: Tokens, sizes: Siz
     selection: list[Item] = []
     if name in SEEN:
         outside = _asked([p for p in problems if not in_test(p.group)], tokens)
-        selection, train = held_out(outside, sizes.selection_problems)
+        selection, train = leading(outside, sizes.selection_problems)
     return _task(name, train, selection, test, EXACT_MATCH, _MADE)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cuvee.evaluate.task import ACCURACY, Item, Metric, Task
 from cuvee.evaluate.tracks.packages import package, provenance
-from cuvee.evaluate.tracks.parts import held_out
+from cuvee.evaluate.tracks.parts import kept_back
 from cuvee.evaluate.tracks.text.rows import CORPORA, Row
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def make(name: str, tokens: Tokenizer) -> Task:
         for i in _items(_mixed(corpus.outside, chance)[: _TRAIN + _SELECTION + 2000], tokens)
         if i.digest not in taken
     ]
-    selection, train = held_out(outside[: _TRAIN + _SELECTION], min(_SELECTION, len(outside) // 5))
+    selection, train = kept_back(outside[: _TRAIN + _SELECTION], min(_SELECTION, len(outside) // 5))
     classes = sorted({item.target for item in train})
     number = {label: i for i, label in enumerate(classes)}
 

@@ -19,7 +19,7 @@ from cuvee.evaluate.tracks.language.model import Base, LanguageExaminee, loss_of
 from cuvee.evaluate.tracks.language.tasks import COMPRESSION, Tokens, windows
 from cuvee.evaluate.tracks.language.texts import DOCUMENTS, Document
 from cuvee.evaluate.tracks.packages import provenance
-from cuvee.evaluate.tracks.parts import held_out, in_test
+from cuvee.evaluate.tracks.parts import in_test, leading
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +80,7 @@ class TrajectoryTrack:
         taken = {item.digest for item in test}
         rest = windows([d for d in found if not in_test(d.group)], tokens, size)
         rest = [item for item in rest if item.digest not in taken]
-        selection, trained = held_out(rest, _SELECTION * self.run.checkpoints)
+        selection, trained = leading(rest, _SELECTION * self.run.checkpoints)
         return trained, _tasks(selection, test, self.run)
 
     @property

@@ -14,7 +14,7 @@ from cuvee.core.lazy import numpy, torch
 from cuvee.evaluate.task import ACCURACY, Item, Metric, Provenance, Task
 from cuvee.evaluate.tracks import store
 from cuvee.evaluate.tracks.packages import package, provenance
-from cuvee.evaluate.tracks.parts import held_out
+from cuvee.evaluate.tracks.parts import kept_back
 from cuvee.evaluate.tracks.vision.corruptions import CORRUPTIONS
 from cuvee.evaluate.tracks.vision.duplicates import near
 from cuvee.evaluate.tracks.vision.lessons import LESSONS
@@ -40,7 +40,7 @@ def make(name: str) -> tuple[Task, list[Item]]:
     test = _items([p for p in pictures_of(stored) if p.test], number)[:_TEST]
     outside = _apart(_items([p for p in pictures_of(stored) if not p.test], number), test)
     outside = outside[: _TRAIN + _SELECTION]
-    selection, train = held_out(outside, min(_SELECTION, len(outside) // 5))
+    selection, train = kept_back(outside, min(_SELECTION, len(outside) // 5))
     train = _apart(train, selection)
     task = Task.of(
         name,
