@@ -89,7 +89,7 @@ def _shares(rows: Sequence[Row], unit: str) -> Chart:
         return bars("Normalised score", said, named, series, column="method")
     return bars(
         "Mean score",
-        f"Mean over tasks in {unit_of(unit)}, with the 95 % interval of the items drawn anew by groups.",
+        f"Mean over tasks in {unit_of(unit)}, with the 95 % interval of the test items drawn anew.",
         named,
         {"mean": [points(row.mean.mean, unit) for row in rows]},
         ends={"mean": [(points(row.mean.low, unit), points(row.mean.high, unit)) for row in rows]},

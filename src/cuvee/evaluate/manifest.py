@@ -14,6 +14,7 @@ from typing import Any
 
 from cuvee import __version__
 from cuvee.core.lazy import torch
+from cuvee.evaluate.task import groups_of
 from cuvee.evaluate.track import Track
 
 _PACKAGES = ("torch", "numpy", "scipy", "transformers")
@@ -36,7 +37,7 @@ def surroundings() -> Mapping[str, Any]:
 def described(track: Track) -> dict[str, Any]:
     """A track's digest, the size of its base, and its tasks.
 
-    Of each task its digest, the number of items of each part, metric, head and provenance.
+    Of each task its digest, the numbers of items and of their groups in each part, metric, head and provenance.
     """
     return {
         "track": track.name,
@@ -46,6 +47,7 @@ def described(track: Track) -> dict[str, Any]:
             name: {
                 "digest": task.digest,
                 "items": [len(task.train), len(task.selection), len(task.test)],
+                "groups": [groups_of(task.train), groups_of(task.selection), task.test.groups],
                 "metric": task.metric.name,
                 "head": task.head,
                 "unseen": task.unseen,

@@ -78,12 +78,12 @@ class _Removed:
 
 
 class Sealed(Sequence[Item]):
-    """Test items that only a scoring referee can read; their number and digest are public.
+    """Test items that only a scoring referee can read; their number, that of their groups and digest are public.
 
     The items are no attribute: whatever is called or looked up, public or not, asks for the phase first.
     """
 
-    __slots__ = ("_count", "_opened", "_task", "digest", "remove")
+    __slots__ = ("_count", "_opened", "_task", "digest", "groups", "remove")
 
     def __init__(self, task: str, items: Sequence[Item]) -> None:
         held: list[Any] = [tuple(items)]
@@ -106,7 +106,7 @@ class Sealed(Sequence[Item]):
             held[0] = _Removed(task)
 
         self._task, self._count, self._opened, self.remove = task, len(held[0]), opened, remove
-        self.digest = digest_of(held[0])
+        self.digest, self.groups = digest_of(held[0]), groups_of(held[0])
 
     def __len__(self) -> int:
         return self._count
@@ -245,6 +245,12 @@ def digest_of(items: Sequence[Item]) -> str:
     for item in items:
         hasher.update(f"{item.digest}\0{item.target!r}\0{item.weight!r}\n".encode())
     return hasher.hexdigest(length=16)
+
+
+def groups_of(items: Sequence[Item]) -> int:
+    """How many groups the items are of; one without a group is its own."""
+    named = [item.group for item in items if item.group is not None]
+    return len(set(named)) + len(items) - len(named)
 
 
 def _disjoint(name: str, parts: dict[str, Sequence[Item]]) -> None:

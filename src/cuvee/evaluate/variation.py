@@ -30,7 +30,7 @@ def section(board: Board, results: Results) -> Section | None:
         return None
     said = (
         "Score ÷ own expert's score of every set and seed. Their spread is not in the intervals of the leaderboard, "
-        "which draw items alone. With few of them the deviation is a rough guess."
+        "which draw test items alone. With few of them the deviation is a rough guess."
     )
     header = ("method", "sets and seeds", "mean", "standard deviation", "lowest", "highest")
     parts: list[Part] = [

@@ -95,6 +95,9 @@ def test_groups_larger_than_the_part_are_passed_over_unless_there_are_no_others(
     part, _ = held_out([*huge, *small], 40)
     assert {i.group for i in part} <= {f"s{g}" for g in range(20)} and len(part) == 40
     assert len(held_out(huge, 40)[0]) == 500
+    tens = [Item(f"{g}/{n}", "x", f"g{g}") for g in range(9) for n in range(10)]
+    assert len(held_out(tens, 14)[0]) == 10, "a second group would lead further beyond than is lacking"
+    assert len(held_out(tens, 15)[0]) == 20
 
 
 def test_items_that_stand_by_themselves_are_taken_as_they_come() -> None:

@@ -17,13 +17,14 @@ from cuvee.errors import EvaluationError
 from cuvee.evaluate.addition import add, newcomer_of
 from cuvee.evaluate.bench import run
 from cuvee.evaluate.cells import PROTOCOL, Cell, Grid, Store
+from cuvee.evaluate.checks import summary
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.pages import markdown
 from cuvee.evaluate.paired import pairs
 from cuvee.evaluate.referee import Referee
 from cuvee.evaluate.report import sections
-from cuvee.evaluate.scorecard import Scorecard
+from cuvee.evaluate.scorecard import Scorecard, TaskScore
 from cuvee.evaluate.selection import Selection
 from cuvee.evaluate.space import dimensions
 from cuvee.evaluate.table import boards
@@ -154,6 +155,26 @@ def test_the_board_and_the_comparison_say_what_was_drawn(store: Store, cli: Any)
     assert (found.units, found.items) == (210, 400)
     done = cli("bench", "compare", str(store.folder), "average", "task_arithmetic")
     assert "over 210 groups of 400 items, p = " in done.out
+
+
+def test_what_tracks_are_made_of_names_the_groups(store: Store) -> None:
+    (track,) = store.tracks()
+    assert {n: task["groups"] for n, task in track["tasks"].items()} == {
+        "a": [20, 40, 10],
+        "b": [20, 40, 200],
+        "c": [20, 40, 200],
+    }
+
+
+def test_a_leak_is_looked_for_in_standard_errors_of_groups() -> None:
+    """Ten answers to one picture are one piece of evidence: the variance is ten times that of single items."""
+    random = np.random.default_rng(0)
+    scores, ones = np.repeat(random.random(40), 10), np.ones(400)
+    grouped, single = (
+        summary(TaskScore(ACCURACY, scores, ones, units=units))
+        for units in (np.repeat(np.arange(40), 10), None)
+    )
+    assert grouped[0] == single[0] and grouped[1] == pytest.approx(10 * single[1])
 
 
 def test_groups_widen_the_interval_and_leave_the_scores(store: Store) -> None:

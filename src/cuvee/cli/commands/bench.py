@@ -239,7 +239,7 @@ def add(folder: Path, method: str, search: Any, as_json: bool, quiet: bool, **gi
     from cuvee.evaluate.addition import add as score
     from cuvee.evaluate.addition import duels, newcomer_of
     from cuvee.evaluate.cells import Store
-    from cuvee.evaluate.leaderboard import difference, measured
+    from cuvee.evaluate.leaderboard import difference, drawn, measured
     from cuvee.evaluate.tracks.registry import open_track
 
     newcomer, store = newcomer_of(method, search), Store(folder)
@@ -251,9 +251,10 @@ def add(folder: Path, method: str, search: Any, as_json: bool, quiet: bool, **gi
         rows = []
         for one in found:
             verdict = "told apart" if one.apart else "not told apart"
-            shown = [difference(one.comparison), measured(one.comparison), f"{one.adjusted:.4f}"]
+            test = one.comparison
+            shown = [difference(test), measured(test), drawn(test), f"{one.adjusted:.4f}"]
             rows.append([one.newcomer, one.other, *shown, verdict])
-        stdout(table(["method", "other", "difference (95 %)", "in", "p (Holm)", ""], rows))
+        stdout(table(["method", "other", "difference (95 %)", "in", "over", "p (Holm)", ""], rows))
     return 1 if failed else 0
 
 
