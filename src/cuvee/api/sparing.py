@@ -24,7 +24,7 @@ from cuvee.plan.nodes import Apply, Convert, Difference, Node, Read, walk
 from cuvee.plan.plan import Plan
 from cuvee.plan.sharing import StandIns, nbytes_of, shared, wrapped
 from cuvee.sinks.sink import Session
-from cuvee.sources.catalogue import changes_of, digests_of, fingerprint, kept
+from cuvee.sources.catalogue import digests_of, fingerprint, kept, known_of
 from cuvee.sources.source import Source, stored_form
 from cuvee.sources.spared import SparedSource
 
@@ -125,14 +125,16 @@ def tables_of(plan: Plan, options: RunOptions) -> Tables | None:
         return None
     found = {}
     for expert, base in sorted(pairs):
-        changes = changes_of(plan.sources[base].source, plan.sources[expert].source)
-        if changes is not None:
-            found[expert, base] = changes
+        known = known_of(plan.sources[base].source, plan.sources[expert].source)
+        if known is not None:
+            found[expert, base] = known
     machine = kernels() if found else None
     if machine is None:
         return None
     groups = {name: [node for _, node in members] for name, members in plan.groups().items()}
-    return Tables(found, machine, groups)
+    changes = {pair: known.changes for pair, known in found.items()}
+    wholes = {pair: known.whole for pair, known in found.items() if known.whole is not None}
+    return Tables(changes, machine, groups, wholes)
 
 
 def _trimmed(plan: Plan, tables: Tables) -> StandIns:

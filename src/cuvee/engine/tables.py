@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from cuvee.core.dtypes import BFLOAT16, BY_NAME, FLOAT32, DType
 from cuvee.core.lazy import numpy
-from cuvee.engine.fused.chosen import Chosen
+from cuvee.engine.fused.chosen import ALL, Chosen
 from cuvee.engine.fused.figures import gathering, wanted
 from cuvee.engine.fused.selection import Probe, Window
 from cuvee.engine.kernels import Kernels
+from cuvee.engine.ranked import chosen_by, ranks_for
 from cuvee.errors import RunError
 from cuvee.plan.nodes import Apply, Convert, Difference, Node, Read
 from cuvee.sources.catalogue import Change
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from cuvee.plan.budget import Thinned
+    from cuvee.sources.catalogue_ranks import Ranks
 
     Array = npt.NDArray[Any]
 
@@ -45,6 +47,9 @@ class Tables:
     changes: Changes
     kernels: Kernels
     groups: Mapping[str, Sequence[Apply]] = field(default_factory=dict)  # stages that share a threshold
+    wholes: Mapping[tuple[str, str], Ranks] = field(
+        default_factory=dict
+    )  # by expert and base, of all tensors
     needed: frozenset[int] = (
         frozenset()
     )  # stages whose threshold must not be looked for in what is left of a plan
@@ -54,9 +59,10 @@ class Tables:
     @property
     def nbytes(self) -> int:
         """The memory of what is catalogued."""
-        changes = (change for by_name in self.changes.values() for change in by_name.values())
+        changes = [change for by_name in self.changes.values() for change in by_name.values()]
         arrays = (array for c in changes for array in (c.energy, c.largest, c.moved, c.keys, c.counts))
-        return sum(array.nbytes for array in arrays if array is not None)
+        ranks = [*self.wholes.values(), *(change.ranks for change in changes if change.ranks is not None)]
+        return sum(part.nbytes for part in (*arrays, *ranks) if part is not None)
 
     def figure(self, what: str, nodes: Sequence[Apply]) -> Any:
         """As `Memo.get` has it: the figure of one application, or those of a group; None where it does not follow."""
@@ -88,7 +94,7 @@ class Tables:
     def _found(self, nodes: Sequence[Apply]) -> list[list[Chosen]] | None:
         tables = [self._table(node) for node in nodes]
         if any(table is None for table in tables):
-            return None
+            return self._ranked(nodes)
         held = [table for table in tables if table is not None]
         figure: Any = gathering("cuts", nodes, self.kernels)
         try:
@@ -100,6 +106,29 @@ class Tables:
         except StopIteration as end:
             chosen: list[list[Chosen]] = end.value
             return chosen
+
+    def _ranked(self, nodes: Sequence[Apply]) -> list[list[Chosen]] | None:
+        found = self._ranks(nodes)
+        return None if found is None else chosen_by(nodes, *found)
+
+    def _ranks(self, nodes: Sequence[Apply]) -> tuple[Ranks, list[str]] | None:
+        """The ranks that answer for all of these stages, and the names of tensors where these are several."""
+        taken = [task_vector(node.inputs[0]) for node in nodes]
+        if nodes[0].group is not None:
+            return ranks_for(taken, self.wholes)
+        change = self.change(nodes[0].inputs[0])
+        if change is None or change.ranks is None or taken[0] is None or taken[0][2] != FLOAT32:
+            return None
+        return change.ranks, []
+
+    def _equal(self, node: Apply, bits: int) -> int | None:
+        """How many magnitudes of a stage's tensor have these bits, which are those of a threshold; None: not known."""
+        table = self._table(node)
+        if table is not None:
+            return int(table[1][table[0] == bits].sum())
+        found = self._ranks(self.groups.get(node.group, [node]) if node.group is not None else [node])
+        taken = task_vector(node.inputs[0])
+        return None if found is None or taken is None else found[0].equal_to(bits, taken[0].meta.name)
 
     def left(self, node: Apply) -> Thinned | None:
         """What the thresholds of a stage leave of its own tensor; None where they do not follow."""
@@ -137,12 +166,13 @@ class Tables:
         """What a stage keeps, as data, where it is told by magnitudes alone; None where that does not follow, or some
         of several equal ones are kept for where they stand.
         """
-        cuts, table = self.cuts([node]), self._table(node)
-        if cuts is None or table is None:
+        cuts = self.cuts([node])
+        if cuts is None:
             return None
-        for chosen in cuts[0]:
-            equal = int(table[1][table[0] == chosen.bits].sum())
-            if 0 < chosen.kept < chosen.total and 0 < chosen.ties < equal:
+        for one in cuts[0]:
+            partly = 0 < one.kept < one.total and 0 < one.ties < ALL
+            equal = self._equal(node, one.bits) if partly else None
+            if partly and (equal is None or one.ties < equal):
                 return None
         return [
             [0 if one.kept <= 0 else 2 if one.kept >= one.total else 1, one.bits, int(one.ties > 0)]

@@ -131,6 +131,8 @@ class _Reader:
         if isinstance(merge, list):
             return None, None, tuple(self.stages(merge, path)), {}
         name = merge.get("method")
+        if "method" in merge and not isinstance(name, str):
+            return self.no_name(name, (*path, "method"))
         if not isinstance(name, str):
             hint = next((h for k in merge if (h := did_you_mean(str(k), ("method",)))), None)
             self.say("CV-R005", path, "the key `method` is missing", key=True, hint=hint)
@@ -155,6 +157,16 @@ class _Reader:
             return None, None, (), {}
         settings = self.settings(rest, parameters_for(method), method.name, path)
         return None, method, (), settings
+
+    def no_name(self, found: Any, path: Path) -> tuple[None, None, tuple[()], Settings]:
+        """Tell that a method is not a name; a chain of stages there is meant to stand one place further out."""
+        chain = isinstance(found, list)
+        shown = "a list" if chain else "nothing" if found is None else f"`{printable(str(found), 60)}`"
+        hint = (
+            "a chain of stages takes the place of `method`: write `merge: [trim, elect]`" if chain else None
+        )
+        self.say("CV-R010", path, f"`method` must be the name of a method, got {shown}", hint=hint)
+        return None, None, (), {}
 
     def stages(self, merge: list[Any], path: Path) -> list[StageCall]:
         calls = []

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core import cache
 from cuvee.core.digests import bytes_digest, canonical_json
 from cuvee.core.lazy import numpy
 from cuvee.core.limits import MIB
+from cuvee.sources import catalogue_ranks as by_rank
 from cuvee.sources import catalogue_store as store
+from cuvee.sources.catalogue_ranks import Ranks
 from cuvee.sources.catalogue_store import Broken, Row
 from cuvee.sources.source import Source, weight_files
 
@@ -28,14 +30,15 @@ if TYPE_CHECKING:
 
 BLOCK = MIB  # bytes of a tensor
 DIGEST = 16  # bytes of a block's digest
-_VERSION = 5
+_VERSION = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """What one expert changes in one tensor: by block the squared norm (NaN where not finite), the bits of the largest
     float32 magnitude and the number of elements that differ; for the tensor every magnitude (bits of float32,
-    ascending) with its count, or None for both where there are too many different ones.
+    ascending) with its count, or None for both where there are too many different ones, of which some may be known by
+    their rank then.
     """
 
     energy: Array
@@ -43,6 +46,7 @@ class Change:
     moved: Array
     keys: Array | None = None
     counts: Array | None = None
+    ranks: Ranks | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +76,15 @@ class Found:
     """What a pass found: sketches by tensor, digests of blocks for each source (the base first), and how magnitudes of
     an expert (by its place among the experts) are distributed in a tensor. Where there is no base, no sketches.
 
-    `complete`: of every tensor that can be compared.
+    `complete`: of every tensor that can be compared. `wholes`: by the place of an expert, magnitudes by their rank in
+    all of it.
     """
 
     sketches: Mapping[str, Sketch]
     digests: Sequence[Mapping[str, Array]]
     magnitudes: Callable[[int, str], tuple[Array, Array] | None]
     complete: bool = True
+    wholes: Mapping[int, Ranks] = field(default_factory=dict)
 
 
 def step_of(size: int) -> int:
@@ -126,22 +132,37 @@ def _blocks(source: Source, name: str) -> int:
     return -(-meta.numel // step_of(meta.dtype.size))
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of an expert and its base: changes by tensor, and magnitudes by their rank among all of them."""
+
+    changes: Mapping[str, Change]
+    whole: Ranks | None
+
+
 def changes_of(base: Source, expert: Source) -> Mapping[str, Change] | None:
     """What an expert changes, by tensor; None where the two are in no catalogue together."""
+    found = known_of(base, expert)
+    return None if found is None else found.changes
+
+
+def known_of(base: Source, expert: Source) -> Known | None:
+    """What the cache has of the two; None where they are in no catalogue together."""
     held = store.held("change", fingerprint(base), fingerprint(expert))
     if held is None:
         return None
     try:
         parts = [dict(store.by_name(held, key, "blocks")) for key in ("energy", "largest", "moved")]
-        found = {}
+        found, ranks = {}, by_rank.ranks_of(held, len(parts[0]))
         for number, (name, energy) in enumerate(parts[0].items()):
-            told = () if held["lost"][number] else store.unpacked(held[f"told{number}"])
-            found[name] = Change(energy, parts[1][name], parts[2][name], *told)
+            lost = held["lost"][number]
+            keys, counts = (None, None) if lost else store.unpacked(held[f"told{number}"])
+            found[name] = Change(energy, parts[1][name], parts[2][name], keys, counts, ranks[number])
             if len(energy) != _blocks(base, name):
                 return None
-    except (Broken, KeyError, IndexError):
+        return Known(found, by_rank.whole_of(held))
+    except (Broken, KeyError, IndexError, ValueError):
         return None
-    return found
 
 
 def catalogued(base: Source, experts: Sequence[Source]) -> Catalogue | None:
@@ -200,8 +221,8 @@ def keep(sources: Sequence[Source], found: Found, before: Sequence[str | None]) 
     if not found.sketches:
         return True
     for place, told in enumerate(prints):
-        known_changes = changes_of(sources[0], sources[place + 1]) or {}
-        store.keep("change", _change_rows(found, place, known_changes), ground, told)
+        known = known_of(sources[0], sources[place + 1]) or Known({}, None)
+        store.keep("change", _change_rows(found, place, known), ground, told)
     if found.complete:
         order = sorted(range(len(prints)), key=prints.__getitem__)
         rows = _together_rows(found.sketches, order)
@@ -216,7 +237,8 @@ def _digest_rows(digests: Mapping[str, Array]) -> Iterator[Row]:
     yield "digests", numpy.concatenate([numpy.zeros((0, DIGEST), numpy.uint8), *parts])
 
 
-def _change_rows(found: Found, place: int, known: Mapping[str, Change]) -> Iterator[Row]:
+def _change_rows(found: Found, place: int, before: Known) -> Iterator[Row]:
+    known = before.changes
     own = {name: change for name, s in found.sketches.items() if (change := s.changes[place]) is not None}
     every = {**known, **own}
     yield store.names_row(every)
@@ -227,14 +249,20 @@ def _change_rows(found: Found, place: int, known: Mapping[str, Change]) -> Itera
     for number, (name, change) in enumerate(every.items()):
         keys, counts = change.keys, change.counts
         if name in own:
-            before = known.get(name)
-            keys, counts = (
-                found.magnitudes(place, name) or (before and (before.keys, before.counts)) or (None, None)
-            )
+            old = known.get(name)
+            keys, counts = found.magnitudes(place, name) or (old and (old.keys, old.counts)) or (None, None)
         lost.append(keys is None)
         if keys is not None and counts is not None:
             yield f"told{number}", store.packed(keys, counts)
     yield "lost", numpy.array(lost, bool)
+    yield from by_rank.rows_of([change.ranks or _ranks(known.get(name)) for name, change in every.items()])
+    whole = found.wholes.get(place) or before.whole
+    if whole is not None:
+        yield from by_rank.whole_rows(whole)
+
+
+def _ranks(change: Change | None) -> Ranks | None:
+    return None if change is None else change.ranks
 
 
 def _together_rows(sketches: Mapping[str, Sketch], order: list[int]) -> Iterator[Row]:

@@ -66,6 +66,10 @@ class Magnitudes(Protocol):
     def found(self) -> tuple[Array, Array] | None:
         """Bits in ascending order, and counts; None where there are more than can be told apart."""
 
+    @property
+    def lost(self) -> bool:
+        """Whether it is known already that there are too many."""
+
 
 class Counts:
     """The reference's."""
@@ -100,6 +104,11 @@ class Counts:
         """See `Magnitudes`."""
         return None if self._lost else (self._keys, self._counts)
 
+    @property
+    def lost(self) -> bool:
+        """See `Magnitudes`."""
+        return self._lost
+
 
 class Table:
     """C's. Its memory is used again and again: fresh pages cost more than counting."""
@@ -128,6 +137,11 @@ class Table:
         told.sort()
         keys, counts = (told >> 32).astype(numpy.uint32), (told & 0xFFFFFFFF).astype(numpy.int64)
         return None if many < 0 else (keys, counts)
+
+    @property
+    def lost(self) -> bool:
+        """See `Magnitudes`."""
+        return bool(self.held.used > self.held.most)
 
 
 @dataclass(slots=True)
@@ -158,7 +172,7 @@ def values(bits: Array, dtype: str) -> Array:
     """Elements as float32, from their bits."""
     if dtype == "bfloat16":
         bits = bits.astype("<u4") << 16
-    found: Array = bits.view("<f2" if dtype == "float16" else "<f4").astype(numpy.float32)
+    found: Array = bits.view("<f2" if dtype == "float16" else "<f4").astype(numpy.float32, copy=False)
     return found
 
 

@@ -7,7 +7,7 @@ catalogues are kept.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from cuvee.formats.bytes_file import ByteFile
 from cuvee.sources.bits import Reader, reading_of
 from cuvee.sources.catalogue import DIGEST, Change, Found, Sketch, step_of
 from cuvee.sources.catalogue_look import KINDS, Looked, Magnitudes, scanner
+from cuvee.sources.catalogue_ranking import Bins, Ranking
 from cuvee.sources.source import Source
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def scan(base: Source, experts: Sequence[Source], threads: int) -> Found:
     digests_of: tuple[dict[str, Array], ...] = tuple({} for _ in sources)
     names = list(dict.fromkeys(name for source in sources for name in source.tensors))
     desk = Desk(sources)
+    ranking = Ranking(base.tensors, desk.pairs)
 
     def one(name: str) -> None:
         reading = desk.reading(name)
@@ -47,10 +49,12 @@ def scan(base: Source, experts: Sequence[Source], threads: int) -> Found:
         like = metas[0]
         measured = None
         if like is not None and there and measurable(like):
-            measured = Measuring(like, len(experts), there, desk)
+            measured = Measuring(like, len(experts), there, desk, binned=True)
             for block in range(measured.blocks):
                 measured.take(block, reading)
             sketches[name] = measured.sketch()
+            for place, change, bins in measured.given_up():
+                ranking.take(name, place, change, bins)
             for place, digests in measured.digests.items():
                 digests_of[place][name] = digests
         for place, meta in enumerate(metas):
@@ -59,7 +63,8 @@ def scan(base: Source, experts: Sequence[Source], threads: int) -> Found:
 
     with ThreadPoolExecutor(threads, thread_name_prefix="cuvee-scan") as pool:
         list(pool.map(one, names))
-    ordered = {name: sketches[name] for name in names if name in sketches}
+        ordered = {name: sketches[name] for name in names if name in sketches}
+        wholes = ranking.end(ordered, lambda work, some: list(pool.map(work, some)))
     digests = tuple({name: part[name] for name in names if name in part} for part in digests_of)
 
     def magnitudes(place: int, name: str) -> tuple[Array, Array] | None:
@@ -70,7 +75,7 @@ def scan(base: Source, experts: Sequence[Source], threads: int) -> Found:
             else (change.keys, change.counts)
         )
 
-    return Found(ordered, digests, magnitudes)
+    return Found(ordered, digests, magnitudes, wholes=wholes)
 
 
 def _hashed(desk: Desk, place: int, name: str) -> Array:
@@ -121,6 +126,13 @@ class Desk:
 
         return read
 
+    def pairs(self, name: str, place: int) -> Iterator[tuple[Array, Array]]:
+        """A tensor of the base and of an expert (by its place among the experts), piece by piece."""
+        meta, reading = self.sources[0].tensors[name], self.reading(name)
+        for start in range(0, meta.numel, step_of(meta.dtype.size)):
+            for first, last in _pieces(meta, start):
+                yield reading(0, first, last), reading(place + 1, first, last)
+
 
 def block_digest(reading: Reading, place: int, meta: TensorMeta, start: int) -> bytes:
     """What is kept of the bytes of a block that begins with an element."""
@@ -144,10 +156,12 @@ class Measuring:
     """A tensor of float type that the base has and some experts share, on its way block by block.
 
     `there` are the places of these experts (the base is place 0) among `count` of them. Memory: a table of magnitudes
-    for each expert. Not thread-safe.
+    for each expert, and (`binned`) the bins of those that are given up. Not thread-safe.
     """
 
-    def __init__(self, meta: TensorMeta, count: int, there: Sequence[int], desk: Desk) -> None:
+    def __init__(
+        self, meta: TensorMeta, count: int, there: Sequence[int], desk: Desk, *, binned: bool = False
+    ) -> None:
         self.step = step_of(meta.dtype.size)
         self.blocks = -(-meta.numel // self.step)
         self.there = tuple(there)
@@ -164,6 +178,8 @@ class Measuring:
         self._largest = numpy.zeros((len(self.there), self.blocks), numpy.uint32)
         self._moved = numpy.zeros((len(self.there), self.blocks), numpy.int64)
         self._machine = scanner()
+        self._bins: dict[int, Bins] = {}
+        self._binned, self._begun = binned, False
 
     def take(self, block: int, reading: Reading) -> None:
         """One block; each block once."""
@@ -184,6 +200,8 @@ class Measuring:
 
     def _piece(self, bits: list[Array], looked: Looked, hashers: list[Any]) -> None:
         self._machine.look(bits[0], bits[1:], self._meta.dtype.name, self._tables, looked)
+        if self._binned:
+            self._bin(bits)
         ground = hashers[0].copy()
         hashers[0].update(_bytes(bits[0]))
         for place, moved in enumerate(looked.moved, start=1):
@@ -191,6 +209,24 @@ class Measuring:
                 hashers[place] = ground.copy()
             if moved:
                 hashers[place].update(_bytes(bits[place]))
+
+    def _bin(self, bits: list[Array]) -> None:
+        """Count the bins of what is given up, if it was so from the first piece on."""
+        if not self._begun:
+            lost = (number for number, table in enumerate(self._tables) if table.lost)
+            self._bins = {number: Bins(self._meta.dtype.name) for number in lost}
+            self._begun = True
+        for number, bins in self._bins.items():
+            bins.add(bits[0], bits[1 + number])
+
+    def given_up(self) -> Iterator[tuple[int, Change, Bins | None]]:
+        """The experts (by their place among them) whose magnitudes are not known now that all is looked at, with their
+        bins where these were counted.
+        """
+        for number, place in enumerate(self.there):
+            change = self._sketch.changes[place - 1]
+            if change is not None and change.keys is None:
+                yield place - 1, change, self._bins.pop(number, None)
 
     def sketch(self) -> Sketch:
         """What was found, when every block was taken."""

@@ -30,7 +30,7 @@ _UNREADABLE = (
     EOFError,
     TypeError,
     MemoryError,
-    NotImplementedError,
+    RuntimeError,  # a member that says it is encrypted; or packed in another way, which is not implemented
     zlib.error,
 )
 

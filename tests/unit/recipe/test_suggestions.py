@@ -93,3 +93,27 @@ def test_a_misspelt_required_key_is_told_once() -> None:
 def test_one_finding_where_a_text_or_a_mapping_may_stand() -> None:
     text = "merge_method: linear\nmodels: [{model: {model: {paht: a}}}]\n"
     assert [(d.code, d.hint) for d in findings(text)] == [("CV-R004", "did you mean `path`?")]
+
+
+@pytest.mark.parametrize(
+    ("written", "shown", "hint"),
+    [
+        (
+            "[trim, elect]",
+            "a list",
+            "a chain of stages takes the place of `method`: write `merge: [trim, elect]`",
+        ),
+        ("", "nothing", None),
+        ("7", "`7`", None),
+    ],
+)
+def test_a_method_that_is_no_name_is_told_what_is_expected(written, shown, hint) -> None:
+    text = f"version: 1\nbase: ./b\nexperts: {{e: ./e}}\nmerge:\n  method: {written}\n"
+    with pytest.raises(RecipeError) as told:
+        parse_recipe(text)
+    (first,) = told.value.diagnostics
+    assert (first.code, first.message) == (
+        "CV-R010",
+        f"`method` must be the name of a method, got {shown}",
+    )
+    assert first.hint == hint

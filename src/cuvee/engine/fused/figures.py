@@ -38,7 +38,7 @@ def wanted(node: Apply) -> tuple[str, ...]:
     """The figures a stage needs with its parameter values, in the order they build on each other."""
     values = dict(node.values)
     if node.stage in ("trim", "band"):
-        if values["density"] >= 1 and _ties(node) != "none":
+        if values["density"] >= 1 and ties_of(node) != "none":
             return ()
         return ("cuts", "factor") if values["rescale"] == "l1" else ("cuts",)
     if node.stage == "drop":
@@ -95,7 +95,7 @@ def gathering(figure: str, nodes: Sequence[Apply], kernels: Kernels) -> Generato
     if figure == "boosts":
         return _boosts(nodes)
     if figure == "cuts":
-        return cuts(kept_counts(nodes[0], sum(sizes)), sizes, kernels, ties=_ties(nodes[0]))
+        return cuts(kept_counts(nodes[0], sum(sizes)), sizes, kernels, ties=ties_of(nodes[0]))
     if figure == "factor":
         return _factor(len(nodes))
     if figure == "majority":
@@ -103,7 +103,7 @@ def gathering(figure: str, nodes: Sequence[Apply], kernels: Kernels) -> Generato
     return _products(nodes[0])
 
 
-def _ties(node: Apply) -> Ties:
+def ties_of(node: Apply) -> Ties:
     """What becomes of entries that tie at the threshold, as the stages have it."""
     counts: Mapping[str, Ties] = {"official": "all", "strict": "none"}
     return counts.get(dict(node.values).get("count", ""), "index")
@@ -115,7 +115,7 @@ def kept_counts(node: Apply, size: int) -> list[int]:
     if node.stage == "band":
         removed, left = counts(size, values["density"], values["gamma"])
         return [removed, removed + left]
-    return [kept(values["density"], size, _ties(node))]
+    return [kept(values["density"], size, ties_of(node))]
 
 
 def _varying(node: Apply, sizes: list[int], kernels: Kernels) -> Gathering:
