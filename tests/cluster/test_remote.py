@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import cuvee
 from cuvee.api.blend import Blend
 from cuvee.core.limits import DEFAULT, MIB
 from cuvee.errors import CorruptFile, CuveeError, SourceError
@@ -263,4 +269,24 @@ def test_a_merge_stops_when_an_input_is_replaced(server: RangedServer, tmp_path:
     with pytest.raises(CuveeError, match="was replaced"):
         save(plan, tmp_path / "out")
     plan.close()
+    assert not (tmp_path / "out").exists()
+
+
+def test_who_waits_for_a_server_can_be_interrupted(server: RangedServer, tmp_path: Path) -> None:
+    for seed, name in enumerate(("one", "two")):
+        checkpoint(server.folder / name, seed, rows=4000)
+    config = json.dumps({"version": 1, "experts": {n: f"{server.url}/{n}" for n in ("one", "two")}})
+    (tmp_path / "recipe.yaml").write_text(config[:-1] + ', "merge": {"method": "linear"}}')
+    server.manners.at, server.manners.faults = "model.safetensors", [None] * 2 + ["stalled"] * 1000
+    command = [sys.executable, "-m", "cuvee", "merge", "recipe.yaml", "-o", "out", "--quiet"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(cuvee.__file__).parents[1])}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE) as merging:
+        while merging.poll() is None and len(server.manners.faults) > 995:
+            time.sleep(0.05)
+        merging.send_signal(signal.SIGINT)
+        try:
+            merging.wait(10)
+        finally:
+            merging.kill()
+    assert merging.returncode == 130
     assert not (tmp_path / "out").exists()

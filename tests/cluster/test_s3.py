@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -90,3 +91,46 @@ def test_what_is_not_there_is_named_without_the_key(store: SimpleNamespace) -> N
         with pytest.raises(SourceError, match="holds no model that can be read") as caught:
             open_remote(Reference("url", url), url, DEFAULT, offline=False, patience=QUICK)
         assert "word-of-somebody" not in str(caught.value)
+
+
+def test_a_side_file_without_bytes_is_one(store: SimpleNamespace) -> None:
+    store.system.copy("models/one", "models/empty", recursive=True)
+    store.system.pipe_file("models/empty/merges.txt", b"")
+    url = "s3://models/empty"
+    source = open_remote(Reference("url", url), url, DEFAULT, offline=False, patience=QUICK)
+    assert source.file("merges.txt") == b""
+    source.close()
+
+
+def test_a_store_that_fails_on_the_way_is_asked_again(
+    store: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.exceptions import EndpointConnectionError
+
+    real, failed = s3fs.S3FileSystem._ls, []
+
+    async def listed(self: Any, *arguments: Any, **options: Any) -> Any:
+        if not failed:
+            failed.append(1)
+            raise EndpointConnectionError(endpoint_url="http://store")
+        return await real(self, *arguments, **options)
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    monkeypatch.setattr(s3fs.S3FileSystem, "_ls", listed)
+    url = "s3://models/one"
+    open_remote(Reference("url", url), url, DEFAULT, offline=False, patience=QUICK).close()
+    assert failed
+
+
+@pytest.mark.parametrize("kind", ["NoCredentialsError", "EndpointConnectionError"])
+def test_what_a_library_raises_is_told_like_any_fault(
+    store: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    async def failing(*_: Any, **__: Any) -> Any:
+        raise type(kind, (Exception,), {})("of the library's own kind")
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    monkeypatch.setattr(s3fs.S3FileSystem, "_ls", failing)
+    with pytest.raises(SourceError, match=kind) as caught:
+        open_remote(Reference("url", "s3://models/one"), "m", DEFAULT, offline=False, patience=QUICK)
+    assert caught.value.diagnostics[0].code == ("CV-S211" if kind.startswith("No") else "CV-S213")

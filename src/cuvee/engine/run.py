@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from cuvee.core import stopping
 from cuvee.core.lazy import torch
 from cuvee.core.names import printable
 from cuvee.core.tensors import TensorMeta
@@ -264,11 +265,13 @@ def stop_flag() -> Iterator[Stop]:
         if stop.signal is not None:
             raise KeyboardInterrupt
         stop.signal = number
+        stopping.ask()  # what waits for a server
 
     old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
+        stopping.withdraw()
         for number, handler in old.items():
             signal.signal(number, handler)
 

@@ -7,12 +7,12 @@ read in ranges, where they lie, and pinned to the version that was planned with.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from cuvee.core import cache
+from cuvee.core.askers import Askers
 from cuvee.core.digests import bytes_digest, canonical_json
 from cuvee.core.disk import make_folders, write_file
 from cuvee.core.limits import MIB, Limits
@@ -26,11 +26,20 @@ from cuvee.sources.folder import FolderSource, Origin, open_folder, open_single
 from cuvee.sources.hub import beside
 from cuvee.sources.reference import WEIGHT_SUFFIXES, Reference
 from cuvee.sources.remote_ranges import RangedBytes, RangedFile
-from cuvee.sources.remote_stores import HttpStore, ObjectStore, Patience, Piece, Store, changed, patiently
+from cuvee.sources.remote_stores import (
+    HttpStore,
+    ObjectStore,
+    Patience,
+    Piece,
+    Store,
+    again,
+    changed,
+    patiently,
+)
 from cuvee.sources.source import note
 
 _FIRST = MIB  # bytes of the first request for a file: side files and most headers fit
-_AT_ONCE = 8
+_POOL = Askers(8, "cuvee-remote")
 # What is asked for where files cannot be listed.
 _USUAL = (
     "config.json",
@@ -71,10 +80,7 @@ def open_remote(
     url, _, name = reference.name.rstrip("/").rpartition("/")
     single = name.endswith(WEIGHT_SUFFIXES)
     folder = _Folder(_store(url if single else reference.name), label, limits, patience or Patience())
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="cuvee-remote") as pool:
-        if single:
-            return folder.single(name, reference.name)
-        return folder.whole(pool, reference.name)
+    return folder.single(name, reference.name) if single else folder.whole(reference.name)
 
 
 def _store(url: str) -> Store:
@@ -102,12 +108,12 @@ class _Folder:
             file.path, self.label, self.limits, origin=origin, notes=self.notes([start]), away=file
         )
 
-    def whole(self, pool: ThreadPoolExecutor, url: str) -> FolderSource:
+    def whole(self, url: str) -> FolderSource:
         """A model folder: side files are fetched, weights known by their headers."""
-        names = self.store.names()
+        names = again(self.store.names, self.store, "", self.patience)
         usual = [n + suffix for n in SAFETENSORS_NAMES for suffix in (INDEX_SUFFIX, "")]
         asked = [*_USUAL, *usual] if names is None else [n for n in names if beside(n) or _weights(n)]
-        found = {n: p for n, p in zip(asked, pool.map(self.first, asked), strict=True) if p is not None}
+        found = {n: p for n, p in zip(asked, _POOL.map(self.first, asked), strict=True) if p is not None}
         if TABLE in found:
             raise self.nothing("its tensors are packed, and packed experts are read from folders")
         side = {n: self.rest(n, piece) for n, piece in found.items() if not n.endswith(".safetensors")}
@@ -116,12 +122,12 @@ class _Folder:
         self.keep(home, side)
         shards = list(read_index(home / index, self.limits).files) if index is not None else []
         late = [name for name in shards if name not in found]
-        more = zip(late, pool.map(self.first, late), strict=True)
+        more = zip(late, _POOL.map(self.first, late), strict=True)
         found |= {name: piece for name, piece in more if piece is not None}
         weights = {n: p for n, p in found.items() if n in shards or (not shards and _weights(n))}
         if not any(n.endswith(".safetensors") for n in weights):
             raise self.nothing("")
-        files = pool.map(lambda item: self.opened(home, *item), weights.items())
+        files = _POOL.map(lambda item: self.opened(home, *item), weights.items())
         away: dict[str, TensorFile] = {
             n: file for n, file in zip(weights, files, strict=True) if n.endswith(".safetensors")
         }

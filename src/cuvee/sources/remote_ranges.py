@@ -6,15 +6,19 @@ a page beyond the tensor that was asked for. All files of the process share one 
 
 from __future__ import annotations
 
+import itertools
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+from cuvee.core.askers import Askers, answer
 from cuvee.core.dtypes import DType
 from cuvee.core.limits import MIB, Limits
 from cuvee.core.tensors import Extent, TensorMeta
@@ -29,6 +33,7 @@ PAGE = MIB
 _HELD = 128 * MIB  # of all files together
 _MOST = 8  # pages of one request
 _AT_ONCE = 16  # requests in flight
+_NUMBERS = itertools.count()  # of files and of runs: an object's address may be another one's later
 
 Fetch = Callable[[int, int], bytes]
 
@@ -37,6 +42,8 @@ Fetch = Callable[[int, int], bytes]
 class _Run:
     """Pages [first, last) of a file, asked for at once."""
 
+    number: int
+    file: int
     first: int
     last: int
     future: Future[bytes]
@@ -48,6 +55,7 @@ class RangedBytes:
     def __init__(self, path: Path, size: int, fetch: Fetch) -> None:
         self.path = path
         self.size = size
+        self.number = next(_NUMBERS)
         self._fetch = fetch
         self._tensors: list[tuple[int, int]] | None = None
         _MEMORY.join(self)
@@ -70,10 +78,13 @@ class RangedBytes:
         if self._tensors is None:  # headers are read once, and by few requests
             view[:] = self._fetch(offset, len(view))
             return
-        for run in _MEMORY.runs(self, offset, end) if end > offset else ():
-            data, begin = run.future.result(), run.first * PAGE
-            low, high = max(offset, begin), min(end, begin + len(data))
-            view[low - offset : high - offset] = memoryview(data)[low - begin : high - begin]
+        step = max(PAGE, _HELD // 2)  # a large read must not fill the memory of all files
+        for first in range(offset, end, step):
+            last = min(end, first + step)
+            for run in _MEMORY.runs(self, first, last):
+                data, begin = answer(run.future), run.first * PAGE
+                low, high = max(first, begin), min(last, begin + len(data))
+                view[low - offset : high - offset] = memoryview(data)[low - begin : high - begin]
 
     def tensor_at(self, offset: int, numel: int, dtype: DType, name: str) -> Tensor:
         """A fresh 1-D tensor of `numel` elements from `offset`."""
@@ -85,10 +96,10 @@ class RangedBytes:
 
     def span(self, offset: int) -> tuple[int, int]:
         """The pages [first, last) of the tensor at this byte; those of all the file where it is not known."""
-        found = next(
-            ((low, high) for low, high in self._tensors or () if low <= offset < high), (0, self.size)
-        )
-        return found[0] // PAGE, -(-found[1] // PAGE)
+        tensors = self._tensors or []
+        place = bisect_right(tensors, (offset, self.size + 1)) - 1
+        low, high = tensors[place] if place >= 0 and offset < tensors[place][1] else (0, self.size)
+        return low // PAGE, -(-high // PAGE)
 
     def load(self, first: int, last: int) -> bytes:
         """The pages [first, last), asked for now."""
@@ -102,10 +113,10 @@ class _Memory:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._files: WeakSet[RangedBytes] = WeakSet()
-        self._runs: OrderedDict[tuple[int, int], _Run] = OrderedDict()
+        self._runs: OrderedDict[int, _Run] = OrderedDict()
         self._pages: dict[tuple[int, int], _Run] = {}
         self._held = 0
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool = Askers(_AT_ONCE, "cuvee-ranges")
 
     def join(self, file: RangedBytes) -> None:
         """Count one more file, whose share of the memory limits the size of requests."""
@@ -114,6 +125,7 @@ class _Memory:
 
     def runs(self, file: RangedBytes, offset: int, end: int) -> list[_Run]:
         """Runs of pages that cover the bytes, the next ones asked for as well."""
+        asked: list[_Run] = []
         with self._lock:
             size = max(1, min(_MOST, _HELD // PAGE // (2 * max(1, len(self._files)))))
             low, high = file.span(offset)
@@ -124,55 +136,55 @@ class _Memory:
                 if not beyond:  # what was asked for may be in several tensors
                     first, last = min(first, max(group * size, wanted[0])), max(last, 0)
                     last = max(last, min((group + 1) * size, wanted[-1] + 1))
-                self._ask(file, first, last)
+                asked += self._ask(file, first, last)
             found = {id(run): run for run in (self._page(file, page) for page in wanted)}
             self._shrink()
+        for run in asked:  # without the lock: one that has failed already is forgotten here and now
+            run.future.add_done_callback(
+                partial(self._failed, run.number)
+            )  # a run in it would never be freed
         return list(found.values())
 
     def drop(self, file: RangedBytes) -> None:
         """Forget the pages of a file."""
         with self._lock:
-            for key in [key for key in self._runs if key[0] == id(file)]:
-                self._forget(key)
+            for run in [run for run in self._runs.values() if run.file == file.number]:
+                self._forget(run)
 
     def _page(self, file: RangedBytes, page: int) -> _Run:
-        run = self._pages[id(file), page]
-        self._runs.move_to_end((id(file), run.first))
+        run = self._pages[file.number, page]
+        self._runs.move_to_end(run.number)
         return run
 
-    def _ask(self, file: RangedBytes, first: int, last: int) -> None:
+    def _ask(self, file: RangedBytes, first: int, last: int) -> list[_Run]:
         """Ask for what is missing of the pages, in one request: a page in the middle that is there comes again."""
-        missing = [page for page in range(first, last) if (id(file), page) not in self._pages]
+        missing = [page for page in range(first, last) if (file.number, page) not in self._pages]
         if not missing:
-            return
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="cuvee-ranges")
+            return []
         begin, end = missing[0], missing[-1] + 1
-        run = _Run(begin, end, self._pool.submit(file.load, begin, end))
-        key = (id(file), begin)
-        if key in self._runs:
-            self._forget(key)
-        self._runs[key] = run
+        run = _Run(next(_NUMBERS), file.number, begin, end, self._pool.submit(file.load, begin, end))
+        self._runs[run.number] = run
         self._held += (end - begin) * PAGE
         for page in range(begin, end):
-            self._pages[id(file), page] = run
-        run.future.add_done_callback(lambda done: self._failed(key, run) if done.exception() else None)
+            self._pages[file.number, page] = run
+        return [run]
 
-    def _failed(self, key: tuple[int, int], run: _Run) -> None:
-        with self._lock:
-            if self._runs.get(key) is run:
-                self._forget(key)
+    def _failed(self, number: int, done: Future[bytes]) -> None:
+        if done.exception() is not None:
+            with self._lock:
+                if number in self._runs:
+                    self._forget(self._runs[number])
 
-    def _forget(self, key: tuple[int, int]) -> None:
-        run = self._runs.pop(key)
+    def _forget(self, run: _Run) -> None:
+        del self._runs[run.number]
         self._held -= (run.last - run.first) * PAGE
         for page in range(run.first, run.last):
-            if self._pages.get((key[0], page)) is run:
-                del self._pages[key[0], page]
+            if self._pages.get((run.file, page)) is run:
+                del self._pages[run.file, page]
 
     def _shrink(self) -> None:
         while self._held > _HELD and len(self._runs) > 1:
-            self._forget(next(iter(self._runs)))
+            self._forget(next(iter(self._runs.values())))
 
 
 _MEMORY = _Memory()

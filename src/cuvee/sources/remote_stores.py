@@ -11,12 +11,13 @@ import hashlib
 import random
 import re
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
+from cuvee.core import stopping
+from cuvee.core.askers import stopped
 from cuvee.core.names import printable
 from cuvee.errors import CorruptFile, SourceError, Where
 
@@ -25,6 +26,7 @@ _DIGEST = re.compile(r"sha-(256|512)=:([A-Za-z0-9+/=]+):")
 _TIMEOUT = (10, 60)  # seconds to connect, and between two bytes
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 _VERSION_KEYS = ("VersionId", "version_id", "ETag", "etag", "generation", "LastModified", "mtime", "created")
+T = TypeVar("T")
 INSTALL = "install it with `pip install 'cuvee[remote]'`"
 
 
@@ -80,13 +82,18 @@ def patiently(
     store: Store, name: str, offset: int, count: int, version: str | None, patience: Patience
 ) -> Piece | None:
     """A piece, asked for again while the answers are unsteady; CV-S213 when they stay so."""
+    return again(lambda: store.piece(name, offset, count, version), store, name, patience)
+
+
+def again(ask: Callable[[], T], store: Store, name: str, patience: Patience) -> T:
+    """What is answered in the end; CV-S213 when it stays unsteady, Interrupted when the process must end."""
     for attempt in range(patience.attempts):
         try:
-            return store.piece(name, offset, count, version)
+            return ask()
         except Unsteady as error:
             reason, least = str(error), error.wait
-        if attempt + 1 < patience.attempts:
-            time.sleep(patience.pause(attempt, least))
+        if attempt + 1 < patience.attempts and stopping.pause(patience.pause(attempt, least)):
+            raise stopped()
     raise SourceError(
         "CV-S213",
         f"`{shown(store, name)}` cannot be read: {reason}, {patience.attempts} times",
@@ -201,7 +208,9 @@ class ObjectStore:
         before = self._asked(name, lambda: self._info(path)) if version is None else None
         if version is None and before is None:
             return None
-        data = self._asked(name, lambda: self._system.cat_file(path, start=offset, end=offset + count))
+        data: Any = b""  # an object without bytes has no range that could be asked for
+        if before is None or before.get("size") != 0:
+            data = self._asked(name, lambda: self._system.cat_file(path, start=offset, end=offset + count))
         after = self._asked(name, lambda: self._info(path))
         pinned = version if version is not None else _stamp(before)
         if data is None or after is None or _stamp(after) != pinned:
@@ -224,8 +233,11 @@ class ObjectStore:
             return None
         except PermissionError:
             raise refused(self, name, "access is denied") from None
-        except (OSError, TimeoutError) as error:
-            raise Unsteady(f"the store fails ({type(error).__name__})") from None
+        except Exception as error:  # noqa: BLE001 - each store's library has errors of its own
+            kind = type(error).__name__
+            if "Credential" in kind:
+                raise refused(self, name, f"there are no credentials for it ({kind})") from None
+            raise Unsteady(f"the store fails ({kind})") from None
 
 
 def shown(store: Store, name: str) -> str:

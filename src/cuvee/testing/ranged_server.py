@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Literal, cast
 from urllib.parse import unquote, urlsplit
 
-Fault = Literal["503", "429", "cut", "reset", "shifted", "garbled"]
+Fault = Literal["503", "429", "cut", "reset", "shifted", "garbled", "stalled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class RangedServer:
         self.folder = folder
         self.manners = Manners()
         self.asked: list[Asked] = []
+        self.over = threading.Event()  # what is stalled goes on
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.owner = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
@@ -75,6 +76,7 @@ class RangedServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.over.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -106,8 +108,10 @@ class _Handler(BaseHTTPRequestHandler):
         fault = owner.fault(name)
         if fault in ("503", "429"):
             self._answer(int(fault), b"busy", {"Retry-After": "0"})
-        elif fault == "reset":
+        elif fault in ("reset", "stalled"):
             self.close_connection = True
+            if fault == "stalled":
+                owner.over.wait()
             self.connection.close()
         elif etag and self.headers.get("If-Match") not in (None, etag):
             self._answer(412, b"changed")
