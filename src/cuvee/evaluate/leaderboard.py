@@ -63,21 +63,21 @@ def _section(board: Board) -> Section:
 
 def evidence(board: Board) -> str:
     """What was drawn and flipped: groups of which size, and where items stand by themselves."""
-    known = board.evidence
-    grouped = {n: e for n, e in known.items() if e.groups < e.items}
-    single = [n for n in known if n not in grouped]
+    grouped = {n: e for n, e in board.evidence.items() if e.groups < e.items}
+    single = [n for n in board.evidence if n not in grouped]
+    said = "Unit of intervals and tests: single items."
     if grouped:
         counts = ", ".join(f"{n} {e.groups:,} of {e.items:,} items" for n, e in grouped.items())
         said = f"Unit of intervals and tests: groups of items that belong together ({counts})"
-        said += f"; single items in {', '.join(single)}. " if single else ". "
-    else:
-        said = "Unit of intervals and tests: single items, as no groups are known. "
+        said += f"; single items in {', '.join(single)}." if single else "."
     few = [n for n, e in grouped.items() if e.groups < _FEW]
     if few:
-        said += f"Of few groups, so that its figures may change with others: {', '.join(few)}. "
-    together = sorted({tuple(sorted((n, *e.shared))) for n, e in known.items() if e.shared})
-    said += "".join(f"Tasks of the same groups, drawn together: {', '.join(names)}. " for names in together)
-    return said.strip()
+        said += f" Of few groups, so that their figures hang on which these are: {', '.join(few)}."
+    together = sorted({tuple(sorted((n, *e.shared))) for n, e in board.evidence.items() if e.shared})
+    if together:
+        named = "; ".join(", ".join(names) for names in together)
+        said += f" Tasks with items or groups in common, which are drawn together: {named}."
+    return said
 
 
 def _shares(rows: Sequence[Row], unit: str) -> Chart:
