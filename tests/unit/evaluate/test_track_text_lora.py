@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ def test_factors_and_weights_are_those_of_peft() -> None:
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
     head = prototypes(torch.randn(20, 16), torch.arange(20) % 2, 2)
-    factors = adapt([_task()], {"odd": head}, 0, TRAINING, _encoder())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)  # a first run shows nobody else's warnings
+        factors = adapt([_task()], {"odd": head}, 0, TRAINING, _encoder())
     assert all(name.startswith("base_model.model.encoder.layer.0.") for name in factors)
     assert {tuple(t.shape)[0 if "lora_A" in n else 1] for n, t in factors.items()} == {2}
     known = {k: v for k, v in TRAINING.config.items() if k != "peft_type"}

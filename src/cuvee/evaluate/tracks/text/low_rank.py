@@ -5,6 +5,7 @@ An expert's weights are the base's plus the product of its factors; the factors 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,9 @@ def adapt(
 
     torch.manual_seed(seed)
     known = {k: v for k, v in training.config.items() if k != "peft_type"}
-    adapted = get_peft_model(model if model is not None else build(), LoraConfig(**known)).train()
+    with warnings.catch_warnings():  # PEFT asks transformers for an attribute under its former name
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted = get_peft_model(model if model is not None else build(), LoraConfig(**known)).train()
     train(adapted, tasks, heads, seed, training)
     return {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(adapted).items()}
 
