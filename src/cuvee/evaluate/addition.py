@@ -17,7 +17,7 @@ from cuvee.evaluate.bench import Listener, OpenTrack, Ring, score_all, takes
 from cuvee.evaluate.cells import PROTOCOL, Cell, Store, is_reference, label_of, space_of
 from cuvee.evaluate.choice import Choice
 from cuvee.evaluate.contender import Contender
-from cuvee.evaluate.paired import Results, pairs, told_apart
+from cuvee.evaluate.paired import Results, pairs, place_of, told_apart
 from cuvee.evaluate.referee import Method
 from cuvee.evaluate.search import Kind
 from cuvee.evaluate.selection import Selection
@@ -146,17 +146,13 @@ def duels(results: Results, newcomer: str) -> list[Duel]:
 
 
 def _others(named: Results, label: str, ours: Sequence[str]) -> list[str]:
-    places = {_place(cell) for cell, _ in named if cell.label == label}
-    shared = {cell.label for cell, _ in named if _place(cell) in places}
+    places = {place_of(cell) for cell, _ in named if cell.label == label}
+    shared = {cell.label for cell, _ in named if place_of(cell) in places}
     return sorted(label for label in shared - {*ours} if not is_reference(label))
 
 
 def _is(label: str, newcomer: str) -> bool:
     return label == newcomer or label in (f"{newcomer} (untuned)",) or label.startswith(f"{newcomer} (budget")
-
-
-def _place(cell: Cell) -> tuple[object, ...]:
-    return cell.track, cell.digest, cell.seed, cell.tasks
 
 
 def _places(results: Results, newcomer: Newcomer) -> list[Cell]:

@@ -32,6 +32,7 @@ def pairs(results: Results, first: str, second: str, count: int | None = None) -
     """The paired comparison of two methods over every set and seed that both were scored on: first − second.
 
     Tracks under stress count only where the methods share no other: their items are those of the clean track again.
+    Of several protocols the newest counts that both were scored by.
     EvaluationError CV-B023 where they share no place, CV-B396 where tasks of several metrics have no experts' scores.
     """
     named = told_apart(results)
@@ -43,6 +44,9 @@ def pairs(results: Results, first: str, second: str, count: int | None = None) -
             f"`{printable(first)}` and `{printable(second)}` were not both scored on any set of tasks",
             hint="scored are " + ", ".join(sorted({cell.label for cell, _ in named})),
         )
+    by = {place_of(cell): cell.protocol for cell, _ in named}
+    newest = max(by[place] for place in shared)
+    shared = {place for place in shared if by[place] == newest}
     kept = {place for place in shared if clean(place[0])} or shared
     experts = by_place(named, "experts", count)
     return beside({place: a[place] for place in kept}, {place: b[place] for place in kept}, experts)
@@ -198,10 +202,15 @@ def _tuning(cell: Cell, *, whole: bool) -> str:
 def by_place(results: Results, label: str, count: int | None = None) -> dict[tuple[Any, ...], Scorecard]:
     """The cards of one contestant by track, its digest, seed and set of tasks."""
     return {
-        (cell.track, cell.digest, cell.seed, cell.tasks): card
+        place_of(cell): card
         for cell, card in results
         if cell.label == label and (count is None or len(cell.tasks) == count)
     }
+
+
+def place_of(cell: Cell) -> tuple[Any, ...]:
+    """Where a cell stands: track, its digest, seed and set of tasks."""
+    return cell.track, cell.digest, cell.seed, cell.tasks
 
 
 def common_mean(card: Scorecard, names: Sequence[str]) -> float:

@@ -205,8 +205,13 @@ def test_cells_of_an_older_protocol_keep_their_address_and_are_never_joined(stor
     assert [c.protocol for c, _ in results].count(1) == 1
     assert [b.track for b in boards(results)] == ["linear", "linear (protocol 1)"]
     assert all(row.cells == 1 for board in boards(results) for row in board.rows)
-    found = pairs(results, "average", "task_arithmetic")
-    assert found.items == 400
+    before = pairs(results, "average", "task_arithmetic")
+    cell, card = older(store, "task_arithmetic")
+    worse = {n: replace(s, scores=0 * s.scores, units=None) for n, s in card.tasks.items()}
+    store.put(cell, replace(card, tasks=worse))
+    assert pairs(store.results(), "average", "task_arithmetic") == before
+    only = [one for one in store.results() if one[0].protocol == 1]
+    assert pairs(only, "average", "task_arithmetic").difference.mean > before.difference.mean
 
 
 def test_a_newcomer_does_not_join_a_table_of_an_older_protocol(store: Store, tmp_path: Path) -> None:
