@@ -209,17 +209,12 @@ def prunes() -> list[dict[str, Any]]:
         words = Stream(key).words(first, first + rows * length).reshape(rows, length)
         kept = torch.where(words < limits[ranks], values, 0.0)
         thinned = kept if bare else kept / (ranks + 1).float()
-        noted = thinned.view(torch.int32) != 0
-        marked = noted.reshape(-1).tolist() + [False] * 8
-        bits = bytes(
-            sum(int(marked[at + k]) << k for k in range(8)) for at in range(0, rows * length // 8 * 8 + 1, 8)
-        )
-        again = torch.where(noted, values, 0.0)
-        totals = [line_sums(part.abs(), by_row=True) for part in (values, thinned)]
+        again = kept if bare else thinned
+        sums = [line_sums(part.abs() * bare, by_row=True) for part in (values, thinned)]
         keys = values.reshape(-1)[:length].contiguous().view(torch.int32).long() & 0xFFFFFFFF
         chosen = int(keys.sort().values[length // 3])
         told = [chosen, int((keys < chosen).sum()), *[int((keys == chosen).sum())] * 2]
-        data = raw(torch.cat(totals)) + bits + raw(again)
+        data = raw(torch.cat(sums)) + raw(again)
         case = {
             "name": f"prune {name}{' bare' * bare}",
             "input": name,

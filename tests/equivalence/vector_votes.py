@@ -35,7 +35,6 @@ def votes() -> list[dict[str, Any]]:
         case("larger, tied", "few x", [op(Code.ABS, 2, 0), op(Code.LARGER, 5, 0, 2)], few),
         case("outweighs", "few z y", [op(Code.OUTWEIGHS, 0, 1, 2, x=X), copied], outweighs),
         case("reached", "y few", [op(Code.REACHED, 5, 0, 1, x=1.0)], torch.where(few >= 1, y, 0.0)),
-        case("spill", "y", [op(Code.SPILL, 0, 0)], None, data=raw(y)),
         case("at least", "y", [op(Code.AT_LEAST, 5, 0, x=X)], y.clamp(min=X)),
     ]
 

@@ -17,7 +17,7 @@ from cuvee.engine.fused.feed import padded
 from cuvee.engine.fused.figures import wanted
 from cuvee.engine.fused.fuse import Fused, fuse
 from cuvee.engine.fused.recognise import extents_of
-from cuvee.engine.fused.rows import pruned
+from cuvee.engine.fused.rows import pruned, room_of
 from cuvee.engine.kernels.operations import TILE
 from cuvee.engine.options import RunOptions
 from cuvee.engine.rounds import Told, compiled_reads
@@ -123,13 +123,14 @@ def _held(tensor: OutputTensor, options: RunOptions, told: Told | None) -> int:
     share = options.memory // max(1, options.threads)
     size, count = tensor.meta.dtype.size, tensor.meta.numel
     out = padded(min(_RUNS * _STEP, count) * size)
+    blocks = sum(padded(nbytes * min(_STEP, count) // max(count, 1)) for nbytes in inputs)
     if pruned(tensor.node):
-        return out + _ranked(tensor, inputs)
+        return out + blocks + room_of(tensor.node)
     applied = [n for n in walk(tensor.node) if isinstance(n, Apply) and n.group is None]
     several = any(told is None or told(figure, [n]) is None for n in applied for figure in wanted(n))
     if several and sum(inputs) <= share:
         return out + sum(map(padded, inputs))
-    return out + sum(padded(nbytes * min(_STEP, count) // max(count, 1)) for nbytes in inputs)
+    return out + blocks
 
 
 def _kept(node: Node) -> bool:
@@ -141,21 +142,6 @@ def _run_by_run(tensor: OutputTensor, options: RunOptions, share: int) -> int:
     """Bytes of a worker's memory for a tensor that torch makes run by run: a value of each node, and temporaries."""
     runs = cut(tensor.node, share, options.block)
     return _FLOAT * (len(list(walk(tensor.node))) + _TEMPORARIES) * min(runs.step, runs.total)
-
-
-def _ranked(tensor: OutputTensor, inputs: list[int]) -> int:
-    """Bytes of a worker whose entries are ranked row by row: blocks of the inputs for two programs, what is ranked,
-    and where a norm is restored, which entries stay and the sums of each line.
-    """
-    nodes, count = pruned(tensor.node), tensor.meta.numel
-    length = tensor.meta.shape[-1] if tensor.meta.shape else 1
-    step = min(_STEP, count)
-    blocks = 2 * sum(nbytes * step // max(count, 1) for nbytes in inputs)
-    ranked = len(nodes) * _FLOAT * step + _WORD * (2 * length + step // 2)
-    if not any(dict(node.values)["rescale"] == "l1" for node in nodes):
-        return blocks + ranked
-    lines = count // max(length, 1) * math.ceil(length / TILE)
-    return blocks + ranked + len(nodes) * (count // 8 + 2 * _WORD * lines)
 
 
 def _gathered(plan: Plan, threads: int, told: Told | None) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from cuvee.engine.fused.figures import kept_counts, wanted
 from cuvee.engine.fused.passes import lacking
 from cuvee.engine.fused.recognise import copied
-from cuvee.engine.fused.rows import pruned
+from cuvee.engine.fused.rows import passes_of, pruned
 from cuvee.engine.fused.selection import gatherable, spacing
 from cuvee.engine.kernels.operations import TILE
 from cuvee.errors import SourceError
@@ -53,10 +53,8 @@ class Rounds:
         once = sum(inputs.values())
         if copied(tensor):
             return once
-        thinned = pruned(root)
-        if thinned:
-            before = [n for n in thinned if dict(n.values)["rescale"] == "l1"]
-            return once + sum(self.below([child for node in before for child in node.inputs]).values())
+        if pruned(root):
+            return sum(sum(self.below(nodes).values()) for nodes in passes_of(root))
         return self.roots([root], known)
 
     def roots(self, roots: Sequence[Node], known: Known) -> int:

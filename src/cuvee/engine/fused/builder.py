@@ -55,13 +55,10 @@ class Program:
 class Builder:
     """Emits operations for some roots; `known` holds the figures of stages by the identity of their node.
 
-    The values of `staged` nodes are float32 inputs behind those that are read.
-
     Each use of a value counts: a register is free again after the last one.
     """
 
     known: Mapping[int, Figures]
-    staged: Mapping[int, int] = field(default_factory=dict)  # nodes that are computed elsewhere → number
     same: Mapping[tuple[str, str], tuple[str, str]] = field(
         default_factory=dict
     )  # of the same bytes → the first
@@ -74,7 +71,6 @@ class Builder:
     _uses: dict[int, int] = field(default_factory=dict)
     _references: dict[int, int] = field(default_factory=dict)
     _free: list[int] = field(default_factory=list)
-    _late: list[Op] = field(default_factory=list)
     _count: int = 0
 
     def expect(self, roots: Iterable[Node]) -> None:
@@ -152,8 +148,6 @@ class Builder:
 
     def program(self) -> Program:
         """All that was emitted."""
-        for op in self._late:
-            op.a += len(self.reads)
         ops = (Op * len(self.ops))(*self.ops)
         return Program(ops, len(self.ops), tuple(self.reads.values()), max(self._count, 1), tuple(self.kept))
 
@@ -166,8 +160,6 @@ class Builder:
             return self._difference(node)
         if isinstance(node, Sum):
             return self._sum(node)
-        if isinstance(node, Apply) and id(node) in self.staged:
-            return self._scaled_input(node)
         if isinstance(node, Apply):
             from cuvee.engine.fused.stages import emitted
 
@@ -189,14 +181,6 @@ class Builder:
         value = self.new(node.meta.dtype)
         self.ops.append(Op(code=LOADS[node.meta.dtype], to=value.register, a=self.place(node)))
         return value
-
-    def _scaled_input(self, node: Apply) -> Value:
-        """A value computed elsewhere, times the factor among its figures."""
-        value = self.new()
-        self._late.append(self.emit(Code.LOAD_F32, value))
-        self._late[-1].a = self.staged[id(node)]
-        factor = self.known.get(id(node), {}).get("factor")
-        return value if factor is None else self.scaled(value, factor)
 
     def _convert(self, node: Convert) -> Value:
         child = self.use(node.child)
@@ -246,11 +230,10 @@ def program_of(
     node: Node,
     dtype: DType,
     known: Mapping[int, Figures],
-    staged: Mapping[int, int] | None = None,
     same: Mapping[tuple[str, str], tuple[str, str]] | None = None,
 ) -> Program:
     """The program of an output tensor, its figures known; Unfusable where the machine cannot."""
-    builder = Builder(known, staged or {}, same or {})
+    builder = Builder(known, same or {})
     builder.expect([node])
     value = builder.use(node)
     builder.store(value, dtype)

@@ -15,7 +15,7 @@ from cuvee.core.dtypes import BFLOAT16, FLOAT32, DType
 from cuvee.engine.fused.builder import Builder, Value
 from cuvee.engine.fused.chosen import Chosen
 from cuvee.engine.fused.figures import keeps_all
-from cuvee.engine.kernels.operations import CROWD, DROPPED, MADE, TRIMMED, Code, Crowd, Expert
+from cuvee.engine.kernels.operations import CROWD, DROPPED, MADE, MARKED, TRIMMED, Code, Crowd, Expert
 from cuvee.engine.streams import uniforms_of
 from cuvee.methods.parameters import each
 from cuvee.plan.nodes import Apply, Convert, Difference, Node, Read
@@ -29,11 +29,15 @@ class Member:
     base: Node | None
     chosen: Chosen | None = None
     dropped: Apply | None = None  # the stage that drops at random
+    marked: Mapping[str, Any] | None = None  # the bits of what is kept, and what that is multiplied by
 
 
 def mixed(builder: Builder, node: Apply, weights: Sequence[float], *, first: bool) -> Value | None:
     """The weighted sum of a stage's inputs, begun with the first product or with 0; None where it takes more."""
-    members = [plain(child) or changed(builder, child) or _dropped(builder, child) for child in node.inputs]
+    members = [
+        plain(child) or changed(builder, child) or _dropped(builder, child) or _marked(builder, child)
+        for child in node.inputs
+    ]
     return _emitted(builder, Code.MIXED, members, weights, weights, {"first": int(first)})
 
 
@@ -43,7 +47,10 @@ def elected(builder: Builder, node: Apply, values: Mapping[str, Any], tied: floa
         return None
     weights, parts = pulls(values, len(node.inputs))
     members = [
-        _trimmed(builder, child) or _dropped(builder, child) or changed(builder, child)
+        _trimmed(builder, child)
+        or _dropped(builder, child)
+        or _marked(builder, child)
+        or changed(builder, child)
         for child in node.inputs
     ]
     settings = {"made": MADE[values["merge"]], "tied": tied}
@@ -84,6 +91,8 @@ def _emitted(
         if member.dropped is not None:
             expert.how, expert.key = DROPPED, uniforms_of(member.dropped).key  # type: ignore[attr-defined]
             expert.cut, expert.divisor = dropping(dict(member.dropped.values))
+        if member.marked is not None:
+            expert.how, expert.key, expert.divisor = MARKED, member.marked["bits"], member.marked["factor"]
     to = builder.new()
     builder.emit(code, to, data=ctypes.addressof(head))
     for value in (*bases, *spare):
@@ -138,6 +147,15 @@ def _dropped(builder: Builder, node: Node) -> Member | None:
         return None
     member = changed(builder, node.inputs[0])
     return None if member is None else Member(member.read, member.base, dropped=node)
+
+
+def _marked(builder: Builder, node: Node) -> Member | None:
+    """A change thinned by ranks, of which it is known what stays."""
+    found = builder.known.get(id(node), {})
+    if not isinstance(node, Apply) or "bits" not in found or builder.uses(node) != 1:
+        return None
+    member = changed(builder, node.inputs[0])
+    return None if member is None else Member(member.read, member.base, marked=found)
 
 
 def dropping(values: Mapping[str, Any]) -> tuple[int, float]:

@@ -1,8 +1,8 @@
-"""Tensors with a stage that ranks the entries of each row (`magprune`): whole rows at a time, in three steps.
+"""Tensors with a stage that ranks the entries of each row (`magprune`): what stays is found first, then combined.
 
-One program computes the stage's inputs into memory, `cuvee_prune` ranks and thins them there, and a second program
-goes on with the result as with an input. Rescaling to the l1 norm takes a pass more. A tensor is left to the generic
-path where another stage needs figures of whole tensors as well.
+A pass of the machine gathers rows and thins them as they come. Where a norm is restored, it spans the tensor and
+leaves a bit for each entry, as far as there is room for that; otherwise it spans some rows, which are combined then. A
+tensor is left to the generic path where another stage needs figures of whole tensors as well.
 """
 
 from __future__ import annotations
@@ -10,23 +10,24 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from cuvee.core.dtypes import DType
-from cuvee.core.tensors import Held
-from cuvee.engine.fused.builder import Builder, Program, Unfusable, program_of
-from cuvee.engine.fused.feed import Feed, Key, Worker, padded
+from cuvee.engine.fused.builder import Builder, Unfusable, program_of
+from cuvee.engine.fused.feed import Feed, Worker
 from cuvee.engine.fused.figures import exact, factor_of, wanted
+from cuvee.engine.fused.passes import run
 from cuvee.engine.kernels.library import Kernels
-from cuvee.engine.kernels.operations import TILE, Code
+from cuvee.engine.kernels.operations import TILE, Code, Ranked
 from cuvee.engine.streams import uniforms_of
 from cuvee.methods.conditions.magprune import half_width
 from cuvee.methods.contract import rows_of
 from cuvee.plan.nodes import Apply, Node, Read, walk
 
-_STEP = 128 * TILE  # elements worked on at once, where rows are not longer
-_MOST = 4 << 20  # of a row, or of the fewest rows that end with a tile
+_ROOM = 8 << 20  # bytes of what a pass over some rows leaves, where a row leaves less
+_BITS = 64 << 20  # bytes of what a pass over a whole tensor leaves
+_MOST = 4 << 20  # elements of a row, or of the fewest rows that end with a tile
 
 Write = Callable[[int, int, memoryview], None]
 
@@ -41,148 +42,147 @@ def ranks(node: Apply) -> bool:
     return node.stage == "magprune" and 0 < dict(node.values)["density"] < 1
 
 
+def passes_of(root: Node) -> list[list[Node]]:
+    """The nodes below which each pass over a tensor reads everything."""
+    lasting, again, late = _turns(root)
+    thinned = [[node.inputs[0] for node in nodes] for nodes in (lasting + again, again + late)]
+    return [*thinned, list(_left(root, {id(node) for node in late}))]
+
+
+def room_of(root: Node) -> int:
+    """Bytes of memory besides those for blocks of the inputs and of the output."""
+    length, total = rows_of(root.shape)[1], math.prod(root.shape)
+    lasting, again, late = _turns(root)
+    lines = -(-length // TILE) * (total // max(length, 1))
+    found = len(lasting) * total // 8 + 16 * lines * len(lasting + again) + 20 * length
+    found += _step(again, late, length, total) * (len(again) + 32 * len(late)) // 8
+    return found + (len(lasting + late) + 2 * len(again)) * 8 * (length + 2 * TILE)
+
+
 def merge_rows(feed: Feed, worker: Worker, kernels: Kernels, root: Node, dtype: DType, write: Write) -> None:
     """Compute a tensor and hand each finished block to `write(first, count, bytes)`."""
-    nodes = pruned(root)
     if any(wanted(node) for node in walk(root) if isinstance(node, Apply)):
         raise Unfusable("figures besides ranks")
-    length = rows_of(root.shape)[1]
-    step = _step(length, feed.total)
-    factors = [dict(node.values)["rescale"] == "l1" for node in nodes]
-    if any(factors) and not all(factors):
-        raise Unfusable("some are rescaled to a norm, some are not")
-    known: dict[int, dict[str, Any]] = {}
-    places = _Places(nodes, step, length)
-    inputs = _inputs(nodes, places, feed.same)
-    worker.blocks.reserve(_room(feed, step, dtype.size))
-    mark = worker.blocks.used
-    marks: list[Any] = []
-    if any(factors):
-        norms = [_Norms(feed.total, length) for _ in nodes]
-        marks = [(ctypes.c_uint8 * (feed.total // 8 + 1))() for _ in nodes]
-        for first, count, _ in _blocks(feed, worker, kernels, step, inputs, ()):
-            _prune(kernels, places, nodes, first, count, norms)
-            for address, bits in zip(places.addresses, marks, strict=True):
-                kernels.mark(address, count, ctypes.addressof(bits) + first // 8)
-        known = {id(node): {"factor": norm.factor()} for node, norm in zip(nodes, norms, strict=True)}
-        worker.blocks.used = mark
-    staged = {id(node): place for place, node in enumerate(nodes)}
-    program = program_of(root, dtype, known, staged, feed.same)
-    out, view = worker.blocks.take(step * dtype.size)
-    for first, count, addresses in _blocks(feed, worker, kernels, step, inputs, program.reads):
-        for address, bits in zip(places.addresses, marks, strict=False):
-            kernels.keep(address, count, ctypes.addressof(bits) + first // 8)
-        if not marks:
-            _prune(kernels, places, nodes, first, count, None)
-        every = (ctypes.c_void_p * (len(program.reads) + len(nodes)))(*addresses, *places.addresses)
-        area = worker.registers_at(program.registers)
-        if kernels.run(program.ops, program.count, every, out, first, count, area):
-            raise Unfusable("a value is not finite")
-        write(first, count, view[: count * dtype.size])
-
-
-def _step(length: int, total: int) -> int:
-    """Elements of whole rows that end with a tile, or all."""
-    grain = math.lcm(max(length, 1), TILE)
-    if grain >= total:
-        grain = total
-    if grain > _MOST:
+    length, total = rows_of(root.shape)[1], feed.total
+    lasting, again, late = _turns(root)
+    step = _step(again, late, length, total)
+    if length > _MOST or (step < total and math.lcm(length, TILE) > _MOST):
         raise Unfusable("rows are too long")
-    return min(max(_STEP // max(grain, 1), 1) * grain, total)
+    worker.blocks.reserve(feed.room(dtype.size))
+    scratch = (ctypes.c_uint32 * (5 * length + 16))()
+    whole = [_Rows(node, length, scratch, bits=total) for node in lasting]
+    whole += [_Rows(node, length, scratch) for node in again]
+    factors = _factors(feed, worker, kernels, whole)
+    known = {id(rows.node): rows.left(0, factors) for rows in whole[: len(lasting)]}
+    some = [_Rows(node, length, scratch, bits=step) for node in again]
+    some += [_Rows(node, length, scratch, values=step) for node in late]
+    for first in range(0, total, step):
+        part = first, min(first + step, total)
+        _sweep(feed, worker, kernels, some, part)
+        known |= {id(rows.node): rows.left(first, factors) for rows in some}
+        program = program_of(root, dtype, known, same=feed.same)
+        feed.parts = (part,)
+        run(feed, worker, kernels, program, write, dtype.size)
 
 
-def _room(feed: Feed, step: int, size: int) -> int:
-    """Bytes of arena: every input may be read for either program."""
-    sizes = [
-        lies.nbytes // max(feed.total, 1) for lies in feed.extents.values() if not isinstance(lies, Held)
-    ]
-    return 2 * sum(padded(step * each) for each in sizes) + padded(step * size)
+def _turns(root: Node) -> tuple[list[Apply], list[Apply], list[Apply]]:
+    """The stages that leave bits of the whole tensor, those for which that is too much, and those without a norm."""
+    normed = [node for node in pruned(root) if _restores(node)]
+    count = 8 * _BITS // max(math.prod(root.shape), 1)
+    return normed[:count], normed[count:], [node for node in pruned(root) if not _restores(node)]
 
 
-def _inputs(nodes: Sequence[Apply], places: _Places, same: Mapping[Key, Key]) -> Program:
-    """The program that computes what is ranked."""
-    roots = [node.inputs[0] for node in nodes]
-    builder = Builder({}, same=same)
-    builder.expect(roots)
-    for root, address in zip(roots, places.addresses, strict=True):
-        value = builder.use(root)
-        builder.emit(Code.SPILL, None, value, data=address)
-        builder.release(value)
-    return builder.program()
+def _restores(node: Apply) -> bool:
+    return bool(dict(node.values)["rescale"] == "l1")
 
 
-def _blocks(
-    feed: Feed, worker: Worker, kernels: Kernels, step: int, inputs: Program, reads: Sequence[Read]
-) -> Iterator[tuple[int, int, list[int]]]:
-    """Blocks with the stage's inputs computed; and the addresses of `reads`."""
-    own = len(inputs.reads)
-    for first, count, addresses in feed.blocks([*inputs.reads, *reads], worker.blocks, step):
-        area = worker.registers_at(inputs.registers)
-        if kernels.run(inputs.ops, inputs.count, addresses, 0, first, count, area):
-            raise Unfusable("a value is not finite")
-        yield first, count, list(addresses)[own:]
+def _left(node: Node, known: Collection[int]) -> Iterator[Read]:
+    """What is read of an expression whose nodes are known in part."""
+    if isinstance(node, Read):
+        yield node
+    for child in () if id(node) in known else node.children:
+        yield from _left(child, known)
 
 
-class _Places:
-    """Memory for what is ranked, an array for each stage; and for the ranking of a row."""
-
-    def __init__(self, nodes: Sequence[Apply], step: int, length: int) -> None:
-        self._data = [(ctypes.c_float * step)() for _ in nodes]
-        self._scratch = (ctypes.c_uint64 * (2 * length + (step + length) // 2 + 1))()
-        self.addresses = [ctypes.addressof(data) for data in self._data]
-        self.scratch = ctypes.addressof(self._scratch)
-        self.length = max(length, 1)
+def _step(again: Sequence[Apply], late: Sequence[Apply], length: int, total: int) -> int:
+    """Elements of whole rows that end with a tile, or all."""
+    each = len(again) + 32 * len(late)  # bits of what is left
+    grain = math.lcm(length, TILE)
+    return min(max(8 * _ROOM // each // grain, 1) * grain, total) if each else total
 
 
-class _Norms:
-    """Sums of magnitudes before and after, line by line."""
+class _Rows:
+    """Memory for the rows of a stage, and for what is left of some of them: bits, values, or sums alone."""
 
-    def __init__(self, total: int, length: int) -> None:
-        self.lines = max(-(-length // TILE), 1)  # of a row
-        self._sums = [(ctypes.c_double * (total // max(length, 1) * self.lines))() for _ in range(2)]
-
-    def addresses(self, row: int) -> tuple[int, int]:
-        """Where the sums of a row go."""
-        before, after = (ctypes.addressof(sums) + 8 * self.lines * row for sums in self._sums)
-        return before, after
-
-    def factor(self) -> float:
-        return factor_of(*(exact(sums) for sums in self._sums))
-
-
-def _prune(
-    kernels: Kernels,
-    places: _Places,
-    nodes: Sequence[Apply],
-    first: int,
-    count: int,
-    norms: list[_Norms] | None,
-) -> None:
-    """Thin what was computed of each stage, in place."""
-    for number, node in enumerate(nodes):
-        values = dict(node.values)
-        half = half_width(values["epsilon"], values["window_size"])
-        limits, divisors = _chances(places.length, values["density"], half)
-        sums = norms[number].addresses(first // places.length) if norms else (None, None)
-        kernels.prune(
-            places.addresses[number],
-            count // places.length,
-            places.length,
-            first,
-            uniforms_of(node).key,  # type: ignore[attr-defined]
-            limits,
-            divisors if values["rescale"] == "inverse_q" else None,
-            sums,
-            places.scratch,
+    def __init__(self, node: Apply, length: int, scratch: Any, *, bits: int = 0, values: int = 0) -> None:
+        given = dict(node.values)
+        self.node = node
+        most, divisors = _chances(
+            length, given["density"], half_width(given["epsilon"], given["window_size"])
         )
+        self._memory = {
+            "most": most,
+            "divisors": divisors if given["rescale"] == "inverse_q" else None,
+            "bits": (ctypes.c_uint64 * (bits // 64 + 2))() if bits else None,
+            "out": (ctypes.c_float * values)() if values else None,
+            "values": (ctypes.c_float * (length + 2 * TILE))(),
+            "words": (ctypes.c_uint32 * (length + 2 * TILE))(),
+            "scratch": scratch,
+        }
+        self.head = Ranked(length=length, key=uniforms_of(node).key)  # type: ignore[attr-defined]
+        for name, memory in self._memory.items():
+            setattr(self.head, name, None if memory is None else ctypes.addressof(memory))
+
+    def begin(self) -> None:
+        """Be ready for other rows."""
+        self.head.rows = self.head.held = 0
+        if self.head.bits:
+            ctypes.memset(self.head.bits, 0, ctypes.sizeof(self._memory["bits"]))
+
+    def left(self, first: int, factors: Mapping[int, float]) -> dict[str, Any]:
+        """What is known of the stage after rows that begin at element `first`: addresses are of element 0."""
+        if self.head.out:
+            return {"values": self.head.out - 4 * first}
+        return {"bits": self.head.bits - first // 8, "factor": factors[id(self.node)]}
+
+
+def _factors(feed: Feed, worker: Worker, kernels: Kernels, whole: Sequence[_Rows]) -> dict[int, float]:
+    """What restores the norm of each stage, after a pass over the tensor."""
+    sums = []
+    for rows in whole:
+        lines = -(-rows.head.length // TILE) * (feed.total // rows.head.length)
+        sums.append([(ctypes.c_double * lines)() for _ in range(2)])
+        rows.head.before, rows.head.after = map(ctypes.addressof, sums[-1])
+    _sweep(feed, worker, kernels, whole, (0, feed.total))
+    return {id(rows.node): factor_of(*map(exact, own)) for rows, own in zip(whole, sums, strict=True)}
+
+
+def _sweep(
+    feed: Feed, worker: Worker, kernels: Kernels, every: Sequence[_Rows], part: tuple[int, int]
+) -> None:
+    """Thin elements [first, stop) of the inputs of some stages."""
+    if not every:
+        return
+    builder = Builder({}, same=feed.same)
+    builder.expect([rows.node.inputs[0] for rows in every])
+    for rows in every:
+        rows.begin()
+        value = builder.use(rows.node.inputs[0])
+        builder.emit(Code.RANKED, None, value, data=ctypes.addressof(rows.head))
+        builder.release(value)
+    feed.parts = (part,)
+    run(feed, worker, kernels, builder.program(), None)
 
 
 @functools.lru_cache(maxsize=64)
 def _chances(length: int, density: float, half: float) -> tuple[Any, Any]:
-    """For each rank the random word below which an entry is kept, and the float32 probability of that."""
-    limits, divisors = (ctypes.c_uint64 * length)(), (ctypes.c_float * length)()
+    """For each rank the largest random word that keeps an entry, and the float32 probability of that."""
+    most, divisors = (ctypes.c_uint32 * length)(), (ctypes.c_float * length)()
     for rank in range(length):
         chance = (density - half) + 2 * half * (rank / (length - 1) if length > 1 else 0.5)
-        limits[rank] = round(chance * 2.0**32)
+        below = round(chance * 2.0**32)
+        if below < 1:
+            raise Unfusable("an entry that is never kept")
+        most[rank] = min(below, 1 << 32) - 1
         divisors[rank] = chance
-    return limits, divisors
+    return most, divisors

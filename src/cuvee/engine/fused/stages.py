@@ -131,7 +131,16 @@ def _drop(builder: Builder, node: Apply, values: Values, figures: Figures) -> Va
 
 
 def _magprune(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
-    """Without ranks: everything, or nothing."""
+    """What was left of it before; without ranks everything, or nothing."""
+    if "values" in figures:
+        to = builder.new()
+        builder.emit(Code.RECALL, to, data=figures["values"])
+        return to
+    if "bits" in figures:
+        delta, to = _single(builder, node), builder.new()
+        builder.emit(Code.STAYING, to, delta, data=figures["bits"])
+        builder.release(delta)
+        return builder.scaled(to, figures["factor"])
     if 0 < values["density"] < 1:
         raise Unfusable("ranks come from elsewhere")
     return _single(builder, node) if values["density"] >= 1 else builder.filled(0.0)

@@ -12,8 +12,9 @@ typedef u32 Words __attribute__((vector_size(64), aligned(4)));
 typedef u16 Halves __attribute__((vector_size(32), aligned(2)));
 
 /* An expert: an input, bfloat16 or `wide` (float32); where it is TRIMMED, the least magnitude kept and how many equal to it
- * are; where it is DROPPED, below which random words of `key` it is kept, to be divided then. `delta` is a register for
- * those words, or for tiles that need more care. */
+ * are; where it is DROPPED, below which random words of `key` it is kept, to be divided then; where it is MARKED, `key` is the
+ * address of a bit for each element, and what is kept is multiplied by `divisor`. `delta` is a register for those words, or for
+ * tiles that need more care. */
 typedef struct {
     int32_t input, delta, wide, how;
     float weight, share;
@@ -25,9 +26,15 @@ typedef struct {
 /* `base`: register of what is subtracted from every expert, or -1. `first`: the sum begins with the first product, not 0.
  * `made`: what is made of those that agree. */
 typedef struct { int32_t count, base, first, made; float tied, unused; Expert each[]; } Crowd;
-enum { CROWD = 64, TRIMMED = 1, DROPPED = 2 };
+enum { CROWD = 64, TRIMMED = 1, DROPPED = 2, MARKED = 4 };
 enum { TOTAL, MEAN, GREATEST };
 #define ALL_TIES ((int64_t)1 << 40)
+
+/* 16 values where their bit is set, else 0. */
+static inline __attribute__((always_inline)) Lanes where(Lanes x, u32 bits) {
+    const Whole each = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
+    return (Lanes)((Whole)x & ((each & (int32_t)bits) != 0));
+}
 
 /* A tile that ends early, or in which ties run out, by the way of single operations. */
 static u32 carefully(Expert *e, const float *base, const void *in, int64_t s, int64_t line, int m, float *to) {
@@ -41,6 +48,10 @@ static u32 carefully(Expert *e, const float *base, const void *in, int64_t s, in
         float divisor = e->divisor;
         philox(words, (u64)line, e->key);
         EACH { float kept = words[i] < below ? to[i] : 0.0f; to[i] = kept / divisor; }
+    }
+    if (e->how == MARKED) {
+        const uint8_t *bits = (const uint8_t *)e->key + line * (TILE / 8);
+        for (int i = 0; i < m; i++) to[i] = bits[i / 8] >> (i & 7) & 1 ? to[i] * e->divisor : 0.0f;
     }
     if (e->how == TRIMMED) {
         Op op = {.bits = e->cut, .count = e->ties};
@@ -56,8 +67,8 @@ static u32 carefully(Expert *e, const float *base, const void *in, int64_t s, in
 #define WIDENED(p) (__builtin_convertvector(*(const Halves *)(p), Words) << 16)
 #endif
 
-static inline __attribute__((always_inline)) u32 together(const Crowd *all, const void **in, int64_t s, const int *careful,
-                                                          Whole *ties, float *out, float *regs, int subtracts, int trims,
+static inline __attribute__((always_inline)) u32 together(const Crowd *all, const void **in, int64_t s, int64_t line,
+                                                          const int *careful, Whole *ties, float *out, float *regs, int subtracts, int trims,
                                                           int drops, int elects, int made, int n) {
     const Words exponent = (Words){0} + 0x7f800000u;
     const Whole sizes = (Whole){0} + 0x7fffffff;
@@ -82,6 +93,11 @@ static inline __attribute__((always_inline)) u32 together(const Crowd *all, cons
                     Words word = *(const Words *)(regs + e->delta * TILE + j);
                     if (e->divisor != 1.0f) d = d / e->divisor;
                     d = (Lanes)((Whole)d & (Whole)(word < e->cut));
+                }
+                if (drops && e->how == MARKED) {
+                    u16 bits;
+                    memcpy(&bits, (const uint8_t *)e->key + (line * TILE + j) / 8, 2);
+                    d = where(d * e->divisor, bits);
                 }
                 if (trims && e->how == TRIMMED) {
                     Whole key = (Whole)d & sizes;
@@ -125,12 +141,12 @@ static inline __attribute__((always_inline)) u32 together(const Crowd *all, cons
 }
 
 #define TOGETHER(...)                                                                                                  \
-    (all->count == 3 ? together(all, in, s, careful, ties, to, regs, __VA_ARGS__, 3)                                   \
-                     : together(all, in, s, careful, ties, to, regs, __VA_ARGS__, 0))
-static u32 attempt(const Crowd *all, const void **in, int64_t s, const int *careful, Whole *ties, float *to, float *regs,
+    (all->count == 3 ? together(all, in, s, line, careful, ties, to, regs, __VA_ARGS__, 3)                                   \
+                     : together(all, in, s, line, careful, ties, to, regs, __VA_ARGS__, 0))
+static u32 attempt(const Crowd *all, const void **in, int64_t s, int64_t line, const int *careful, Whole *ties, float *to, float *regs,
                    int how, int elects) {
     if (elects && all->made == GREATEST) return how ? TOGETHER(1, 1, 1, 1, GREATEST) : TOGETHER(1, 0, 0, 1, GREATEST);
-    if (elects && how & DROPPED) return TOGETHER(1, 1, 1, 1, TOTAL);
+    if (elects && how & (DROPPED | MARKED)) return TOGETHER(1, 1, 1, 1, TOTAL);
     if (elects && how) return TOGETHER(1, 1, 0, 1, TOTAL);
     if (elects) return TOGETHER(1, 0, 0, 1, TOTAL);
     if (how) return TOGETHER(1, 1, 1, 0, TOTAL);
@@ -189,7 +205,7 @@ static u32 crowd(Crowd *all, const void **in, int64_t s, int64_t line, int m, fl
         if (careful[k]) bad |= carefully(e, base, in[e->input], s, line, m, regs + e->delta * TILE);
         else if (e->how == DROPPED) philox((u32 *)(regs + e->delta * TILE), (u64)line, e->key);
     }
-    bad |= attempt(all, in, s, careful, ties, to, regs, how, elects);
+    bad |= attempt(all, in, s, line, careful, ties, to, regs, how, elects);
     for (int k = 0; k < all->count; k++) {
         Expert *e = all->each + k;
         for (int i = 0; i < WIDTH; i++) found[k] += ties[k][i];
@@ -197,7 +213,7 @@ static u32 crowd(Crowd *all, const void **in, int64_t s, int64_t line, int m, fl
         found[k] = 0, again = careful[k] = 1; /* they run out within this tile */
         bad |= carefully(e, base, in[e->input], s, line, m, regs + e->delta * TILE);
     }
-    if (again) bad |= attempt(all, in, s, careful, ties, to, regs, how, elects);
+    if (again) bad |= attempt(all, in, s, line, careful, ties, to, regs, how, elects);
     for (int k = 0; k < all->count; k++) all->each[k].ties -= found[k];
     return bad;
 }

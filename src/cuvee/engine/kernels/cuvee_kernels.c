@@ -23,8 +23,8 @@ enum {
     FILL, ADD, SUB, MUL, SCALE, SHRINK, MULTIPLY_ADD, ABS, SIGN, ELECT, CLAMP,
     TRIM, KEEP, AGREE, LARGEST, QUOTIENT, HIGH, LOW, TIED, SUM, DOT, PICK,
     MOVED, BOOST, UNIQUE, LARGER, OUTWEIGHS, REACHED, AT_LEAST,
-    SPILL, VARIANCE, LOAD_E4M3, LOAD_E5M2, SCORES, BALANCED, ORDERED, MIXED, ELECTED, GATHER, VOTED,
-    ABOVE, REACHES, EQUALS, CHOOSE, GREATER, DIVIDE, MARK, SPREADS, ENERGY, DECIDED, GRAM, PICK_CHANGE, CODES
+    RANKED, VARIANCE, LOAD_E4M3, LOAD_E5M2, SCORES, BALANCED, ORDERED, MIXED, ELECTED, GATHER, VOTED,
+    ABOVE, REACHES, EQUALS, CHOOSE, GREATER, DIVIDE, MARK, SPREADS, ENERGY, DECIDED, GRAM, PICK_CHANGE, STAYING, RECALL, CODES
 };
 enum { BAD_INPUT = 1, BAD_OUTPUT = 2, BAD_CODE = 4 };
 
@@ -130,6 +130,7 @@ static void pick(const Op *op, const float *a, int m) {
 #include "cuvee_varying.h"
 #include "cuvee_gram.h"
 #include "cuvee_picks.h"
+#include "cuvee_ranks.h"
 
 #define REG(n) (regs + (n) * TILE)
 
@@ -268,7 +269,7 @@ int cuvee_run(Op *ops, int32_t count, const void **in, void *out, int64_t first,
                 bad_in |= bad8(p, m, op->code == LOAD_E4M3 ? 0x7f : 0x7c);
                 break;
             }
-            case SPILL: memcpy((float *)op->data + s, a, (size_t)m * 4); break;
+            case RANKED: ranked(op->data, a, line, m); break;
             case VARIANCE: variance(op->data, to, regs); break;
             case AT_LEAST: EACH to[i] = a[i] < x ? x : a[i]; break;
             case SCORES: scores(op->data, regs); break;
@@ -289,15 +290,15 @@ int cuvee_run(Op *ops, int32_t count, const void **in, void *out, int64_t first,
             case DECIDED: bad_in |= varying(op->data, in, s, line, m, to, regs, SURE); break;
             case GRAM: bad_in |= gram(op->data, in, s, line, m, regs); break;
             case PICK_CHANGE: bad_in |= pick_change(op, in[op->b], s, line, m, a, REG(op->d)); break;
+            case STAYING: staying(to, a, op->data, line); break;
+            case RECALL: memcpy(to, (const float *)op->data + line * TILE, (size_t)m * 4); break;
             default: return BAD_CODE;
             }
-            if (m < TILE && (op->code <= LOAD_F32 || op->code == LOAD_E4M3 || op->code == LOAD_E5M2)) memset(to + m, 0, (size_t)(TILE - m) * 4);
+            if (m < TILE && (op->code <= LOAD_F32 || op->code == RECALL || op->code == LOAD_E4M3 || op->code == LOAD_E5M2)) memset(to + m, 0, (size_t)(TILE - m) * 4);
         }
     }
     return (bad_in ? BAD_INPUT : 0) | (bad_out ? BAD_OUTPUT : 0);
 }
-
-#include "cuvee_ranks.h"
 
 /* The bin where position `goal` of the sorted values lies; found = {bin, less, equal}; -1 when there is none. */
 int cuvee_find(const u64 *table, int64_t bins, int64_t goal, int64_t *found) {

@@ -1,4 +1,4 @@
-/* Rows thinned by the ranks of their magnitudes, and notes of what was kept. Included once, by cuvee_kernels.c. */
+/* Rows thinned by the ranks of their magnitudes, as tiles come by. Included once, by cuvee_kernels.c. */
 #ifndef CUVEE_RANKS_H
 #define CUVEE_RANKS_H
 
@@ -96,156 +96,196 @@ static void rank(const float *x, int64_t n, u32 *ranks, u64 *from) {
     for (int64_t i = 0; i < n; i++) ranks[(u32)from[i]] = (u32)i;
 }
 
-/* One bit for each element: whether it is anything but +0, which is what is left of those that are dropped. */
-void cuvee_mark(const float *x, int64_t n, uint8_t *bits) {
-    int64_t s = 0;
-#ifdef __AVX512F__
-    for (; s + 16 <= n; s += 16) {
-        __m512i value = _mm512_loadu_si512(x + s);
-        __mmask16 kept = _mm512_test_epi32_mask(value, value);
-        memcpy(bits + s / 8, &kept, 2);
-    }
-#endif
-    for (; s < n; s += 8) {
-        u32 byte = 0;
-        for (int k = 0; k < 8 && s + k < n; k++) byte |= (u32)(bits_of(x[s + k]) != 0) << k;
-        bits[s / 8] = (uint8_t)byte;
-    }
-}
-void cuvee_keep(float *x, int64_t n, const uint8_t *bits) {
-    int64_t s = 0;
-#ifdef __AVX512F__
-    for (; s + 16 <= n; s += 16) {
-        __mmask16 kept;
-        memcpy(&kept, bits + s / 8, 2);
-        _mm512_storeu_ps(x + s, _mm512_maskz_loadu_ps(kept, x + s));
-    }
-#endif
-    for (; s + 8 <= n; s += 8) {
-        u32 byte = bits[s / 8];
-        for (int k = 0; k < 8; k++) x[s + k] = byte & 1u << k ? x[s + k] : 0.0f;
-    }
-    for (; s < n; s++) x[s] = bits[s / 8] >> (s & 7) & 1 ? x[s] : 0.0f;
-}
+/* A stage that thins rows of `length` by rank. Rows are gathered from tiles with the random words of `key`; of each that is
+ * whole, an entry is kept where its word is not above that of its rank in `most`, which rises. What is kept is noted in `bits`
+ * (zeros before), or written to `out`, divided by the divisor of its rank where there are divisors. With `before`, sums of
+ * magnitudes go there and to `after`. `values` and `words` hold a row and two tiles, `scratch` 20 bytes for each of a row,
+ * and 64. */
+typedef struct {
+    int64_t length, rows, held; /* rows that were done, values that are gathered */
+    u64 key;
+    const u32 *most;
+    const float *divisors;
+    u64 *bits;
+    float *out;
+    double *before, *after;
+    float *values;
+    u32 *words;
+    u64 *scratch;
+    float at, by, off, unused;
+} Ranked;
 
-/* How the limits of ranks rise, in steps of 65536: that of rank r is less than `off` from at + by * r. */
-typedef struct { float at, by, off; } Rise;
-static Rise rise_of(const u64 *limits, int64_t n) {
-    double at = (double)limits[0], by = n > 1 ? ((double)limits[n - 1] - at) / (double)(n - 1) : 0.0, off = 0.0;
+/* How words rise with ranks, in steps of 65536: that of rank r is less than `off` from at + by * r. */
+static void rise(Ranked *all) {
+    const u32 *most = all->most;
+    const int64_t n = all->length;
+    double at = (double)most[0], by = n > 1 ? ((double)most[n - 1] - at) / (double)(n - 1) : 0.0, off = 0.0;
     FREE_LOOP for (int64_t r = 0; r < n; r++) {
-        double apart = (double)limits[r] - (at + by * (double)r), size = apart < 0.0 ? -apart : apart;
+        double apart = (double)most[r] - (at + by * (double)r), size = apart < 0.0 ? -apart : apart;
         off = size > off ? size : off;
     }
-    return (Rise){(float)(at / 65536.0), (float)(by / 65536.0), (float)(off / 65536.0) + 0.1f}; /* and roundings */
+    all->at = (float)(at / 65536.0); all->by = (float)(by / 65536.0); all->off = (float)(off / 65536.0) + 0.1f; /* and roundings */
 }
 
-/* Which entries of a row a random word below the limit of their rank keeps. Entries are counted in narrow bins of magnitudes, 16
- * octaves of them; the bin tells the rank well enough for most words, and of the others it is counted. Whether +0 is kept does
- * not matter. Returns 0 where too much is unsure. */
-enum { UNSURE = 48, NARROW = 2048 };
+/* Which entries of a row are kept, a bit for each. Entries are counted in narrow bins of magnitudes, 16 octaves of them; the
+ * bin tells the rank well enough for most words, and of the others it is counted. Whether +0 is kept does not matter. Returns
+ * 0 where too much is unsure. */
+enum { NARROW = 2048, UNSURE = 48, COUNTED = 65535 };
 #define SIZE(i) (bits_of(x[i]) & 0x7fffffffu)
-static int drawn(const float *x, int64_t n, const u32 *words, const u64 *limits, Rise rise, u16 *bins, uint8_t *kept) {
-    u32 counts[2][NARROW], table[NARROW], largest = 0, before = 0;
+static u32 counted(const float *x, int64_t n, int64_t at) { /* what is less, or equal and before */
+    const u32 key = SIZE(at);
+    const Whole own = (Whole){0} + (int32_t)key, sizes = (Whole){0} + 0x7fffffff;
+    Whole found = {0};
+    int64_t i = 0;
+    u32 rank = 0;
+    for (; i + 16 <= at; i += 16) found -= (*(const Whole *)(x + i) & sizes) <= own;
+    for (; i < at || (i < n && i & 15); i++) rank += i < at ? SIZE(i) <= key : SIZE(i) < key;
+    for (; i + 16 <= n; i += 16) found -= (*(const Whole *)(x + i) & sizes) < own;
+    for (; i < n; i++) rank += SIZE(i) < key;
+    for (int k = 0; k < 16; k++) rank += (u32)found[k];
+    return rank;
+}
+/* For each bin the words that surely keep are below the lower half, those that surely do not above the upper one. */
+static void bounds(const Ranked *all, u16 counts[4][NARROW], int many, u32 *table) {
+    u32 firsts[NARROW], before = 0;
+    FREE_LOOP for (int j = 0; j < many; j++) table[j] = (u32)counts[0][j] + counts[1][j] + counts[2][j] + counts[3][j];
+    for (int j = 0; j < many; j += 4) {
+        u32 one = table[j], two = one + table[j + 1], three = two + table[j + 2];
+        firsts[j] = before; firsts[j + 1] = before + one; firsts[j + 2] = before + two; firsts[j + 3] = before + three;
+        before += three + table[j + 3];
+    }
+    FREE_LOOP for (int j = 0; j < many; j++) {
+        float first = (float)(int32_t)firsts[j], low = all->at + all->by * first - all->off;
+        float high = all->at + all->by * (first + (float)(int32_t)table[j]) + all->off;
+        low = low < 0.0f ? 0.0f : low > 65535.0f ? 65535.0f : low;
+        table[j] = (u32)(int32_t)low | (u32)(int32_t)(high > 65535.0f ? 65535.0f : high) << 16;
+    }
+}
+/* A bit for each entry whose word surely keeps it; and for each that is open. */
+static void told(const float *x, int64_t n, const u32 *words, const u16 *bins, const u32 *table, u16 *kept, u16 *open) {
+    int64_t i = 0;
+#ifdef __AVX512F__
+    for (; i + 16 <= n; i += 16) {
+        __m512i both = _mm512_i32gather_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(bins + i))), table, 4);
+        __m512i value = _mm512_loadu_si512(x + i), word = _mm512_srli_epi32(_mm512_loadu_si512(words + i), 16);
+        __mmask16 below = _mm512_cmplt_epu32_mask(word, _mm512_and_si512(both, _mm512_set1_epi32(0xffff)));
+        __mmask16 unless = _mm512_mask_cmple_epu32_mask(_mm512_test_epi32_mask(value, value), word, _mm512_srli_epi32(both, 16));
+        kept[i / 16] = (u16)below;
+        open[i / 16] = (u16)(unless & ~below);
+    }
+#endif
+    for (; i < n; i += 16) {
+        u32 below = 0, unless = 0;
+        for (int k = 0; k < 16 && i + k < n; k++) {
+            const u32 both = table[bins[i + k]], word = words[i + k] >> 16;
+            below |= (u32)(word < (both & 0xffffu)) << k;
+            unless |= (u32)(word <= both >> 16 && bits_of(x[i + k]) != 0) << k;
+        }
+        kept[i / 16] = (u16)below;
+        open[i / 16] = (u16)(unless & ~below);
+    }
+}
+static int drawn(const Ranked *all, const float *x, const u32 *words, u16 *bins, u16 *kept) {
+    u16 counts[4][NARROW];
+    u32 table[NARROW], largest = 0;
+    const int64_t n = all->length;
     const int many = n > 4096 ? NARROW : NARROW / 4, shift = n > 4096 ? 16 : 18;
-    for (int k = 0; k < 2; k++) memset(counts[k], 0, sizeof(u32) * (size_t)many);
+    if (n > COUNTED) return 0;
+    for (int k = 0; k < 4; k++) memset(counts[k], 0, sizeof(u16) * (size_t)many);
     FREE_LOOP for (int64_t i = 0; i < n; i++) largest = SIZE(i) > largest ? SIZE(i) : largest;
     const u32 floor = largest > 0x07ffffffu ? largest - 0x07ffffffu : 0;
     FREE_LOOP for (int64_t i = 0; i < n; i++) bins[i] = (u16)((SIZE(i) > floor ? SIZE(i) - floor : 0) >> shift);
     int64_t i = 0;
-    for (; i + 4 <= n; i += 4) { counts[0][bins[i]]++; counts[1][bins[i + 1]]++; counts[0][bins[i + 2]]++; counts[1][bins[i + 3]]++; }
+    for (; i + 4 <= n; i += 4) {
+        u64 four;
+        memcpy(&four, bins + i, 8);
+        counts[0][four & 0xffff]++; counts[1][four >> 16 & 0xffff]++; counts[2][four >> 32 & 0xffff]++; counts[3][four >> 48]++;
+    }
     for (; i < n; i++) counts[0][bins[i]]++;
-    FREE_LOOP for (int j = 0; j < many; j++) counts[0][j] += counts[1][j];
-    for (int j = 0; j < many; j++) { counts[1][j] = before; before += counts[0][j]; }
-    FREE_LOOP for (int j = 0; j < many; j++) {
-        float first = (float)(int32_t)counts[1][j], low = rise.at + rise.by * first - rise.off;
-        float high = rise.at + rise.by * (first + (float)(int32_t)counts[0][j]) + rise.off;
-        low = low < 0.0f ? 0.0f : low > 65535.0f ? 65535.0f : low;
-        table[j] = (u32)(int32_t)low | (u32)(int32_t)(high > 65535.0f ? 65535.0f : high) << 16;
-    }
-    i = 0;
-#ifdef __AVX512F__
-    for (; i + 16 <= n; i += 16) {
-        __m512i both = _mm512_i32gather_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(bins + i))), table, 4);
-        __m512i value = _mm512_loadu_si512(x + i);
-        __m512i word = _mm512_srli_epi32(_mm512_loadu_si512(words + i), 16), least = _mm512_and_si512(both, _mm512_set1_epi32(0xffff));
-        __mmask16 below = _mm512_cmplt_epu32_mask(word, least);
-        __mmask16 open = _mm512_mask_cmple_epu32_mask(_mm512_test_epi32_mask(value, value), word, _mm512_srli_epi32(both, 16));
-        __m512i told = _mm512_mask_mov_epi32(_mm512_maskz_set1_epi32(open, 2), below, _mm512_set1_epi32(1));
-        _mm_storeu_si128((__m128i *)(kept + i), _mm512_cvtepi32_epi8(told));
-    }
-#endif
-    for (; i < n; i++) {
-        u32 both = table[bins[i]], word = words[i] >> 16, least = both & 0xffffu;
-        kept[i] = word < least ? 1 : word > both >> 16 || bits_of(x[i]) == 0 ? 0 : 2;
-    }
+    bounds(all, counts, many, table);
+    u16 *open = kept + (n + 63) / 64 * 4;
+    memset(open + (n - 1) / 64 * 4, 0, 8);
+    told(x, n, words, bins, table, kept, open);
     int unsure = 0;
-    for (int64_t from = 0; from < n; from += 8) { /* eight at a time: most are none */
-        u64 eight = 0;
-        memcpy(&eight, kept + from, n - from < 8 ? (size_t)(n - from) : 8);
-        if (!(eight &= 0x0202020202020202u)) continue;
-        for (; eight; eight &= eight - 1) {
-            const int64_t at = from + __builtin_ctzll(eight) / 8;
-            u32 rank = 0, key = SIZE(at);
+    for (i = 0; i < n; i += 64) {
+        u64 these;
+        memcpy(&these, open + i / 16, 8);
+        for (; these; these &= these - 1) {
+            const int64_t at = i + __builtin_ctzll(these);
             if (++unsure > UNSURE) return 0;
-            for (int64_t j = 0; j < at; j++) rank += SIZE(j) <= key;
-            for (int64_t j = at; j < n; j++) rank += SIZE(j) < key;
-            kept[at] = words[at] < limits[rank];
+            kept[at / 16] |= (u16)((u32)(words[at] <= all->most[counted(x, n, at)]) << (at & 15));
         }
     }
     return 1;
 }
 
-/* As cuvee_prune, of values that are not divided: ranks are looked for only where they matter. */
-static void draw(float *x, int64_t rows, int64_t n, int64_t first, u64 key, const u64 *limits, double *before, double *after,
-                 u64 *scratch) {
-    u32 *words = (u32 *)(scratch + 2 * n), *ranks = words + rows * n, last[TILE];
-    uint8_t *kept = (uint8_t *)scratch + 2 * n;
-    const Rise rise = rise_of(limits, n);
-    int64_t made = 0;
-    for (int64_t row = 0; row < rows; row++, x += n) {
-        for (; made < (row + 1) * n; made += TILE) {
-            int whole = rows * n - made >= TILE;
-            philox(whole ? words + made : last, (u64)(first + made) / TILE, key);
-            if (!whole) memcpy(words + made, last, (size_t)(rows * n - made) * sizeof(u32));
-        }
-        const u32 *own = words + row * n;
-        if (before) before = row_sums(x, n, before);
-        if (!drawn(x, n, own, limits, rise, (u16 *)scratch, kept)) {
-            rank(x, n, ranks, scratch);
-            FREE_LOOP for (int64_t i = 0; i < n; i++) kept[i] = own[i] < limits[ranks[i]];
-        }
-        FREE_LOOP for (int64_t i = 0; i < n; i++) x[i] = kept[i] ? x[i] : 0.0f;
-        if (before) after = row_sums(x, n, after);
+/* `x` where its bit is set, else 0; bits are in words of 16. */
+static void thinned(float *x, const u16 *kept, int64_t n) {
+    int64_t whole = n & ~(int64_t)15;
+    for (int64_t i = 0; i < whole; i += 16) *(Lanes *)(x + i) = where(*(const Lanes *)(x + i), kept[i / 16]);
+    for (int k = 0; k < (int)(n & 15); k++) x[whole + k] = kept[whole / 16] >> k & 1 ? x[whole + k] : 0.0f;
+}
+/* Bits joined to others that end at bit `at`. */
+static void noted(u64 *to, int64_t at, const u16 *kept, int64_t n) {
+    to += at / 64;
+    const int shift = (int)(at & 63);
+    for (int64_t i = 0; i < n; i += 64, to++) {
+        u64 own = 0;
+        memcpy(&own, kept + i / 16, n - i < 64 ? (size_t)((n - i + 15) / 16) * 2 : 8);
+        if (n - i < 64) own &= ((u64)1 << (n - i)) - 1;
+        to[0] |= own << shift;
+        if (shift && own >> (64 - shift)) to[1] |= own >> (64 - shift);
     }
 }
 
-/* Rows of `n` elements, the first of which is element `first` of its tensor (a multiple of 1024): keep what a random word
- * below the limit of its rank keeps, divided by the divisor of its rank. With `before`, sums of magnitudes are made, too. */
-void cuvee_prune(float *x, int64_t rows, int64_t n, int64_t first, u64 key, const u64 *limits, const float *divisors,
-                 double *before, double *after, u64 *scratch) {
-    if (!divisors && n > 0 && limits[0] <= limits[n - 1]) {
-        draw(x, rows, n, first, key, limits, before, after, scratch);
+static void row_done(Ranked *all, float *x, const u32 *words) {
+    const int64_t n = all->length, row = all->rows++;
+    u32 *ranks = (u32 *)(all->scratch + 2 * n);
+    u16 *kept = (u16 *)ranks;
+    if (all->before) all->before = row_sums(x, n, all->before);
+    if (all->divisors) {
+        float *out = all->out + row * n;
+        rank(x, n, ranks, all->scratch);
+        FREE_LOOP for (int64_t i = 0; i < n; i++) {
+            float value = words[i] <= all->most[ranks[i]] ? x[i] : 0.0f;
+            out[i] = value / all->divisors[ranks[i]];
+        }
         return;
     }
-    u32 *ranks = (u32 *)(scratch + 2 * n), words[TILE];
-    for (int64_t row = 0; row < rows; row++) rank(x + row * n, n, ranks + row * n, scratch);
-    if (before) for (int64_t row = 0; row < rows; row++) before = row_sums(x + row * n, n, before);
-    u32 *most = (u32 *)scratch; /* the largest word that keeps; halves of the limits' size are gathered faster */
-    int none = 0;
-    for (int64_t i = 0; i < n; i++) {
-        most[i] = limits[i] > 0xffffffffu ? 0xffffffffu : (u32)limits[i] - 1;
-        none |= limits[i] == 0;
+    if (!drawn(all, x, words, (u16 *)all->scratch, kept)) {
+        rank(x, n, ranks, all->scratch);
+        kept = (u16 *)all->scratch;
+        for (int64_t i = 0; i < n; i += 16) {
+            u32 own = 0;
+            for (int k = 0; k < 16 && i + k < n; k++) own |= (u32)(words[i + k] <= all->most[ranks[i + k]]) << k;
+            kept[i / 16] = (u16)own;
+        }
     }
-    for (int64_t s = 0; s < rows * n; s += TILE) {
-        int m = rows * n - s < TILE ? (int)(rows * n - s) : TILE;
-        philox(words, (u64)(first + s) / TILE, key);
-        float *value = x + s;
-        const u32 *place = ranks + s;
-        if (none) { SOME value[i] = words[i] < limits[place[i]] ? value[i] : 0.0f; }
-        else { SOME value[i] = words[i] <= most[place[i]] ? value[i] : 0.0f; }
-        if (divisors) { SOME value[i] = value[i] / divisors[place[i]]; }
-    }
-    if (before) for (int64_t row = 0; row < rows; row++) after = row_sums(x + row * n, n, after);
+    if (all->bits) noted(all->bits, row * n, kept, n);
+    if (!all->before && !all->out) return;
+    thinned(x, kept, n);
+    if (all->before) all->after = row_sums(x, n, all->after);
+    if (all->out) memcpy(all->out + row * n, x, (size_t)n * 4);
+}
+
+/* A tile more: the rows that it ends are done. */
+static void ranked(Ranked *all, const float *a, int64_t line, int m) {
+    int64_t done = 0;
+    if (!all->rows && !all->held) rise(all);
+    memcpy(all->values + all->held, a, (size_t)m * 4);
+    philox(all->words + all->held, (u64)line, all->key);
+    all->held += m;
+    for (; all->held - done >= all->length; done += all->length) row_done(all, all->values + done, all->words + done);
+    if (!done) return;
+    all->held -= done;
+    memmove(all->values, all->values + done, (size_t)all->held * 4);
+    memmove(all->words, all->words + done, (size_t)all->held * 4);
+}
+
+/* `a` where a bit of the tensor is set, else 0. */
+static void staying(float *to, const float *a, const u16 *bits, int64_t line) {
+    bits += line * (TILE / 16);
+    for (int i = 0; i < TILE; i += 16) *(Lanes *)(to + i) = where(*(const Lanes *)(a + i), bits[i / 16]);
 }
 
 #endif

@@ -163,7 +163,8 @@ static double *row_sums(const float *x, int64_t n, double *sums) {
     int64_t line = TILE;
     while (n < line && line / 2 >= n && line > 1) line /= 2;
     for (int64_t s = 0; s < n; s += line) {
-        if (line == TILE && s + TILE <= n) { *sums++ = sum_of_sizes(x + s); continue; }
+        float rest[TILE];
+        if (line == TILE) { *sums++ = sum_of_sizes(ended(rest, x + s, n - s < TILE ? (int)(n - s) : TILE)); continue; }
         double v[TILE];
         for (int64_t i = 0; i < line; i++) v[i] = s + i < n ? (double)size_of(x[s + i]) : 0.0;
         for (int64_t half = line / 2; half > 0; half /= 2) { FREE_LOOP for (int64_t i = 0; i < half; i++) v[i] += v[i + half]; }

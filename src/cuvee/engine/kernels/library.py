@@ -50,13 +50,6 @@ class Kernels:
         self._select = _function(library.cuvee_select, whole, [pointer, wide, pointer, whole, pointer])
         self._less = _function(library.cuvee_less, None, [pointer, wide, wide, ctypes.c_uint32, pointer])
         self._exact = _function(library.cuvee_exact, whole, [pointer, wide, pointer])
-        self._prune = _function(
-            library.cuvee_prune,
-            None,
-            [pointer, wide, wide, wide, ctypes.c_uint64, pointer, pointer, pointer, pointer, pointer],
-        )
-        self._mark = _function(library.cuvee_mark, None, [pointer, wide, pointer])
-        self._keep = _function(library.cuvee_keep, None, [pointer, wide, pointer])
         self._find = _function(library.cuvee_find, whole, [pointer, wide, wide, pointer])
         self._equal = _function(library.cuvee_equal, wide, [pointer, wide, ctypes.c_uint32])
         self._add = _function(library.cuvee_add, None, [pointer, pointer, wide])
@@ -117,34 +110,6 @@ class Kernels:
         if flags & 4:
             raise ValueError("a program holds an operation that the library does not know")
         return flags, spent.value * 1e-9
-
-    def prune(
-        self,
-        values: int,
-        rows: int,
-        length: int,
-        first: int,
-        key: int,
-        limits: Any,
-        divisors: Any,
-        sums: tuple[int | None, int | None],
-        scratch: int,
-    ) -> None:
-        """Keep of rows that begin at element `first` of a tensor what a random word below the limit of its rank keeps.
-
-        Kept values are divided by the divisor of their rank, where there are divisors. With `sums`, magnitudes before
-        and after are added up line by line. `scratch` holds 20 bytes for each element of a row and 4
-        for each element of all.
-        """
-        self._prune(values, rows, length, first, key, limits, divisors, *sums, scratch)
-
-    def mark(self, values: int, count: int, bits: int) -> None:
-        """Note which values are not +0, a bit for each."""
-        self._mark(values, count, bits)
-
-    def keep(self, values: int, count: int, bits: int) -> None:
-        """Set to +0 what is not noted."""
-        self._keep(values, count, bits)
 
     def find(self, table: Any, goal: int) -> tuple[int, int, int] | None:
         """(bin, values in lower bins, values in it) of the bin that holds position `goal`; None past the end."""

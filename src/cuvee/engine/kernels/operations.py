@@ -50,7 +50,7 @@ class Code(IntEnum):
     OUTWEIGHS = 34  # to += 1 where |a| > |b - a| · x
     REACHED = 35  # a where b >= x, else 0
     AT_LEAST = 36  # a, at least x
-    SPILL = 37  # a to memory, as float32
+    RANKED = 37  # rows of a are gathered, and thinned by the ranks of their magnitudes (`Ranked`)
     VARIANCE = 38  # over the registers that are listed (`listed`), of differences to the first
     LOAD_E4M3 = 39
     LOAD_E5M2 = 40
@@ -73,6 +73,8 @@ class Code(IntEnum):
     DECIDED = 57  # the mean of those that agree with the sign of their sum
     GRAM = 58  # float64 products of each line, of all inputs less a register with each other (`Gram`)
     PICK_CHANGE = 59  # PICK of input b (float32 where c is not 0) less a; d is a register of its own
+    STAYING = 60  # a where a bit of the tensor is set, else 0
+    RECALL = 61  # float32 of the tensor from memory
 
 
 class Op(ctypes.Structure):
@@ -228,8 +230,20 @@ class Varying(ctypes.Structure):
 
 CROWD = 64  # experts at most
 FACTORS = 4  # inputs of GRAM at most
-TRIMMED, DROPPED = 1, 2  # how an expert is thinned: by magnitude, or at random
+TRIMMED, DROPPED, MARKED = 1, 2, 4  # how an expert is thinned: by magnitude, at random, or as bits say
 MADE = {"sum": 0, "mean": 1, "max": 2}  # what ELECTED makes of those that agree
+
+
+class Ranked(ctypes.Structure):
+    """A stage of RANKED, as C sees it."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("length", "rows", "held")),
+        ("key", ctypes.c_uint64),
+        *((name, ctypes.c_void_p) for name in ("most", "divisors", "bits", "out", "before", "after")),
+        *((name, ctypes.c_void_p) for name in ("values", "words", "scratch")),
+        *((name, ctypes.c_float) for name in ("at", "by", "off", "unused")),
+    )
 
 
 class Picked(ctypes.Structure):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
-from cuvee.engine.kernels.operations import REGISTER, TILE, Ballot, Gathered, Kept, Op
+from cuvee.engine.kernels.operations import REGISTER, TILE, Ballot, Code, Gathered, Kept, Op, Ranked
 
 if TYPE_CHECKING:
     from cuvee.engine.kernels.library import Kernels
@@ -67,34 +67,38 @@ def run_case(library: Kernels, case: dict[str, Any], vectors: dict[str, Any]) ->
 
 
 def prune_case(library: Kernels, case: dict[str, Any], vectors: dict[str, Any]) -> str:
-    """The digest of thinned rows, their sums before and after, what was noted of them, and an order statistic."""
+    """The digest of thinned rows, their sums before and after, what bits leave of them, and an order statistic."""
     raw = base64.b64decode(vectors["inputs"][case["input"]])
     rows, length = case["rows"], case["length"]
-    values = (ctypes.c_float * (rows * length)).from_buffer_copy(raw)
-    limits = (ctypes.c_uint64 * length)(*(prune_limit(rank, length) for rank in range(length)))
-    divisors = None if case["bare"] else (ctypes.c_float * length)(*(rank + 1.0 for rank in range(length)))
-    sums = (ctypes.c_double * (2 * rows))()
-    scratch = (ctypes.c_uint64 * (2 * length + rows * length))()
-    bits = (ctypes.c_uint8 * (rows * length // 8 + 1))()
-    at = ctypes.addressof(sums)
-    library.prune(
-        ctypes.addressof(values),
-        rows,
-        length,
-        case["first"],
-        case["key"],
-        limits,
-        divisors,
-        (at, at + 8 * rows),
-        ctypes.addressof(scratch),
+    count, first, bare = rows * length, case["first"], case["bare"]
+    divisors = (ctypes.c_float * length)(*(rank + 1.0 for rank in range(length)))
+    most = (ctypes.c_uint32 * length)(
+        *(min(prune_limit(rank, length), 1 << 32) - 1 for rank in range(length))
     )
-    library.mark(ctypes.addressof(values), rows * length, ctypes.addressof(bits))
-    again = (ctypes.c_float * (rows * length)).from_buffer_copy(raw)
-    library.keep(ctypes.addressof(again), rows * length, ctypes.addressof(bits))
+    sums, bits, out = (ctypes.c_double * (2 * rows))(), (ctypes.c_uint64 * 17)(), (ctypes.c_float * count)()
+    own = [(ctypes.c_uint32 * size)() for size in (length + 2 * TILE, length + 2 * TILE, 5 * length + 16)]
+    head = Ranked(length=length, key=case["key"], out=ctypes.addressof(out))
+    head.most, head.divisors = ctypes.addressof(most), None if bare else ctypes.addressof(divisors)
+    head.values, head.words, head.scratch = map(ctypes.addressof, own)
+    if bare:
+        head.bits, head.before = map(ctypes.addressof, (bits, sums))
+        head.after = head.before + 8 * rows
+    values = ctypes.create_string_buffer(raw, len(raw))
+    inputs = (ctypes.c_void_p * 1)(ctypes.addressof(values))
+    area = (ctypes.c_char * (2 * REGISTER))()
+    load = Op(code=Code.LOAD_F32)
+    thin = Op(code=Code.RANKED, data=ctypes.addressof(head))
+    library.run((Op * 2)(load, thin), 2, inputs, 0, first, count, ctypes.addressof(area))
+    again = (ctypes.c_float * count)()
+    left = Op(code=Code.STAYING, to=1, data=ctypes.addressof(bits) - first // 8)
+    if not bare:
+        left = Op(code=Code.RECALL, to=1, data=ctypes.addressof(out) - 4 * first)
+    ops = (Op * 3)(load, left, Op(code=Code.STORE_F32, a=1))
+    library.run(ops, 3, inputs, ctypes.addressof(again), first, count, ctypes.addressof(area))
     keys = (ctypes.c_uint32 * length).from_buffer_copy(raw)
     found = library.select(keys, length, length // 3) or (0, 0, 0)
     told = [*found, library.equal(keys, found[0])]
-    return digest(0, bytes(values), bytes(sums) + bytes(bits) + bytes(again), told)
+    return digest(0, bytes(out), bytes(sums) + bytes(again), told)
 
 
 def vote_case(library: Kernels, case: dict[str, Any], vectors: dict[str, Any]) -> str:
