@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cuvee
+from cuvee.api.beforehand import lightened
 from cuvee.api.card import card_text
 from cuvee.api.fetch import fetch
 from cuvee.api.inputs import refuse_changed, refuse_inputs, resume_key, stamps
-from cuvee.api.lock import lock_text
+from cuvee.api.lock import lock_of, lock_text
 from cuvee.api.record import libraries, manifest_of
 from cuvee.api.recording import recorder_of, told_of, watched
-from cuvee.api.sparing import spared
 from cuvee.api.writing import with_text
 from cuvee.bundle.json_files import dump_json
 from cuvee.bundle.pipeline import is_pipeline
@@ -104,8 +104,7 @@ def _written(
     sink = SingleFileSink(out) if single else FolderSink(out)
     plan = laid_out(plan, out)
     if runner is run:
-        lighter = spared(plan, chosen)
-        plan, runner = lighter.plan, lighter.runner
+        plan, runner, _ = lightened(plan, chosen)
     inputs = stamps(plan)
     arithmetic = {"cuvee": cuvee.__version__, "device": chosen.device, **libraries()}
     key = resume_key(plan, inputs, arithmetic)
@@ -119,12 +118,13 @@ def _written(
         refuse_changed(plan, inputs)
         notes = told_of(recorder, chosen)
         told_lineage = lineage() if callable(lineage) else lineage
-        files = {} if single else side_files(plan, out.name)
+        locked = lock_of(plan)
+        files = {} if single else side_files(plan, out.name, locked)
         began = time.monotonic()
         session.commit(
             files,
             lambda records: manifest_of(
-                plan, session.digests, records, chosen.device, finished.figures, told_lineage
+                plan, session.digests, records, chosen.device, finished.figures, told_lineage, locked
             ),
         )
         if chosen.profile:
@@ -165,22 +165,22 @@ def load(plan: Plan, options: RunOptions | None = None, listener: Listener = ign
         raise not_a_folder("a merge in memory is one model")
     fetch(plan, listener)
     chosen = options or RunOptions.from_settings()
-    lighter = spared(plan, chosen)
+    lighter, runner, _ = lightened(plan, chosen)
     sink = MemorySink()
     with sink.begin(plan.layout, plan.digest, resume=False, overwrite=False) as session:
-        lighter.runner(lighter.plan, session, chosen, listener)
+        runner(lighter, session, chosen, listener)
         session.commit({}, lambda records: b"{}")
     return sink.tensors
 
 
-def side_files(plan: Plan, name: str) -> Mapping[str, bytes]:
+def side_files(plan: Plan, name: str, locked: Mapping[str, Any]) -> Mapping[str, bytes]:
     """Every file of the output besides weights and manifest."""
     files = dict(plan.side_files)
     if plan.config is not None and not is_pipeline(plan.config):  # a pipeline has an index instead
         files["config.json"] = dump_json(plan.config)
     if plan.recipe.text:
         files[RECIPE_NAMES.get(plan.recipe.dialect, "cuvee.yaml")] = plan.recipe.text.encode()
-    files["cuvee.lock"] = lock_text(plan)
+    files["cuvee.lock"] = lock_text(plan, locked)
     if plan.recipe.output.card and plan.config is not None:
         files["README.md"] = card_text(plan, name).encode()
     return files

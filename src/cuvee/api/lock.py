@@ -77,9 +77,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def lock_text(plan: Plan) -> bytes:
-    """The lock as the bytes of `cuvee.lock`."""
-    return dump_json(lock_of(plan))
+def lock_text(plan: Plan, locked: Mapping[str, Any] | None = None) -> bytes:
+    """The lock, which may be known already, as the bytes of `cuvee.lock`."""
+    return dump_json(dict(lock_of(plan) if locked is None else locked))
 
 
 def differences(plan: Plan, locked: Mapping[str, Any]) -> list[Diagnostic]:

@@ -15,7 +15,7 @@ from cuvee.core.cache import folder
 from cuvee.core.disk import REAL, make_folders, write_file
 from cuvee.engine.options import RunOptions
 from cuvee.errors import CuveeError
-from cuvee.plan.cost import Outlook, Prediction, Rates, floor_of, predict
+from cuvee.plan.cost import Outlook, Prediction, Rates, floor_of, inputs_of, predict
 from cuvee.plan.plan import Plan
 
 if TYPE_CHECKING:
@@ -58,6 +58,12 @@ def known_rates() -> Rates:
         return Rates()
     usable = isinstance(found, (int, float)) and math.isfinite(found) and found > 0
     return Rates(float(found), measured=True) if usable and found is not None else Rates()
+
+
+def teaches(plan: Plan) -> bool:
+    """Whether a run of the plan moves so much that `remember` may learn from it."""
+    read = sum(meta.nbytes for meta in inputs_of(plan.tensors).values())
+    return read + plan.layout.total_bytes >= LARGE
 
 
 def remember(prediction: Prediction, seconds: float) -> None:

@@ -24,16 +24,17 @@ def manifest_of(
     device: str = "cpu",
     figures: Figures | None = None,
     lineage: Mapping[str, Any] | None = None,
+    locked: Mapping[str, Any] | None = None,
 ) -> bytes:
     """The manifest of an output: what went in, what came out, and the figures that stages record for later runs.
 
-    With `lineage`, also what each tensor was made from.
+    With `lineage`, also what each tensor was made from. `locked`: what the sources are, where it is known already.
     """
     lock = locked_with(plan.recipe)
     origin = Origin(
         recipe=plan.recipe.text,
         plan_digest=plan.digest,
-        lock=lock_of(plan),
+        lock=dict(lock_of(plan) if locked is None else locked),
         methods={plan.method_label: cuvee.__version__},
         numerics={
             "compute": sorted({t.compute.name for t in plan.tensors}),

@@ -18,14 +18,13 @@ from cuvee.plan.nodes import Difference, Read, walk
 from cuvee.plan.plan import Plan
 from cuvee.sinks.watched import Watched
 from cuvee.sources.catalogue import catalogued, changes_of, digests_of, fingerprint
-from cuvee.sources.catalogue_live import Recording, room_of
-from cuvee.sources.catalogue_scan import measurable
 from cuvee.sources.residency import cold
 from cuvee.sources.spared import SparedSource
 
 if TYPE_CHECKING:
     from cuvee.core.tensors import Extent
     from cuvee.sinks.sink import Staging
+    from cuvee.sources.catalogue_live import Recording
     from cuvee.sources.source import Source
 
 _ROOM = 64 << 20  # bytes that a catalogue nobody asked for may take while it is made
@@ -74,8 +73,11 @@ def recorder_of(plan: Plan, options: RunOptions) -> Recorder | None:
         return None
     parts = _together(plan)
     if options.recording == "cold":
-        most = options.threads * sum(map(room_of, (len(keys) for _, keys in parts)))
-        if most > _ROOM or not cold(_extents(plan, parts)):
+        if not cold(_extents(plan, parts)):
+            return None
+        from cuvee.sources.catalogue_live import room_of  # what records is imported where it is asked for
+
+        if options.threads * sum(map(room_of, (len(keys) for _, keys in parts))) > _ROOM:
             return None
     parts = [part for part in parts if not _known(plan, part)]
     if not parts:
@@ -87,6 +89,8 @@ def recorder_of(plan: Plan, options: RunOptions) -> Recorder | None:
 
 def _recording(plan: Plan, part: Part, *, missing: bool) -> Recording:
     """Of the tensors that the plan reads of a part's sources; `missing`: of those alone that are not known."""
+    from cuvee.sources.catalogue_live import Recording
+
     based, keys = part
     sources = [plan.sources[key].source for key in keys]
     known = _told(sources, based) if missing else frozenset()
@@ -99,6 +103,8 @@ def _recording(plan: Plan, part: Part, *, missing: bool) -> Recording:
 
 def _told(sources: Sequence[Source], based: bool) -> frozenset[str]:
     """The tensors of which the cache has all digests and every expert's change, whatever these are together."""
+    from cuvee.sources.catalogue_scan import measurable
+
     digests = [digests_of(source) or {} for source in sources]
     changes = [changes_of(sources[0], expert) or {} for expert in sources[1:]] if based else []
     ground = sources[0].tensors if based else {}
@@ -149,6 +155,8 @@ def _is_plain(plan: Plan, key: str, names: set[str]) -> bool:
 
 def _known(plan: Plan, part: Part) -> bool:
     """Whether the cache has all that a run of the plan could find out."""
+    from cuvee.sources.catalogue_scan import measurable
+
     based, keys = part
     sources = [plan.sources[key].source for key in keys]
     read = {key: {name for other, name in inputs_of(plan.tensors) if other == key} for key in keys}

@@ -57,6 +57,7 @@ _PATTERNS: dict[Group, tuple[str, ...]] = {
     "code": ("*.py",),
 }
 _TEXT = frozenset({"", ".md", ".txt", ".rst", ".html", ".pdf"})  # endings a licence file may have
+_WILD = frozenset("*?[")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+() -]*(?<![. ])")
 _DEVICES = frozenset(
     {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
@@ -125,6 +126,8 @@ def checked_name(name: str, source: str | None = None) -> str:
 
 
 def _fits(name: str, pattern: str) -> bool:
+    if not _WILD.intersection(pattern):  # most are names, which need no regular expression
+        return name == pattern
     return name.count("/") == pattern.count("/") and fnmatch.fnmatchcase(name, pattern)
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cuvee.api.beforehand import lightened
 from cuvee.api.blend import Blend
 from cuvee.api.execute import Lineage, Runner, Saved, laid_out, save
-from cuvee.api.outlook import outlook, remember
-from cuvee.api.sparing import spared
+from cuvee.api.outlook import outlook, remember, teaches
 from cuvee.cli.profile import profiled
 from cuvee.cli.progress import listener
 from cuvee.cli.render import json_line, notes, stderr, stdout
@@ -93,15 +93,15 @@ def run_plan(
     """Run a plan and report; `tables` are those that the runner has thresholds from."""
     plan, here = laid_out(plan, out), runner is run
     if here:
-        lighter = spared(plan, options)
-        plan, runner, tables = lighter.plan, lighter.runner, lighter.tables
-    ahead = outlook(plan, out, options, tables)
+        plan, runner, tables = lightened(plan, options)
+    is_shown = not (manner.as_json or manner.quiet)
+    ahead = outlook(plan, out, options, tables) if is_shown or teaches(plan) else None
     if manner.as_json:
         json_line({"type": "version", "schema": "cuvee.merge/1"})
         for note in plan.notes:
             json_line({"type": "diagnostic", **note.as_dict()})
     else:
-        if not manner.quiet:
+        if is_shown:
             stderr(explain_text(plan, ahead, notes=False))
         notes(plan.notes, manner.quiet)
     try:
@@ -125,7 +125,8 @@ def run_plan(
             json_line({"type": "diagnostic", **note.as_dict()})
     else:
         notes(saved.notes, manner.quiet)
-    if here and not saved.finished.resumed_bytes:  # a cluster says nothing of this machine
+    # A cluster says nothing of this machine.
+    if ahead is not None and here and not saved.finished.resumed_bytes:
         remember(ahead.prediction, time.monotonic() - began)  # with what is synced in the end
     _report(plan, saved, manner)
     warned = any(note.severity == "warning" for note in plan.notes)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -30,6 +31,7 @@ Mode = Literal["read", "write", "append"]
 
 _PIECE = 1 << 20
 _FLUSHED = 4 << 20  # bytes of a file after which writing them to the device begins
+_SYNCS = 16  # at once
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _NOREPLACE, _EXCHANGE = 1, 2
 
@@ -102,6 +104,9 @@ class Disk(Protocol):
 
     def sync_folder(self, folder: Path) -> None:
         """Return when the folder's names are on the device."""
+
+    def sync_all(self, handles: Sequence[Handle], folders: Sequence[Path] = ()) -> None:
+        """As `sync` for each file and `sync_folder` for each folder, in any order."""
 
     def rename(self, old: Path, new: Path, *, replace: bool = True) -> None:
         """Move in one step, over a file or an empty folder of the same kind; never with replace=False."""
@@ -231,6 +236,16 @@ class RealDisk:
                 os.fsync(number)
             finally:
                 os.close(number)
+
+    def sync_all(self, handles: Sequence[Handle], folders: Sequence[Path] = ()) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        files = [functools.partial(self.sync, handle) for handle in handles]
+        calls = [*files, *(functools.partial(self.sync_folder, folder) for folder in folders)]
+        # At once, because the file system then brings what they have in common to the device once, not for each.
+        with ThreadPoolExecutor(max(1, min(len(calls), _SYNCS))) as pool:
+            for done in [pool.submit(call) for call in calls]:
+                done.result()
 
     def rename(self, old: Path, new: Path, *, replace: bool = True) -> None:
         with _reporting(new):

@@ -54,10 +54,18 @@ def read_journal(disk: Disk, path: Path) -> Journal | None:
 
 
 def write_journal(disk: Disk, path: Path, journal: Journal) -> None:
-    """Replace the journal, durably."""
+    """Replace the journal; durably where it claims anything."""
     head = {"version": _VERSION, "plan": journal.plan, "layout": journal.layout}
     lines = [entry(name, digest) for name, digest in journal.claims.items()]
-    write_file(path, canonical_json(head) + b"".join(lines), disk)
+    content = canonical_json(head) + b"".join(lines)
+    if lines:
+        write_file(path, content, disk)
+        return
+    handle = disk.create(path, len(content))  # a torn one is none, and there is no work that it could lose
+    try:
+        disk.pwrite(handle, content, 0)
+    finally:
+        disk.close(handle)
 
 
 def entry(name: str, digest: str) -> bytes:

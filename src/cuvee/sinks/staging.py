@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _KEPT_OPEN = 256  # weight files; beyond that, each write opens its own
+_SYNCED = 64  # files made durable together
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,28 +159,32 @@ class StagedSession:
     def _complete(self, others: dict[str, bytes], manifest: MakeManifest) -> None:
         """Bring the staged output to its final content, every byte and every name of it durable."""
         model = self._claim.target.model
-        self._sync_weights()
-        if self._claim.paranoid:
-            self._read_back()
         folders = {model, *(model / name for name in self._claim.layout.folders)}
-        for name, content in others.items():
+        for name in others:
             path = model.joinpath(*name.split("/"))
             missing = [p for p in path.parents if p != model and p.is_relative_to(model)]
             for folder in reversed(missing):
                 self._disk.make_folder(folder)
             folders.update(missing)
-            self._write_whole(path, content)
-        self._write_whole(model / MANIFEST, manifest(self._progress.records(others)))
-        for folder in sorted(folders, reverse=True):  # inner ones first
-            self._disk.sync_folder(folder)
+        self._sync({**others, MANIFEST: manifest(self._progress.records(others))}, folders)
+        if self._claim.paranoid:
+            self._read_back()
 
-    def _sync_weights(self) -> None:
+    def _sync(self, others: Mapping[str, bytes], folders: Iterable[Path]) -> None:
+        """Write what stands beside the weights, the last of it last, and make every file and folder durable."""
         with self._journal_guard:
             if self._journal is not None:
                 self._disk.append(self._journal, journals.SYNCING)
-        for file in self._claim.layout.files:
-            with self._file(file.name) as handle:
-                self._disk.sync(handle)
+        names = [*(file.name for file in self._claim.layout.files), *others]
+        for first in range(0, len(names), _SYNCED):
+            batch = names[first : first + _SYNCED]
+            is_last = first + _SYNCED >= len(names)
+            with contextlib.ExitStack() as opened:
+                files = (self._whole(n, others[n]) if n in others else self._file(n) for n in batch)
+                handles = [opened.enter_context(file) for file in files]
+                self._disk.sync_all(
+                    handles, sorted(folders, reverse=True) if is_last else ()
+                )  # inner ones first
 
     def _read_back(self) -> None:
         """RunError when a tensor on disk is not what was written."""
@@ -195,11 +200,13 @@ class StagedSession:
                     hint="check the disk and its memory; run the same command again to rewrite the tensor",
                 )
 
-    def _write_whole(self, path: Path, content: bytes) -> None:
-        handle = self._disk.create(path, len(content))
+    @contextlib.contextmanager
+    def _whole(self, name: str, content: bytes) -> Iterator[Handle]:
+        """A file of the staged output with this content, open."""
+        handle = self._disk.create(self._claim.target.model.joinpath(*name.split("/")), len(content))
         try:
             self._disk.pwrite(handle, content, 0)
-            self._disk.sync(handle)
+            yield handle
         finally:
             self._disk.close(handle)
 

@@ -30,7 +30,7 @@ import errno
 import os
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -285,7 +285,11 @@ class FaultyDisk:
             for change in self._changes:
                 change.certain = change.certain or change.folder == number
 
-    # Inside.
+    def sync_all(self, handles: Sequence[Handle], folders: Sequence[Path] = ()) -> None:
+        for handle in handles:
+            self.sync(handle)
+        for folder in folders:
+            self.sync_folder(folder)
 
     @contextlib.contextmanager
     def _alive(self) -> Iterator[None]:

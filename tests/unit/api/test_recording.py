@@ -128,7 +128,7 @@ def test_a_source_that_changes_while_it_is_merged_has_none(monkeypatch) -> None:
         return done
 
     monkeypatch.setattr(execute, "refuse_changed", lambda *_: None)
-    monkeypatch.setattr("cuvee.api.sparing.run", touched)
+    monkeypatch.setattr("cuvee.engine.run.run", touched)
     assert told(blend().save("out", run=ON)) == ["CV-P351"]
     assert not list(Path("cache").glob("catalogue/*"))
 

@@ -223,6 +223,32 @@ def test_writes_of_many_threads_do_not_mix(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == b"".join(bytes([b % 251]) * 64 for b in range(5000))
 
 
+def test_many_files_and_folders_are_synced_and_an_error_of_one_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handles = [REAL.create(tmp_path / str(number), 10) for number in range(40)]
+    (tmp_path / "folder").mkdir()
+    seen, fsync, broken = [], os.fsync, handles[7].number
+
+    def counted(number: int) -> None:
+        seen.append(str(Path(f"/proc/self/fd/{number}").readlink()))
+        if number == broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", counted)
+    with pytest.raises(RunError) as caught:
+        REAL.sync_all(handles, [tmp_path / "folder", tmp_path])
+    assert caught.value.diagnostics[0].where.file == str(tmp_path / "7")
+    assert sorted(seen) == sorted([*(str(h.path) for h in handles), str(tmp_path), str(tmp_path / "folder")])
+    broken = -1
+    REAL.sync_all(handles[:1])
+    REAL.sync_all([])
+    assert len(seen) == 43
+    for handle in handles:
+        REAL.close(handle)
+
+
 def test_both_disks_offer_the_whole_protocol() -> None:
     protocol = {name for name in vars(disk_module.Disk) if not name.startswith("_")}
     assert protocol <= set(dir(RealDisk))

@@ -154,16 +154,19 @@ def test_resumed_and_uninterrupted_runs_give_the_same_bytes(tmp_path: Path) -> N
         assert path.read_bytes() == (tmp_path / "resumed" / path.name).read_bytes()
 
 
-def test_side_files_of_an_interrupted_commit_do_not_stay(tmp_path: Path) -> None:
+def test_side_files_of_an_interrupted_commit_do_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "model"
     with FolderSink(out).begin(LAYOUT, "p", resume=True, overwrite=False) as session:
         write(session)
 
-        def fail(files: object) -> bytes:
+        def fail(*_: object) -> None:
             raise RuntimeError
 
-        with pytest.raises(RuntimeError):
-            session.commit({"old.json": b"{}", "sub/old.json": b"{}"}, fail)
+        with monkeypatch.context() as here, pytest.raises(RuntimeError):
+            here.setattr(type(REAL), "sync_all", fail)
+            session.commit({"old.json": b"{}", "sub/old.json": b"{}"}, manifest)
     assert (tmp_path / ".model.cuvee-part/model/sub/old.json").exists()
     assert len(save(FolderSink(out), side={"new.json": b"{}"})) == len(METAS)
     assert not {"old.json", "sub"} & set(names(out))
@@ -427,6 +430,22 @@ def test_an_output_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> Non
                 session.commit({}, manifest)
     assert (tmp_path / "merged.safetensors").read_bytes() == b"mine"
     assert names(tmp_path / "model") == ["mine"]
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 64])
+def test_every_file_is_made_durable_before_the_output_is_seen(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cuvee.sinks.staging._SYNCED", together)
+    disk = FaultyDisk()
+    disk.put(Path("/disk/bystander"), b"")
+    save(FolderSink(Path("/disk/model"), disk), side={"a.json": b"{}", "sub/b.json": b"{}"})
+    at = next(i for i, line in enumerate(disk.log) if line.startswith("rename ") and "model" in line)
+    staged = "/disk/.model.cuvee-part/model"
+    synced = [line for line in disk.log[:at] if line.startswith("sync")]
+    for name in disk.tree(Path("/disk/model")):
+        assert synced.count(f"sync {staged}/{name}") == 1
+    assert synced[-2:] == [f"sync_folder {staged}/sub", f"sync_folder {staged}"]
 
 
 def test_more_files_than_are_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
