@@ -27,7 +27,7 @@ MOST = (
 )  # different magnitudes of a tensor that are told apart (besides those of 16 bits); a power of 2
 _PLAIN, _NEAR, _FIRST, _TILE = 1 << 15, 1 << 16, (127 - 30) << 11, 512  # as the C has them
 _SLOTS = _PLAIN + _NEAR
-_EARLY, _NEARLY = 8192, 7168
+_EARLY, NEARLY = 8192, 7168
 _ROOM = 1 << 12  # entries of a hash table at first
 TABLE = 4 * _SLOTS + 8 * 4 * MOST  # bytes of `Table`
 _PIECE = 1 << 16  # elements whose differences the reference holds at once
@@ -67,8 +67,8 @@ class Magnitudes(Protocol):
         """Bits in ascending order, and counts; None where there are more than can be told apart."""
 
     @property
-    def lost(self) -> bool:
-        """Whether it is known already that there are too many."""
+    def different(self) -> int:
+        """How many different ones, besides the coarse ones, there are so far; more than MOST once they are given up."""
 
 
 class Counts:
@@ -90,7 +90,7 @@ class Counts:
             self._seen += len(part)
             if len(part) and not self._lost:
                 self._merge(part)
-            if self._seen == _EARLY and self._large and int(numpy.count_nonzero(_far(self._keys))) > _NEARLY:
+            if self._seen == _EARLY and self._large and int(numpy.count_nonzero(_far(self._keys))) > NEARLY:
                 self._lost = True
 
     def _merge(self, keys: Array) -> None:
@@ -105,9 +105,9 @@ class Counts:
         return None if self._lost else (self._keys, self._counts)
 
     @property
-    def lost(self) -> bool:
+    def different(self) -> int:
         """See `Magnitudes`."""
-        return self._lost
+        return MOST + 1 if self._lost else int(numpy.count_nonzero(_far(self._keys)))
 
 
 class Table:
@@ -139,9 +139,9 @@ class Table:
         return None if many < 0 else (keys, counts)
 
     @property
-    def lost(self) -> bool:
+    def different(self) -> int:
         """See `Magnitudes`."""
-        return bool(self.held.used > self.held.most)
+        return max(int(self.held.used), MOST + 1 if self.held.used > self.held.most else 0)
 
 
 @dataclass(slots=True)

@@ -102,12 +102,12 @@ def wanted(counts: Array) -> Wanted:
 
 def found(asked: Wanted, counts: Array, total: int) -> Ranks:
     """What stands at the kept places, given how often each magnitude of the wanted bins is there (bins by 512)."""
-    low = numpy.arange(IN_BIN, dtype=numpy.uint32)
-    keys = ((asked.bins + (LEAST - 2)) << FINE).astype(numpy.uint32)[:, None] | low
-    many = counts.astype(numpy.int64)
-    less = asked.less[:, None] + numpy.cumsum(many, axis=1) - many
-    there = many > 0
-    rows: list[Array] = [part[there] for part in (keys, less, many)]
+    there = numpy.flatnonzero(counts)
+    many, row = counts.ravel()[there].astype(numpy.int64), there >> FINE
+    before = numpy.cumsum(many) - many
+    firsts = numpy.append(before, 0)[numpy.searchsorted(row, numpy.arange(len(counts)))]
+    keys = (((asked.bins[row] + (LEAST - 2)) << FINE) | (there & (IN_BIN - 1))).astype(numpy.uint32)
+    rows: list[Array] = [keys, (asked.less - firsts)[row] + before, many]
     if asked.zeros:
         first = (numpy.zeros(1, numpy.uint32), numpy.zeros(1, numpy.int64), numpy.array([asked.zeros]))
         rows = [numpy.concatenate(parts) for parts in zip(first, rows, strict=True)]

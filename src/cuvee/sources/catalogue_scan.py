@@ -17,6 +17,7 @@ from blake3 import blake3
 from cuvee.core.lazy import numpy
 from cuvee.core.tensors import TensorMeta
 from cuvee.formats.bytes_file import ByteFile
+from cuvee.sources import catalogue_look
 from cuvee.sources.bits import Reader, reading_of
 from cuvee.sources.catalogue import DIGEST, Change, Found, Sketch, step_of
 from cuvee.sources.catalogue_look import KINDS, Looked, Magnitudes, scanner
@@ -200,7 +201,7 @@ class Measuring:
 
     def _piece(self, bits: list[Array], looked: Looked, hashers: list[Any]) -> None:
         self._machine.look(bits[0], bits[1:], self._meta.dtype.name, self._tables, looked)
-        if self._binned:
+        if self._binned and self._meta.numel > catalogue_look.MOST:
             self._bin(bits)
         ground = hashers[0].copy()
         hashers[0].update(_bytes(bits[0]))
@@ -211,10 +212,12 @@ class Measuring:
                 hashers[place].update(_bytes(bits[place]))
 
     def _bin(self, bits: list[Array]) -> None:
-        """Count the bins of what is given up, if it was so from the first piece on."""
+        """Count the bins of what was given up in the first piece; in float32 of what will probably be, too."""
         if not self._begun:
-            lost = (number for number, table in enumerate(self._tables) if table.lost)
-            self._bins = {number: Bins(self._meta.dtype.name) for number in lost}
+            kind = self._meta.dtype.name
+            enough = catalogue_look.NEARLY if kind == "float32" else catalogue_look.MOST
+            some = [number for number, table in enumerate(self._tables) if table.different > enough]
+            self._bins = {number: Bins(kind) for number in some}
             self._begun = True
         for number, bins in self._bins.items():
             bins.add(bits[0], bits[1 + number])
