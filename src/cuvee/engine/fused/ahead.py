@@ -27,8 +27,9 @@ class Ahead:
     `batches`: for each tensor, in the order in which they will be taken, where its inputs lie.
     """
 
-    def __init__(self, batches: Iterable[Sequence[Extent]], window: int) -> None:
+    def __init__(self, batches: Iterable[Sequence[Extent]], window: int, *, exactly: bool = False) -> None:
         self._batches = batches
+        self._exactly = exactly
         self._window = min(MOST, max(LEAST, window))
         self._files: dict[Path, int] = {}
         self._read = 0
@@ -82,8 +83,7 @@ class Ahead:
         if number is None:
             if len(self._files) >= _OPEN_FILES:
                 self._close()
-            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-            number = self._files[extent.path] = os.open(extent.path, flags)
+            number = self._files[extent.path] = open_input(extent.path, self._exactly)
         if not cached(number, extent.offset + extent.nbytes - 1):
             os.posix_fadvise(number, extent.offset, extent.nbytes, os.POSIX_FADV_WILLNEED)
 
@@ -91,6 +91,18 @@ class Ahead:
         for number in self._files.values():
             os.close(number)
         self._files.clear()
+
+
+def open_input(path: Path, exactly: bool) -> int:
+    """A descriptor for reading; `exactly`: the system is asked not to read ahead of what is asked for.
+
+    Else it may read megabytes into what a plan leaves out.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if exactly and hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(number, 0, 0, os.POSIX_FADV_RANDOM)
+    return number
 
 
 def pieces(extents: Sequence[Extent]) -> Iterator[Extent]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from cuvee.core.tensors import Decoded, Extent, Held, Pieces
+from cuvee.engine.fused.ahead import open_input
 from cuvee.engine.fused.builder import Unfusable
 from cuvee.engine.kernels.operations import REGISTER, TILE, Input
 from cuvee.engine.spent import Stopwatch
@@ -92,13 +93,13 @@ def same(extents: Mapping[Key, Lies]) -> dict[Key, Key]:
 
 
 @contextmanager
-def opened(extents: Mapping[Key, Lies]) -> Iterator[dict[Path, int]]:
-    """File descriptors of all inputs; Unfusable when one cannot be opened."""
+def opened(extents: Mapping[Key, Lies], *, exactly: bool = False) -> Iterator[dict[Path, int]]:
+    """File descriptors of all inputs; Unfusable when one cannot be opened. `exactly`: see `open_input`."""
     files: dict[Path, int] = {}
     try:
         for extent in (part for lies in extents.values() for part in parts_of(lies)):
             if extent.path not in files:
-                files[extent.path] = os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                files[extent.path] = open_input(extent.path, exactly)
         yield files
     except OSError as error:
         raise Unfusable(str(error)) from error

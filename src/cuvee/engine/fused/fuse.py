@@ -33,6 +33,7 @@ from cuvee.errors import CuveeError
 from cuvee.plan.nodes import Apply, Node, Read, walk
 from cuvee.plan.plan import OutputTensor, Plan
 from cuvee.sinks.sink import Session
+from cuvee.sources.spared import SparedSource
 
 _STEP = 128 * LINE  # elements; a block of every input then fits the second-level cache
 _LEAST = 16 * LINE
@@ -55,6 +56,7 @@ class Fused:
         self._account = account
         self._memo = memo
         self._sources = {key: opened.source for key, opened in plan.sources.items()}
+        self._exactly = any(isinstance(source, SparedSource) for source in self._sources.values())
         self._consumed: Callable[[int], None] = _nobody
         self._workers = threading.local()
         self._shared: Known = {}  # figures that span several tensors, by node
@@ -81,7 +83,7 @@ class Fused:
         """Read ahead of the workers within the block, which take the tensors in this order."""
         found = (extents_of(tensor.node, self._sources) for tensor in tensors)
         batches = (_on_disk(extents) for extents in found if extents is not None)
-        with Ahead(batches, self._options.memory) as ahead:
+        with Ahead(batches, self._options.memory, exactly=self._exactly) as ahead:
             self._consumed = ahead.consumed
             try:
                 yield
@@ -327,7 +329,7 @@ class Fused:
         step = max(LINE, wanted_step // LINE * LINE)
         stored = {lies for lies in extents.values() if not isinstance(lies, Held)}
         fits = sum(lies.nbytes for lies in stored) <= budget
-        with opened(extents) as files:
+        with opened(extents, exactly=self._exactly) as files:
             watch, count = self._account.watch, tensor.meta.numel
             resident = resident and fits
             yield Feed(
