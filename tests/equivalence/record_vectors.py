@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from vector_cases import ELEMENTS, INPUTS, STORES, X, case, marks, op, raw, single
-from vector_votes import agree, balances, ballots, crowds, grams, variances, variations, votes
+from vector_votes import agree, balances, ballots, crowds, grams, movers, norms, variances, variations, votes
 
 from cuvee.core.random import Stream, keep
 from cuvee.engine.kernels.operations import TILE, Code
@@ -248,6 +248,8 @@ def recorded() -> dict[str, Any]:
         *variances(),
         *variations(),
         *grams(),
+        *movers(),
+        *norms(),
         *balances(),
         *crowds(),
         *eight_bits(),

@@ -96,6 +96,31 @@ def variations() -> list[dict[str, Any]]:
     return found
 
 
+def movers() -> list[dict[str, Any]]:
+    """The mean of what moved, narrow and wide, boosted where one moved alone or not."""
+    found = []
+    for inputs, boosts, least in (
+        ("few_h p", [1.0], 1.0),
+        ("few_h p q r", [1.0, 1.0, 1.0], X),
+        ("few_h p q r", [1.25, 1.0, 1.5], X),
+        ("p few q", [1.0, 1.0], 0.0),
+    ):
+        base, *names = inputs.split()
+        changes = [INPUTS[name].float() - INPUTS[base].float() for name in names]
+        moved = [change.abs() > single(least) for change in changes]
+        count = sum((own.int() for own in moved), torch.zeros(ELEMENTS))
+        total = torch.zeros(ELEMENTS)
+        given = struct.pack("2ifi", len(names), 0, least, any(boost != 1 for boost in boosts))
+        for place, (change, own, boost) in enumerate(zip(changes, moved, boosts, strict=True), 1):
+            total = total + torch.where(own, torch.where(count == 1, change * boost, change), 0.0)
+            wide = int(INPUTS[names[place - 1]].dtype == torch.float32)
+            given += struct.pack("3if", place, 3 + place, wide, boost)
+        name = f"movers {inputs} {boosts[0]}"
+        ops = [op(Code.MOVERS, 5)]
+        found.append(case(name, inputs, ops, total / count.clamp(min=1), given=given))
+    return found
+
+
 def grams() -> list[dict[str, Any]]:
     """All products of two to four inputs, less a base or not, narrow and wide."""
     found, lines = [], -(-ELEMENTS // TILE)
@@ -242,6 +267,22 @@ def drops(weights: list[float], zero: list[Any]) -> list[dict[str, Any]]:
             ops = [zero, op(Code.MIXED if made == 3 else Code.ELECTED, 5)]
             name = f"dropped {density}, {'mixed' if made == 3 else made}"
             found.append(case(name, "h few y", ops, result, given=given, first=first))
+    return found
+
+
+def norms() -> list[dict[str, Any]]:
+    """Magnitudes of a change before and after dropping, narrow and wide, with the bits of what is kept or without."""
+    found, lines = [], -(-ELEMENTS // TILE)
+    for inputs, key, density, asked in (("few_h p", 5, 0.3, True), ("p few", 2**64 - 3, 0.75, False)):
+        base, change = (INPUTS[name] for name in inputs.split())
+        mask = keep(Stream(key).words(0, lines * TILE), density)
+        delta = (change.float() - base.float()).abs()
+        wide, sums = int(change.dtype == torch.float32), 64
+        given = struct.pack("4iQ2I", 1, 0, 2, wide, key, round(density * 2**32), 0)
+        given += struct.pack("3q", sums, sums + 8 * lines, (sums + 16 * lines) * asked) + bytes(sums - 56)
+        totals = [line_sums(part, by_row=False) for part in (delta, torch.where(mask[:ELEMENTS], delta, 0.0))]
+        data = given + raw(torch.cat(totals)) + marks(mask.float()) * asked
+        found.append(case(f"norms {inputs}", inputs, [op(Code.NORMS)], None, given=given, data=data))
     return found
 
 

@@ -114,9 +114,9 @@ def plain(node: Node) -> Member | None:
     return None if read is None else Member(read, None)
 
 
-def changed(builder: Builder, node: Node) -> Member | None:
-    """A difference of float32 arithmetic that nobody else uses."""
-    if not isinstance(node, Difference) or builder.uses(node) != 1:
+def changed(builder: Builder, node: Node, uses: int = 1) -> Member | None:
+    """A difference of float32 arithmetic that is used so often."""
+    if not isinstance(node, Difference) or builder.uses(node) != uses:
         return None
     read = loaded(node.expert)
     if read is None or FLOAT32 not in (type_of(node.expert), type_of(node.base)):
@@ -129,7 +129,8 @@ def _trimmed(builder: Builder, node: Node) -> Member | None:
         return None
     values = dict(node.values)
     if keeps_all(node):
-        return _dropped(builder, node.inputs[0]) or changed(builder, node.inputs[0])
+        inner = node.inputs[0]
+        return _dropped(builder, inner) or _marked(builder, inner) or changed(builder, inner)
     member = changed(builder, node.inputs[0])
     if member is None:
         return None
@@ -150,7 +151,7 @@ def _dropped(builder: Builder, node: Node) -> Member | None:
 
 
 def _marked(builder: Builder, node: Node) -> Member | None:
-    """A change thinned by ranks, of which it is known what stays."""
+    """A change of which it is known what stays: thinned by ranks, or at random with its norm restored."""
     found = builder.known.get(id(node), {})
     if not isinstance(node, Apply) or "bits" not in found or builder.uses(node) != 1:
         return None

@@ -18,6 +18,7 @@ from cuvee.engine.blocks import LINE
 from cuvee.engine.events import Event, Progress
 from cuvee.engine.fused.ahead import Ahead
 from cuvee.engine.fused.builder import STORES, Unfusable, program_of
+from cuvee.engine.fused.drops import draws
 from cuvee.engine.fused.feed import Feed, Key, Lies, Worker, opened, view_of
 from cuvee.engine.fused.figures import depends, gathering, wanted
 from cuvee.engine.fused.marks import Marking, marked
@@ -166,8 +167,10 @@ class Fused:
             raise Unfusable("figures of a whole tensor of which parts are made")
         with self._feed(extents, tensor, resident=several) as feed:
             worker = self._worker()
-            worker.blocks.reserve(feed.room(size))
+            kept = draws(found, feed.total, self._budget)
+            worker.blocks.reserve(feed.room(size) + kept.room)
             feed.load(worker.blocks)
+            kept.place(known, worker.blocks)
             while found:
                 self._figures(feed, found, known)
                 found = pending(tensor.node, known)
@@ -324,7 +327,7 @@ class Fused:
 
     @contextmanager
     def _feed(self, extents: Mapping[Key, Lies], tensor: OutputTensor, *, resident: bool) -> Iterator[Feed]:
-        budget = self._options.memory // max(1, self._options.threads)
+        budget = self._budget
         wanted_step = self._options.block or min(_STEP, max(_LEAST, budget // (4 * (len(extents) + 2))))
         step = max(LINE, wanted_step // LINE * LINE)
         stored = {lies for lies in extents.values() if not isinstance(lies, Held)}
@@ -335,6 +338,11 @@ class Fused:
             yield Feed(
                 extents, files, count, resident=resident, step=step, watch=watch, consumed=self._consumed
             )
+
+    @property
+    def _budget(self) -> int:
+        """Bytes of memory for one worker."""
+        return self._options.memory // max(1, self._options.threads)
 
     def _extents(self, node: Node) -> dict[Key, Lies]:
         found = extents_of(node, self._sources)

@@ -56,22 +56,66 @@ class Graph:
                 left += self.steps[number].of
         return sorted(found)
 
+    def uses(self, roots: Sequence[int]) -> dict[int, int]:
+        """How often each of the steps that these are made of is used, roots as often as they are named."""
+        found: dict[int, int] = {}
+        for number in (
+            *roots,
+            *(operand for each in self.reachable(roots) for operand in self.steps[each].of),
+        ):
+            found[number] = found.get(number, 0) + 1
+        return found
 
-def emit(builder: Builder, graph: Graph, nodes: Sequence[Node], roots: Sequence[int]) -> list[Value]:
+    def weighted_sum(self, roots: Sequence[int]) -> tuple[int, list[float]] | None:
+        """The step that is the weighted sum of all inputs in their order, and the weights, where there is one and
+        nothing else is made of the inputs.
+        """
+        uses = self.uses(roots)
+        weights: dict[int, list[float]] = {}  # of sums of the first inputs
+        for number in self.reachable(roots):
+            term, step = self._term(number), self.steps[number]
+            if term is not None and term[0] == 0:
+                weights[number] = [term[1]]
+            elif step.code is Code.ADD and step.of[0] in weights:
+                before, after = weights[step.of[0]], self._term(step.of[1])
+                once = all(uses[operand] == 1 for operand in step.of)
+                if after is not None and after[0] == len(before) and once:
+                    weights[number] = [*before, after[1]]
+        whole = [number for number, found in weights.items() if len(found) == self.inputs > 1]
+        if len(whole) != 1 or any(uses.get(number) != 1 for number in range(self.inputs)):
+            return None
+        return whole[0], weights[whole[0]]
+
+    def _term(self, number: int) -> tuple[int, float] | None:
+        """The input that a step is, or is a multiple of, and the factor."""
+        step = self.steps[number]
+        if step.code is None:
+            return number, 1.0
+        return (step.of[0], step.x) if step.code is Code.SCALE and step.of[0] < self.inputs else None
+
+
+def emit(
+    builder: Builder,
+    graph: Graph,
+    nodes: Sequence[Node],
+    roots: Sequence[int],
+    summed: tuple[int, Value] | None = None,
+) -> list[Value]:
     """Emit what the roots are made of, the stage's inputs being these nodes; their values, each to be released once.
 
-    Every input is read, whether it counts or not, so that one that is not finite is noticed.
+    Every input is read, whether it counts or not, so that one that is not finite is noticed. `summed`: a step that was
+    emitted with all inputs already, and its value.
     """
+    if summed is not None:
+        graph.steps[summed[0]] = Step(None)
     order = graph.reachable(roots)
-    emission = _Emission(builder, graph, nodes)
-    for number in (*roots, *(operand for each in order for operand in graph.steps[each].of)):
-        emission.uses[number] = emission.uses.get(number, 0) + 1
+    emission = _Emission(builder, graph, nodes, graph.uses(roots), dict([summed] if summed else []))
     fused = dict(_products(graph, order, emission.uses))
     for number in order:
         if graph.steps[number].code is not None and number not in fused.values():
             emission.emit(number, fused.get(number))
     for number in range(graph.inputs):
-        if number not in emission.uses:
+        if number not in emission.uses and summed is None:
             builder.release(emission.value(number))
     for number in set(roots):
         for _ in range(roots.count(number) - 1):

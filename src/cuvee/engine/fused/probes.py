@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from cuvee.core.dtypes import FLOAT32
-from cuvee.engine.fused import asking, varying
+from cuvee.engine.fused import asking, drops, varying
 from cuvee.engine.fused.balance import judged
 from cuvee.engine.fused.builder import Builder, Unfusable, Value
 from cuvee.engine.fused.crowd import changed
@@ -76,12 +76,14 @@ def _signs(builder: Builder, node: Apply, lines: int) -> Results:
 
 
 def _norms(builder: Builder, node: Apply, lines: int) -> Results:
-    sums = []
-    for value in (builder.use(node.inputs[0]), thinned(builder, node, builder.known.get(id(node), {}))):
+    sums = [_lines(lines), _lines(lines)]
+    if drops.norms(builder, node, *sums):
+        return lambda: sums
+    changes = (builder.use(node.inputs[0]), thinned(builder, node, builder.known.get(id(node), {})))
+    for value, own in zip(changes, sums, strict=True):
         size = builder.new()
         builder.emit(Code.ABS, size, value)
-        sums.append(_lines(lines))
-        builder.emit(Code.SUM, None, size, data=ctypes.addressof(sums[-1]))
+        builder.emit(Code.SUM, None, size, data=ctypes.addressof(own))
         builder.release(size)
         builder.release(value)
     return lambda: sums

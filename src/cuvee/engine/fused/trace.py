@@ -49,8 +49,18 @@ def trace(builder: Builder, node: Apply, place: int, summary: Mapping[str, Any])
     result = traced(lambda: step.function(argument, **values, **extra))
     if not step.upcast and result.index >= graph.inputs:
         raise Unfusable("arithmetic in the inputs' type")
-    (value,) = emit(builder, graph, node.inputs, [floats(result).index])
+    root = floats(result).index
+    (value,) = emit(builder, graph, node.inputs, [root], _summed(builder, node, graph, root))
     return value
+
+
+def _summed(builder: Builder, node: Apply, graph: Graph, root: int) -> tuple[int, Value] | None:
+    """The weighted sum of all inputs that a step is, emitted at once; None where there is none, or it takes more."""
+    from cuvee.engine.fused.crowd import mixed  # which asks `figures`, which ask what is traced
+
+    found = graph.weighted_sum([root])
+    value = None if found is None else mixed(builder, node, found[1], first=True)
+    return None if found is None or value is None else (found[0], value)
 
 
 def traced(function: Callable[[], Any]) -> Any:

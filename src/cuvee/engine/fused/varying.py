@@ -1,7 +1,8 @@
-"""Coordinates selected by how much the experts vary there, in one operation of the compiled machine for each step.
+"""Coordinates that decide for themselves which experts count, in one operation of the compiled machine for each step.
 
-Owns the question whether the inputs of `sce` are as those operations want them: changes of one base, read as bfloat16
-or float32. Whatever else is left to single operations (`votes`), which give the same bytes. Must not import torch.
+Owns the question whether the inputs of `sce` and `ram` are as those operations want them: changes of one base, read
+as bfloat16 or float32. Whatever else is left to single operations (`votes`), which give the same bytes. Must not import
+torch.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 
 from cuvee.core.dtypes import FLOAT32
 from cuvee.engine.fused.builder import Builder, Figures, Value
-from cuvee.engine.fused.crowd import changed, memory
-from cuvee.engine.kernels.operations import CROWD, Code, Varied, Varying
+from cuvee.engine.fused.crowd import Member, changed, memory
+from cuvee.engine.kernels.operations import CROWD, Code, Mover, Movers, Varied, Varying
 from cuvee.plan.nodes import Apply
 
 
@@ -44,12 +45,48 @@ def decided(
     return None if found is None else found[0]
 
 
-def _emitted(
-    builder: Builder, code: Code, node: Apply, figures: Figures, weights: Sequence[float], least: float = 0.0
-) -> tuple[Value, Any, Any] | None:
+def averaged(builder: Builder, node: Apply, epsilon: float, boosts: Sequence[float]) -> Value | None:
+    """The mean of those changes that are larger than `epsilon`, of one alone times its boost."""
+    found = _changes(builder, node)
+    if found is None:
+        return None
+    head, experts = memory(builder, Movers, Mover, len(found))
+    head.least, head.boosts = epsilon, any(boost != 1 for boost in boosts)
+    spare = _placed(builder, head, experts, found)
+    for expert, boost in zip(experts, boosts, strict=True):
+        expert.boost = boost
+    to = builder.new()
+    builder.emit(Code.MOVERS, to, data=ctypes.addressof(head))
+    for value in spare:
+        builder.release(value)
+    return to
+
+
+def _changes(builder: Builder, node: Apply) -> list[Member] | None:
+    """The inputs, where all are changes of one base."""
     members = [changed(builder, child) for child in node.inputs]
     found = [member for member in members if member is not None]
     if not 0 < len(found) == len(members) <= CROWD or any(m.base is not found[0].base for m in found):
+        return None
+    return found
+
+
+def _placed(builder: Builder, head: Any, experts: Any, found: Sequence[Member]) -> list[Value]:
+    """Say where the base and the inputs are; the values that are used, to be released."""
+    bases = [builder.use(member.base) for member in found if member.base is not None]
+    head.base = bases[0].register
+    spare = [builder.new() for _ in found]
+    for expert, member, own in zip(experts, found, spare, strict=True):
+        expert.input, expert.delta = builder.place(member.read), own.register
+        expert.wide = int(member.read.meta.dtype == FLOAT32)
+    return [*bases, *spare]
+
+
+def _emitted(
+    builder: Builder, code: Code, node: Apply, figures: Figures, weights: Sequence[float], least: float = 0.0
+) -> tuple[Value, Any, Any] | None:
+    found = _changes(builder, node)
+    if found is None:
         return None
     chosen = figures["cuts"][0] if "cuts" in figures else None
     if chosen is not None and chosen.kept <= 0:
@@ -58,14 +95,11 @@ def _emitted(
     head.least = least
     if chosen is not None and chosen.kept < chosen.total:
         head.selects, head.cut, head.ties = 1, chosen.bits, chosen.ties
-    bases = [builder.use(member.base) for member in found if member.base is not None]
-    head.base = bases[0].register
-    spare = [builder.new() for _ in found]
-    for expert, member, weight, own in zip(experts, found, weights, spare, strict=True):
-        expert.input, expert.delta = builder.place(member.read), own.register
-        expert.wide, expert.weight = int(member.read.meta.dtype == FLOAT32), weight
+    spare = _placed(builder, head, experts, found)
+    for expert, weight in zip(experts, weights, strict=True):
+        expert.weight = weight
     to = builder.new()
     builder.emit(code, to, data=ctypes.addressof(head))
-    for value in (*bases, *spare):
+    for value in spare:
         builder.release(value)
     return to, head, experts

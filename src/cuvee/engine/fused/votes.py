@@ -12,7 +12,7 @@ from typing import Any
 
 from cuvee.engine.fused.builder import Builder, Figures, Unfusable, Value
 from cuvee.engine.fused.chosen import cut
-from cuvee.engine.fused.varying import decided
+from cuvee.engine.fused.varying import averaged, decided
 from cuvee.engine.kernels.operations import Code, listed
 from cuvee.methods.parameters import each
 from cuvee.plan.nodes import Apply
@@ -23,10 +23,13 @@ _MERGEKIT_SMALLEST = 1e-6  # as in `sce`
 
 def ram(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
     """Both `ram` and `ram_plus`, whose unique changes are boosted."""
-    epsilon = values["epsilon"]
+    epsilon, boosts = values["epsilon"], figures.get("boosts", [1.0] * len(node.inputs))
+    at_once = averaged(builder, node, epsilon, boosts)
+    if at_once is not None:
+        return at_once
     tensors, movers = moved(builder, node)
     total = builder.filled(0.0)
-    for tensor, boost in zip(tensors, figures.get("boosts", [1.0] * len(tensors)), strict=True):
+    for tensor, boost in zip(tensors, boosts, strict=True):
         (bits,) = struct.unpack("I", struct.pack("f", boost))
         builder.emit(Code.BOOST, total, tensor, movers, x=epsilon, bits=bits)
         builder.release(tensor)

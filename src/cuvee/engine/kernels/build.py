@@ -18,7 +18,10 @@ SOURCE = HERE / "cuvee_kernels.c"
 # Beside the source.
 HEADERS = tuple(
     f"cuvee_{name}.h"
-    for name in ("tiles", "balance", "crowd", "kept", "varying", "gram", "picks", "counts", "ranks", "stream")
+    for name in (
+        *("tiles", "balance", "crowd", "kept", "varying", "gram", "picks", "norms", "movers"),
+        *("counts", "ranks", "stream"),
+    )
 )
 # What each level of x86-64 needs, best first.
 LEVELS = {

@@ -155,18 +155,25 @@ static u32 attempt(const Crowd *all, const void **in, int64_t s, int64_t line, c
 }
 
 /* Divided by a whole number up to 64. A product with the inverse is at most one step off, and the remainder says so, for
- * every float whose remainder can be told (tried with all significands); zeros, tiny and huge values are divided. */
+ * every float whose remainder can be told (tried with all significands); tiny and huge values are divided, and -0. */
 static inline __attribute__((always_inline)) Lanes over(Lanes x, float count, float inverse) {
 #ifdef __AVX512F__
     __m512i size = _mm512_and_si512((__m512i)x, _mm512_set1_epi32(0x7fffffff));
     size = _mm512_sub_epi32(size, _mm512_set1_epi32(0x10000000));
-    if (count <= 64.0f && _mm512_cmplt_epu32_mask(size, _mm512_set1_epi32(0x60000000)) == 0xffff) {
+    __mmask16 plain = _mm512_cmplt_epu32_mask(size, _mm512_set1_epi32(0x60000000));
+    if (count <= 64.0f && (plain | _mm512_testn_epi32_mask((__m512i)x, (__m512i)x)) == 0xffff) {
         __m512 near = _mm512_mul_ps((__m512)x, _mm512_set1_ps(inverse));
         __m512 rest = _mm512_fnmadd_ps(near, _mm512_set1_ps(count), (__m512)x);
         return (Lanes)_mm512_fmadd_ps(rest, _mm512_set1_ps(inverse), near);
     }
 #endif
     return x / count;
+}
+
+static void shrink(float *to, const float *a, float x) {
+    if (!(x >= 1.0f && x <= 64.0f) || x != (float)(int)x) { EACH to[i] = a[i] / x; return; }
+    const float inverse = 1.0f / x;
+    for (int j = 0; j < TILE; j += WIDTH) *(Lanes *)(to + j) = over(*(const Lanes *)(a + j), x, inverse);
 }
 
 /* The tile that begins at element `s` is fetched; where there is none, that does no harm. */

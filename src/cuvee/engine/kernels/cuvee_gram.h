@@ -11,13 +11,14 @@ typedef struct { int32_t input, own, wide, unused; } Factor;
 typedef struct { int32_t count, base; int64_t sums, lines; Factor each[]; } Gram;
 enum { FACTORS = 4, PRODUCTS = FACTORS * (FACTORS + 1) / 2 };
 
-/* A tile, in four vectors at a time that are a quarter of it apart, as the tree of sums wants them. */
+/* A tile, in four vectors at a time that are a quarter of it apart, as the tree of sums wants them. What is not finite is told by
+ * sums of squares, which finite values cannot make infinite. */
 static inline __attribute__((always_inline)) u32 multiplied(Gram *all, const void **in, int64_t s, int64_t line, const float *regs,
                                                             int n, int stored, int subtracts) {
-    const Words exponent = (Words){0} + 0x7f800000u;
     const float *base = subtracts ? regs + all->base * TILE : 0;
-    double v[PRODUCTS][TILE / 4], *sums = (double *)((char *)all + all->sums);
-    Words bad = {0};
+    Doubles v[PRODUCTS][TILE / 4 / 8];
+    double *sums = (double *)((char *)all + all->sums);
+    u32 bad = 0;
     for (int j = 0; j < TILE / 4; j += WIDTH) {
         Lanes x[FACTORS][4];
         for (int q = 0; q < 4; q++) {
@@ -27,31 +28,26 @@ static inline __attribute__((always_inline)) u32 multiplied(Gram *all, const voi
                 if (!stored) { x[k][q] = *(const Lanes *)(regs + e->own * TILE + i); continue; }
                 const u16 *half = (const u16 *)in[e->input] + s + i;
                 Words bits = e->wide ? *(const Words *)((const float *)in[e->input] + s + i) : WIDENED(half);
-                bad |= (Words)((bits & exponent) == exponent);
                 x[k][q] = subtracts ? (Lanes)bits - *(const Lanes *)(base + i) : (Lanes)bits;
             }
         }
+        IN_MEMORY(x);
         for (int h = 0; h < 2; h++) {
             Doubles w[FACTORS][4];
             for (int k = 0; k < n; k++)
-                for (int q = 0; q < 4; q++) {
-                    Eight part;
-                    memcpy(&part, (char *)&x[k][q] + 32 * h, 32);
-                    w[k][q] = __builtin_convertvector(part, Doubles);
-                }
+                for (int q = 0; q < 4; q++) w[k][q] = doubled((const float *)&x[k][q] + 8 * h);
             for (int a = 0, pair = 0; a < n; a++)
                 for (int b = a; b < n; b++, pair++)
-                    *(Doubles *)(v[pair] + j + 8 * h) =
-                        (w[a][0] * w[b][0] + w[a][2] * w[b][2]) + (w[a][1] * w[b][1] + w[a][3] * w[b][3]);
+                    v[pair][j / 8 + h] = plus_product(w[a][0] * w[b][0], w[a][2], w[b][2]) +
+                                         plus_product(w[a][1] * w[b][1], w[a][3], w[b][3]);
         }
     }
-    for (int pair = 0; pair < n * (n + 1) / 2; pair++) {
-        for (int half = TILE / 8; half > 0; half /= 2) { FREE_LOOP for (int i = 0; i < half; i++) v[pair][i] += v[pair][i + half]; }
-        sums[pair * all->lines + line] = v[pair][0];
-    }
-    u32 found = 0;
-    for (int i = 0; i < WIDTH; i++) found |= bad[i];
-    return found != 0;
+    for (int a = 0, pair = 0; a < n; a++)
+        for (int b = a; b < n; b++, pair++) {
+            double found = sums[pair * all->lines + line] = folded(v[pair]);
+            if (a == b) bad |= !(found - found == 0.0);
+        }
+    return bad;
 }
 
 #define MULTIPLIED(...) multiplied(all, in, s, line, regs, __VA_ARGS__)

@@ -24,7 +24,7 @@ enum {
     TRIM, KEEP, AGREE, LARGEST, QUOTIENT, HIGH, LOW, TIED, SUM, DOT, PICK,
     MOVED, BOOST, UNIQUE, LARGER, OUTWEIGHS, REACHED, AT_LEAST,
     RANKED, VARIANCE, LOAD_E4M3, LOAD_E5M2, SCORES, BALANCED, ORDERED, MIXED, ELECTED, GATHER, VOTED,
-    ABOVE, REACHES, EQUALS, CHOOSE, GREATER, DIVIDE, MARK, SPREADS, ENERGY, DECIDED, GRAM, PICK_CHANGE, STAYING, RECALL, CODES
+    ABOVE, REACHES, EQUALS, CHOOSE, GREATER, DIVIDE, MARK, SPREADS, ENERGY, DECIDED, GRAM, PICK_CHANGE, STAYING, RECALL, NORMS, MOVERS, CODES
 };
 enum { BAD_INPUT = 1, BAD_OUTPUT = 2, BAD_CODE = 4 };
 
@@ -130,6 +130,8 @@ static void pick(const Op *op, const float *a, int m) {
 #include "cuvee_varying.h"
 #include "cuvee_gram.h"
 #include "cuvee_picks.h"
+#include "cuvee_norms.h"
+#include "cuvee_movers.h"
 #include "cuvee_ranks.h"
 
 #define REG(n) (regs + (n) * TILE)
@@ -185,7 +187,7 @@ int cuvee_run(Op *ops, int32_t count, const void **in, void *out, int64_t first,
             case SUB: EACH to[i] = a[i] - b[i]; break;
             case MUL: EACH to[i] = a[i] * b[i]; break;
             case SCALE: EACH to[i] = a[i] * x; break;
-            case SHRINK: EACH to[i] = a[i] / x; break;
+            case SHRINK: shrink(to, a, x); break;
             case MULTIPLY_ADD: EACH { float product = b[i] * x; to[i] = a[i] + product; } break;
             case ABS: EACH to[i] = size_of(a[i]); break;
             case SIGN: EACH to[i] = sign_of(a[i]); break;
@@ -292,6 +294,8 @@ int cuvee_run(Op *ops, int32_t count, const void **in, void *out, int64_t first,
             case PICK_CHANGE: bad_in |= pick_change(op, in[op->b], s, line, m, a, REG(op->d)); break;
             case STAYING: staying(to, a, op->data, line); break;
             case RECALL: memcpy(to, (const float *)op->data + line * TILE, (size_t)m * 4); break;
+            case NORMS: bad_in |= norms(op->data, in, s, line, m, regs); break;
+            case MOVERS: bad_in |= movers(op->data, in, s, line, m, to, regs); break;
             default: return BAD_CODE;
             }
             if (m < TILE && (op->code <= LOAD_F32 || op->code == RECALL || op->code == LOAD_E4M3 || op->code == LOAD_E5M2)) memset(to + m, 0, (size_t)(TILE - m) * 4);

@@ -88,6 +88,7 @@ typedef __m512i wide;
 #define XOR3(x, y, z) _mm512_ternarylogic_epi64(x, y, z, 0x96)
 #define ODD_OVER_EVEN(even, odd) _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32))
 #define PUT(to, x) _mm512_storeu_si512(to, x)
+#define BELOW(to, x, limit) do { u16 less = _mm512_cmplt_epu32_mask(x, _mm512_set1_epi32((int)(limit))); memcpy(to, &less, 2); } while (0)
 #else
 typedef __m256i wide;
 #define LANES 4
@@ -95,10 +96,13 @@ typedef __m256i wide;
 #define XOR3(x, y, z) _mm256_xor_si256(_mm256_xor_si256(x, y), z)
 #define ODD_OVER_EVEN(even, odd) _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa)
 #define PUT(to, x) _mm256_storeu_si256((__m256i *)(to), x)
+#define TURNED(x) _mm256_xor_si256(x, _mm256_set1_epi32((int)0x80000000)) /* compared without a sign */
+#define BELOW(to, x, limit) \
+    *(to) = (uint8_t)_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(TURNED(_mm256_set1_epi32((int)(limit))), TURNED(x))))
 #endif
 /* Words lie in the lower halves of 64-bit lanes (a multiplication looks at nothing else), what is above is rubbish;
- * even counters are in `e`, odd ones in `o`. */
-static void philox(u32 *words, u64 tile, u64 key) {
+ * even counters are in `e`, odd ones in `o`. They are put where `words` are, or else compared with `below`: a bit for each. */
+static inline __attribute__((always_inline)) void philox_rounds(u32 *words, uint8_t *bits, u32 below, u64 tile, u64 key) {
     const wide m0 = WIDE(set1_epi64x)(0xD2511F53), m1 = WIDE(set1_epi64x)(0xCD9E8D57), none = WIDE(set1_epi64x)(0);
     u64 begin[LANES];
     for (int j = 0; j < LANES; j++) begin[j] = tile * 256 + 2 * (u64)j;
@@ -116,10 +120,15 @@ static void philox(u32 *words, u64 tile, u64 key) {
             ea = XOR3(WIDE(srli_epi64)(eq, 32), eb, ka); ec = XOR3(WIDE(srli_epi64)(ep, 32), ed, kc); eb = eq; ed = ep;
             oa = XOR3(WIDE(srli_epi64)(oq, 32), ob, ka); oc = XOR3(WIDE(srli_epi64)(op, 32), od, kc); ob = oq; od = op;
         }
-        PUT(words + j, ODD_OVER_EVEN(ea, oa)); PUT(words + 256 + j, ODD_OVER_EVEN(eb, ob));
-        PUT(words + 512 + j, ODD_OVER_EVEN(ec, oc)); PUT(words + 768 + j, ODD_OVER_EVEN(ed, od));
+        wide found[4] = {ODD_OVER_EVEN(ea, oa), ODD_OVER_EVEN(eb, ob), ODD_OVER_EVEN(ec, oc), ODD_OVER_EVEN(ed, od)};
+        for (int q = 0; q < 4; q++) {
+            if (words) PUT(words + 256 * q + j, found[q]);
+            else BELOW(bits + (256 * q + j) / 8, found[q], below);
+        }
     }
 }
+static void philox(u32 *words, u64 tile, u64 key) { philox_rounds(words, 0, 0, tile, key); }
+static void draw_bits(uint8_t *bits, u64 tile, u64 key, u32 below) { philox_rounds(0, bits, below, tile, key); }
 #else
 static void philox(u32 *words, u64 tile, u64 key) {
     u32 *a = words, *b = words + 256, *c = words + 512, *d = words + 768, k0 = (u32)key, k1 = (u32)(key >> 32);
@@ -131,6 +140,15 @@ static void philox(u32 *words, u64 tile, u64 key) {
             b[j] = (u32)q; d[j] = (u32)p;
         }
         k0 += 0x9E3779B9u; k1 += 0xBB67AE85u;
+    }
+}
+static void draw_bits(uint8_t *bits, u64 tile, u64 key, u32 below) {
+    u32 words[TILE];
+    philox(words, tile, key);
+    for (int i = 0; i < TILE; i += 8) {
+        unsigned found = 0;
+        for (int j = 0; j < 8; j++) found |= (unsigned)(words[i + j] < below) << j;
+        bits[i / 8] = (uint8_t)found;
     }
 }
 #endif

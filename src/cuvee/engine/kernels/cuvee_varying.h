@@ -15,6 +15,35 @@ typedef struct { int32_t count, base, selects; float least; int64_t ties; u32 cu
 enum { SPREAD, ENERGIES, SURE };
 typedef float Eight __attribute__((vector_size(32), aligned(4)));
 typedef double Doubles __attribute__((vector_size(64), aligned(8)));
+/* Vectors stay in memory behind this, from where they are widened in half the steps. */
+#define IN_MEMORY(x) __asm__ volatile("" : "+m"(x))
+
+static inline __attribute__((always_inline)) Doubles doubled(const float *from) {
+#ifdef __AVX512F__
+    return (Doubles)_mm512_cvtps_pd(_mm256_loadu_ps(from));
+#else
+    return __builtin_convertvector(*(const Eight *)from, Doubles);
+#endif
+}
+
+/* sum + a * b, where the product of two widened floats is exact: rounded once, however it is made. */
+static inline __attribute__((always_inline)) Doubles plus_product(Doubles sum, Doubles a, Doubles b) {
+#ifdef __AVX512F__
+    return (Doubles)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)sum);
+#else
+    return sum + a * b;
+#endif
+}
+
+/* The rest of the tree of sums, once a tile is a quarter. */
+#define FOLD(half) for (int i = 0; i < half; i++) v[i] += v[i + half]
+static inline __attribute__((always_inline)) double folded(Doubles *v) {
+    FOLD(16); FOLD(8); FOLD(4); FOLD(2);
+    Doubles last = v[0] + v[1];
+    double w[4];
+    for (int i = 0; i < 4; i++) w[i] = last[i] + last[i + 4];
+    return (w[0] + w[2]) + (w[1] + w[3]);
+}
 
 static inline Lanes masked(Lanes x, Whole kept) { return (Lanes)((Whole)x & kept); }
 

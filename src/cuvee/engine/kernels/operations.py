@@ -75,6 +75,10 @@ class Code(IntEnum):
     PICK_CHANGE = 59  # PICK of input b (float32 where c is not 0) less a; d is a register of its own
     STAYING = 60  # a where a bit of the tensor is set, else 0
     RECALL = 61  # float32 of the tensor from memory
+    NORMS = (
+        62  # float64 magnitudes of an input less a register in each line, before and after dropping (`Norms`)
+    )
+    MOVERS = 63  # the mean of those inputs less a register that are larger than a bound (`Movers`)
 
 
 class Op(ctypes.Structure):
@@ -206,6 +210,18 @@ class Gram(ctypes.Structure):
     )
 
 
+class Norms(ctypes.Structure):
+    """What NORMS works on; sums and bits lie so many bytes behind it (`drawn` 0: no bits are asked for)."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("input", "base", "own", "wide")),
+        ("key", ctypes.c_uint64),
+        ("below", ctypes.c_uint32),
+        ("unused", ctypes.c_uint32),
+        *((name, ctypes.c_int64) for name in ("before", "after", "drawn")),
+    )
+
+
 class Varied(ctypes.Structure):
     """An expert of SPREADS, ENERGY and DECIDED; `Varying` says how many follow it."""
 
@@ -225,6 +241,25 @@ class Varying(ctypes.Structure):
         ("ties", ctypes.c_int64),
         ("cut", ctypes.c_uint32),
         ("unused", ctypes.c_uint32),
+    )
+
+
+class Mover(ctypes.Structure):
+    """An expert of MOVERS; `Movers` says how many follow it."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("input", "delta", "wide")),
+        ("boost", ctypes.c_float),
+    )
+
+
+class Movers(ctypes.Structure):
+    """Before the experts of MOVERS."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("count", "base")),
+        ("least", ctypes.c_float),
+        ("boosts", ctypes.c_int32),  # whether any is not 1
     )
 
 
