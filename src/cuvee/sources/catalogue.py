@@ -1,4 +1,4 @@
-"""What one pass over a base and its experts tells of every block and tensor, and where in the cache it is kept.
+"""What a look at a base and its experts tells of every block and tensor, and where in the cache it is kept.
 
 Of every source: a digest of each block of a MiB. Of every expert and tensor that it shares with the base: the size of
 its change, block by block, and how often each magnitude stands in it, so that thresholds are known exactly. Of all
@@ -190,10 +190,11 @@ def catalogued(base: Source, experts: Sequence[Source]) -> Catalogue | None:
 
 
 def catalogue(base: Source, experts: Sequence[Source], threads: int | None = None) -> Catalogue:
-    """Measure base and experts in one pass and keep what is found in the cache.
+    """Measure base and experts and keep what is found in the cache.
 
-    Memory: a block of each for each thread. Only tensors of float type of 16 or 32 bits are compared. What lies in no
-    file is measured but not kept.
+    One pass, and two more over tensors that have too many different magnitudes to count. Memory: a block of each for
+    each thread; for such tensors about 15 MB for each expert, and for each thread. Only tensors of float type of 16 or
+    32 bits are compared. What lies in no file is measured but not kept.
     """
     from cuvee.sources.catalogue_scan import scan
 

@@ -58,7 +58,7 @@ class _Whole:
 class Ranking:
     """The kept places of some experts (by their place among them). Thread-safe.
 
-    Memory: for each expert about 10 MB, and as much for each thread.
+    Memory: for each expert about 15 MB, and as much for each thread.
     """
 
     def __init__(self, metas: Mapping[str, TensorMeta], pieces: Pieces) -> None:

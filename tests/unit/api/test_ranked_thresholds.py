@@ -21,7 +21,9 @@ from cuvee.api.remerge import closed, remerge
 from cuvee.api.sparing import memo_of, spared
 from cuvee.cli.app import app
 from cuvee.engine.options import RunOptions
+from cuvee.engine.ranked import ranks_for
 from cuvee.engine.run import run
+from cuvee.engine.tables import task_vector
 from cuvee.errors import CuveeError
 from cuvee.plan.nodes import Apply, walk
 from cuvee.recipe.load import parse_recipe
@@ -208,6 +210,21 @@ def test_a_threshold_over_some_tensors_of_a_model_is_looked_for() -> None:
         "e2": False,
     }
     assert bits(load(plan, OPTIONS)) == bits(load(plan, replace(OPTIONS, catalogue=False)))
+    plan.close()
+
+
+def test_ranks_of_a_model_answer_for_exactly_its_tensors() -> None:
+    """Not for some of them, nor where one is taken twice, as layers may be."""
+    models()
+    catalog()
+    plan = Blend(parse_recipe(recipe("{method: ties, density: 0.3}")), Path(), True).build()
+    tables = spared(plan, OPTIONS).tables
+    assert tables is not None
+    members = next(iter(plan.groups().values()))
+    taken = [task_vector(node.inputs[0]) for _, node in members]
+    assert ranks_for(taken, tables.wholes) is not None
+    assert ranks_for(taken[1:], tables.wholes) is None
+    assert ranks_for([*taken, taken[0]], tables.wholes) is None
     plan.close()
 
 
