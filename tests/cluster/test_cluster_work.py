@@ -23,7 +23,7 @@ from cuvee.engine.cluster.work import Workplace
 from cuvee.engine.events import Started
 from cuvee.engine.fused.selection import Window
 from cuvee.engine.options import RunOptions
-from cuvee.errors import MissingTensor, PlanError, UsageError
+from cuvee.errors import MissingTensor, PlanError, RunError, UsageError
 from cuvee.plan.build import PlanOptions
 from cuvee.recipe.load import parse_recipe
 from cuvee.recipe.model import InMemory
@@ -97,6 +97,21 @@ def test_the_driver_writes_where_workers_do_not_see_the_output(root: Path, tmp_p
     blend.save(tmp_path / "cluster", cluster=ClusterOptions(storage="driver"))
     assert weights(tmp_path / "cluster") == weights(tmp_path / "local")
     assert all(not worker.sees for worker in CREWS[0].workers)
+
+
+def test_a_worker_that_outlives_its_run_leaves_the_next_ones_files_alone(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Orphaned(HereCrew):
+        def __enter__(self) -> HereCrew:
+            entered = super().__enter__()
+            self.job.staged.proof.write_text("the word of another run")
+            return entered
+
+    monkeypatch.setattr(driving, "Crew", Orphaned)
+    with pytest.raises(RunError, match="not staged for this run any more") as caught:
+        Blend(parse_recipe(recipe(root, "linear"))).save(tmp_path / "out", cluster=ClusterOptions())
+    assert caught.value.diagnostics[0].code == "CV-E214"
 
 
 def test_what_is_done_is_not_done_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

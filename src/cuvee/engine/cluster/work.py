@@ -25,7 +25,7 @@ from cuvee.engine.fused.selection import Probe
 from cuvee.engine.memo import Memo, summary_values
 from cuvee.engine.run import evaluator_of, make_tensor
 from cuvee.engine.spent import Account
-from cuvee.errors import CuveeError
+from cuvee.errors import CuveeError, RunError
 from cuvee.plan.nodes import Apply, walk
 from cuvee.plan.plan import OutputTensor
 
@@ -74,7 +74,7 @@ class Workplace:
         self.tensors = {tensor.meta.name: tensor for tensor in self.plan.tensors}
         self.groups = self.plan.groups()
         self.cuts = job.known.cuts
-        self.staged = job.staged
+        self.job, self.staged = job, job.staged
         if job.staged is not None and not _proven(job):
             self.staged = None
 
@@ -177,8 +177,15 @@ class _Output:
             return
         place = self.place
         if self.handle is None:
+            self._still_ours()
             self.handle = REAL.open_file(self.home.staged.folder / place.file, "write")
         REAL.pwrite(self.handle, data, place.offset + offset)
+
+    def _still_ours(self) -> None:
+        """RunError where the run is over: its driver died, and another one stages something else there."""
+        if not _proven(self.home.job):
+            folder = self.home.job.staged.folder if self.home.job.staged else ""
+            raise RunError("CV-E214", f"`{folder}` is not staged for this run any more")
 
     def finish(self, name: str) -> None:
         """All bytes came; on shared storage they must reach it before the driver is told."""
