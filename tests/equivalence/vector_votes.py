@@ -234,7 +234,7 @@ def crowds() -> list[dict[str, Any]]:
         for made, result in enumerate(agreed(parts, weights)):
             given = crowd(weights, [0, left], base=2, made=made)
             over = left if left > 1 << 40 else 0
-            after = crowd(weights, [0, over - len(tied) * (over > 0)], base=2, made=made)
+            after = crowd(weights, [0, over], base=2, made=made)
             ops = [zero, op(Code.ELECTED, 5)]
             found.append(case(f"elected {name} {made}", "h few y", ops, result, given=given, data=after))
     return found + drops(weights, zero)

@@ -101,20 +101,42 @@ def test_a_sum_that_is_not_finite_is_told(values: list[float]) -> None:
         MACHINE.total((ctypes.c_double * len(values))(*values))
 
 
-@pytest.mark.parametrize(("scale", "zeros", "narrow"), [(1.0, 0, True), (50.0, 0, False), (1.0, 9000, True)])
+@pytest.mark.parametrize(("scale", "zeros", "narrow"), [(1.0, 0, True), (50.0, 0, False), (1.0, 500, True)])
 def test_where_a_threshold_may_lie_follows_from_how_tiles_differ(
     scale: float, zeros: int, narrow: bool
 ) -> None:
+    """Zeros, as many of them in each tile, do not widen it."""
     assert MACHINE is not None
     rng = random.Random(0)
-    sizes = [abs(rng.gauss(0, 1)) * (scale if tile % 2 else 1.0) for tile in range(64) for _ in range(TILE)]
-    keys = (ctypes.c_float * len(sizes))(*sizes)
-    bits = (ctypes.c_uint32 * len(sizes)).from_buffer(keys)
-    share = (zeros + 0.7 * len(sizes)) / (zeros + len(sizes))
-    most = selection._half(share, zeros + len(sizes), 1 << 22)
-    found = selection._likely(bits, zeros, share, 1 << 22, MACHINE)
-    assert found <= most
-    assert (found < 0.7 * most) == narrow
+    sizes = [
+        0.0 if place < zeros else abs(rng.gauss(0, 1)) * (scale if tile % 2 else 1.0)
+        for tile in range(64)
+        for place in range(TILE)
+    ]
+    bits = (ctypes.c_uint32 * len(sizes)).from_buffer((ctypes.c_float * len(sizes))(*sizes))
+    share = (zeros + 0.7 * (TILE - zeros)) / TILE
+    found = MACHINE.select(bits, len(bits), round(share * len(bits)))
+    assert found is not None
+    most = selection._half(share, len(bits), 1 << 22)
+    likely = selection._likely(bits, share, found[0], 1 << 22, MACHINE)
+    assert likely <= most
+    assert (likely < 0.7 * most) == narrow
+
+
+def test_a_goal_that_depends_on_zeros_moves_with_how_differently_they_lie() -> None:
+    assert MACHINE is not None
+
+    def moved(zeros_of: list[int], goal: selection.Goal) -> float:
+        keys = [0 if place < zeros else place for zeros in zeros_of for place in range(1, TILE + 1)]
+        bits = (ctypes.c_uint32 * len(keys))(*keys)
+        return selection._moved(goal, bits, keys.count(0), 1 << 22, MACHINE)
+
+    def tenth(zeros: int) -> int:
+        return (1 << 22) - ((1 << 22) - zeros) // 10
+
+    even, uneven = [300] * 64, [100, 500] * 32
+    assert moved(even, tenth) < 0.3 * moved(uneven, tenth)
+    assert moved(uneven, lambda zeros: 7) == 0.0
 
 
 def test_too_many_magnitudes_say_nothing() -> None:

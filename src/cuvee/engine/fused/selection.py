@@ -46,13 +46,14 @@ Several = Generator[tuple[Probe, ...], list[Found], Any]  # probes that share a 
 Goal = Callable[[int], int]  # a position among all magnitudes when sorted, given how many are 0
 
 _SMALL = 1 << 24  # elements: up to here a sample is one in 48, above one in 128
-_DEVIATIONS = 8  # of the sample's threshold, for independent magnitudes
+_DEVIATIONS = 6  # of the sample's threshold, for independent magnitudes
 _UNEVEN, _UNEVEN_LARGE = 0.03, 0.005  # allowed on top of that for rows and tensors that differ
 _EVEN_LEAST = 0.002  # where it is known how tiles differ
 _RUNS = 32  # runs of keys at least, for that
 _EVEN = 0.02  # of that allowance, near the smallest and the largest
 _HELD = 8 << 20  # magnitudes of one figure that may be gathered
-_ALL = (0, 0x80000000)  # every magnitude but 0 lies between
+_ALL = (0, 0x7FFFFFFF)  # every magnitude but 0 lies between
+_EVERY = (-1, 0x7FFFFFFF)  # and 0, too
 _ZEROS = (0, 1)  # none does; 0 is counted
 
 
@@ -180,7 +181,7 @@ def _gathered(
     With `zeros` those of 0 come first.
     """
     every = spacing(total)
-    sample = yield Probe("pick", windows=(_ALL,), every=every)
+    sample = yield Probe("pick", windows=(_ALL if every == 1 else _EVERY,), every=every)
     seen = [window for (window,) in sample]
     if every == 1:
         return [seen] * (len(goals) + zeros)
@@ -207,18 +208,22 @@ def _bounds(
     if any(window.keys is None for window in seen):
         return ()
     keys = kernels.joined([window.keys for window in seen])
-    zeros = sum(window.low for window in seen)
-    count = zeros + len(keys)
-    bounds, held = [], 0.0
-    for goal in goals:
-        share = goal(round(zeros / count * total)) / total
-        half = _likely(keys, zeros, share, total, kernels)
+    count, zeros = len(keys), kernels.equal(keys, 0)
+    shares = [goal(round(zeros / count * total)) / total for goal in goals]
+    middles = kernels.selected(keys, count, [round(share * count) for share in shares])
+    places: list[int] = []
+    held = 0.0
+    for goal, share, middle in zip(goals, shares, middles, strict=True):
+        half = (
+            _half(share, count, total) if middle is None else _likely(keys, share, middle[0], total, kernels)
+        )
+        half += _moved(goal, keys, zeros, total, kernels)
         held += 2 * half / count * total
-        places = int(share * count - half), int(share * count + half) + 1
-        ends = kernels.selected(keys, len(keys), [place - zeros for place in places])
-        low, high = (_ALL[1] if end is None else end[0] for end in ends)
-        low, high = 0 if places[0] < zeros else low, 1 if places[1] < zeros else high
-        bounds.append((low, max(high, low + 1)))
+        places += [min(int(share * count - half), count - 1), int(share * count + half) + 1]
+    ends = kernels.selected(keys, count, places)
+    lows = [0 if end is None else end[0] for end in ends[::2]]
+    highs = [_ALL[1] if end is None else end[0] for end in ends[1::2]]
+    bounds = [(low, max(high, low + 1)) for low, high in zip(lows, highs, strict=True)]
     return tuple(bounds) if held <= _HELD else ()
 
 
@@ -236,27 +241,29 @@ def _half(share: float, count: int, total: int) -> float:
     return _DEVIATIONS * math.sqrt(count * spread) + uneven * min(10 * spread + _EVEN, 1)
 
 
-def _likely(keys: Any, zeros: int, share: float, total: int, kernels: Kernels) -> float:
-    """How many places of a sample a threshold may be off, from how differently its keys lie in runs of them.
+def _likely(keys: Any, share: float, key: int, total: int, kernels: Kernels) -> float:
+    """How many places of a sample a threshold near a key may be off, from how differently keys lie in its tiles.
 
-    No more than where nothing is known of them. How many zeros there are, which are not among the keys, shifts a
-    threshold by as much as lies above it.
+    No more than where nothing is known of them.
     """
-    count, runs = zeros + len(keys), len(keys) // TILE
-    most, place = _half(share, count, total), round(share * count) - zeros
-    if runs < _RUNS or not 0 <= place < len(keys):
+    count, runs = len(keys), len(keys) // TILE
+    most = _half(share, count, total)
+    if runs < _RUNS:
         return most
-    found, squares = kernels.less(keys, _key(keys, place, kernels), TILE)
+    found, squares = kernels.less(keys, key, TILE)
     varied = max(squares / runs - (found / runs) ** 2, 0.0)
     least = _EVEN_LEAST * count * min(10 * share * (1 - share) + _EVEN, 1)
-    if zeros:
-        least += (1 - place / len(keys)) * _half(zeros / count, count, total)
     return min(_DEVIATIONS * math.sqrt(runs * varied) + least, most)
 
 
-def _key(keys: Any, place: int, kernels: Kernels) -> int:
-    found = kernels.select(keys, len(keys), place)
-    return _ALL[1] if found is None else found[0]
+def _moved(goal: Goal, keys: Any, zeros: int, total: int, kernels: Kernels) -> float:
+    """How many places of a sample a goal moves where there are more zeros than it says, by as many as it may be off."""
+    if goal(0) == goal(total):
+        return 0.0
+    count = len(keys)
+    off = _likely(keys, zeros / count, 1, total, kernels)
+    supposed, most = (min(round(found / count * total), total) for found in (zeros, zeros + off))
+    return abs(goal(most) - goal(supposed)) / total * count
 
 
 def _within(windows: list[Window], place: int, kernels: Kernels) -> Rank | None:

@@ -56,7 +56,7 @@ static u32 carefully(Expert *e, const float *base, const void *in, int64_t s, in
     if (e->how == TRIMMED) {
         Op op = {.bits = e->cut, .count = e->ties};
         trim(&op, to, to, to, m);
-        e->ties = op.count;
+        if (e->ties < ALL_TIES) e->ties = op.count;
     }
     return bad;
 }
@@ -140,11 +140,94 @@ static inline __attribute__((always_inline)) u32 together(const Crowd *all, cons
     return found != 0;
 }
 
+#ifdef __AVX512F__
+/* Of 16 coordinates the sum, the mean or the greatest of those values that agree in sign with their `sum`. `share`: what each adds to the
+ * divisor of a mean, `apart` bytes from that of the one before. */
+static inline __attribute__((always_inline)) __m512 agreed(const __m512 *value, __m512 sum, const float *share, int apart,
+                                                           float tied, int made, int n, __mmask16 *bad) {
+    const __m512i sign = _mm512_set1_epi32((int)0x80000000u);
+    const __m512 none = _mm512_setzero_ps(), one = _mm512_set1_ps(1.0f);
+    __m512 total = none, divisor = none;
+    *bad |= _mm512_cmp_ps_mask(sum, sum, _CMP_UNORD_Q); /* infinities that cancel: whose sign, the generic path says */
+    sum = _mm512_mask_mov_ps(sum, _mm512_cmp_ps_mask(sum, none, _CMP_EQ_OQ), _mm512_set1_ps(tied));
+    const __m512i turn = _mm512_and_si512(_mm512_castps_si512(sum), sign);
+    for (int k = 0; k < n; k++) {
+        __m512 turned = _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(value[k]), turn));
+        __mmask16 agrees = _mm512_cmp_ps_mask(turned, none, _CMP_GT_OQ);
+        float part = *(const float *)((const char *)share + k * apart);
+        if (made == GREATEST) total = _mm512_mask_max_ps(total, agrees, total, turned);
+        else total = _mm512_mask_add_ps(total, agrees, total, value[k]);
+        if (made == MEAN) divisor = _mm512_mask_add_ps(divisor, agrees, divisor, _mm512_set1_ps(part));
+    }
+    if (made == MEAN) {
+        __mmask16 empty = _mm512_cmp_ps_mask(divisor, none, _CMP_EQ_OQ);
+        total = _mm512_div_ps(total, _mm512_mask_mov_ps(divisor, empty, one));
+    }
+    if (made == GREATEST) total = _mm512_mul_ps(total, _mm512_castsi512_ps(_mm512_or_si512(turn, _mm512_castps_si512(one))));
+    return total;
+}
+
+/* An election as `together` has it; what is not kept of an expert adds +0. `counts`: ties, since they may run out. */
+static inline __attribute__((always_inline)) u32 election(const Crowd *all, const void **in, int64_t s, int64_t line,
+                                                          const int *careful, Whole *ties, float *out, const float *regs,
+                                                          int counts, int drops, int made, int n) {
+    const __m512i sizes = _mm512_set1_epi32(0x7fffffff), one = _mm512_set1_epi32(1);
+    const float *base = regs + all->base * TILE;
+    __m512i largest = _mm512_setzero_si512();
+    __mmask16 bad = 0;
+    n = n ? n : all->count;
+    for (int j = 0; j < TILE; j += WIDTH) {
+        __m512 value[CROWD], sum = _mm512_setzero_ps();
+        const __m512 b = _mm512_loadu_ps(base + j);
+        for (int k = 0; k < n; k++) {
+            const Expert *e = all->each + k;
+            const __m512 weight = _mm512_set1_ps(e->weight);
+            if (careful[k]) value[k] = _mm512_mul_ps(_mm512_loadu_ps(regs + e->delta * TILE + j), weight);
+            else {
+                const u16 *narrow = (const u16 *)in[e->input] + s + j;
+                const __m512i bits = (__m512i)(e->wide ? *(const Words *)((const float *)in[e->input] + s + j) : WIDENED(narrow));
+                __m512 d = _mm512_sub_ps(_mm512_castsi512_ps(bits), b);
+                __mmask16 kept = 0xffff;
+                largest = _mm512_max_epi32(largest, _mm512_and_si512(bits, sizes));
+                if (drops && e->how == DROPPED) {
+                    kept = _mm512_cmplt_epu32_mask(_mm512_loadu_si512(regs + e->delta * TILE + j), _mm512_set1_epi32((int)e->cut));
+                    if (e->divisor != 1.0f) d = _mm512_div_ps(d, _mm512_set1_ps(e->divisor));
+                }
+                if (drops && e->how == MARKED) {
+                    memcpy(&kept, (const uint8_t *)e->key + (line * TILE + j) / 8, 2);
+                    d = _mm512_mul_ps(d, _mm512_set1_ps(e->divisor));
+                }
+                if (e->how == TRIMMED) {
+                    const __m512i key = _mm512_and_si512(_mm512_castps_si512(d), sizes), cut = _mm512_set1_epi32((int)e->cut);
+                    kept = _mm512_cmpge_epi32_mask(key, _mm512_set1_epi32((int)(e->ties > 0 ? e->cut : e->cut + 1)));
+                    const __mmask16 tied = counts ? _mm512_cmpeq_epi32_mask(key, cut) : 0;
+                    if (counts) ties[k] = (Whole)_mm512_mask_add_epi32((__m512i)ties[k], tied, (__m512i)ties[k], one);
+                }
+                value[k] = _mm512_maskz_mul_ps(kept, d, weight);
+            }
+            sum = _mm512_add_ps(sum, value[k]);
+        }
+        _mm512_storeu_ps(out + j, agreed(value, sum, &all->each[0].share, sizeof(Expert), all->tied, made, n, &bad));
+    }
+    return bad != 0 || _mm512_cmpge_epi32_mask(largest, _mm512_set1_epi32(0x7f800000)) != 0;
+}
+#define ELECTION(...) (all->count == 3 ? election(all, in, s, line, careful, ties, to, regs, __VA_ARGS__, 3) \
+                                       : election(all, in, s, line, careful, ties, to, regs, __VA_ARGS__, 0))
+#endif
+
 #define TOGETHER(...)                                                                                                  \
     (all->count == 3 ? together(all, in, s, line, careful, ties, to, regs, __VA_ARGS__, 3)                                   \
                      : together(all, in, s, line, careful, ties, to, regs, __VA_ARGS__, 0))
 static u32 attempt(const Crowd *all, const void **in, int64_t s, int64_t line, const int *careful, Whole *ties, float *to, float *regs,
                    int how, int elects) {
+#ifdef __AVX512F__
+    int counts = 0; /* ties, where they may run out */
+    for (int k = 0; k < all->count; k++) counts |= all->each[k].ties > 0 && all->each[k].ties < ALL_TIES;
+    if (elects && all->made == GREATEST) return ELECTION(1, 1, GREATEST);
+    if (elects && how & (DROPPED | MARKED)) return all->made == MEAN ? ELECTION(1, 1, MEAN) : ELECTION(1, 1, TOTAL);
+    if (elects && counts) return all->made == MEAN ? ELECTION(1, 0, MEAN) : ELECTION(1, 0, TOTAL);
+    if (elects) return all->made == MEAN ? ELECTION(0, 0, MEAN) : ELECTION(0, 0, TOTAL);
+#endif
     if (elects && all->made == GREATEST) return how ? TOGETHER(1, 1, 1, 1, GREATEST) : TOGETHER(1, 0, 0, 1, GREATEST);
     if (elects && how & (DROPPED | MARKED)) return TOGETHER(1, 1, 1, 1, TOTAL);
     if (elects && how) return TOGETHER(1, 1, 0, 1, TOTAL);
@@ -221,7 +304,7 @@ static u32 crowd(Crowd *all, const void **in, int64_t s, int64_t line, int m, fl
         bad |= carefully(e, base, in[e->input], s, line, m, regs + e->delta * TILE);
     }
     if (again) bad |= attempt(all, in, s, line, careful, ties, to, regs, how, elects);
-    for (int k = 0; k < all->count; k++) all->each[k].ties -= found[k];
+    for (int k = 0; k < all->count; k++) all->each[k].ties -= all->each[k].ties < ALL_TIES ? found[k] : 0;
     return bad;
 }
 

@@ -50,8 +50,7 @@ static inline __attribute__((always_inline)) __m512 placed(const char *at, __mma
 
 static inline __attribute__((always_inline)) u32 vote(const Ballot *all, int64_t line, float *to, const float *base, int made,
                                                       int wide, int half, int divided) {
-    const __m512i sign = _mm512_set1_epi32((int)0x80000000u);
-    const __m512 none = _mm512_setzero_ps(), one = _mm512_set1_ps(1.0f), tied = _mm512_set1_ps(all->tied);
+    const __m512 none = _mm512_setzero_ps();
     const int size = wide ? 4 : 2;
     const char *at[CROWD];
     const uint16_t *bits[CROWD];
@@ -61,7 +60,7 @@ static inline __attribute__((always_inline)) u32 vote(const Ballot *all, int64_t
         bits[k] = (const uint16_t *)(all->each[k].bits + line * MARKS);
     }
     for (int j = 0; j < TILE / 16; j += 2) { /* two at a time, since one waits for itself */
-        __m512 value[2][CROWD], sum[2] = {none, none}, total[2] = {none, none}, share[2] = {none, none};
+        __m512 value[2][CROWD], sum[2] = {none, none};
         __m512 low = _mm512_loadu_ps(base + 16 * j), high = _mm512_loadu_ps(base + 16 * j + 16);
         for (int k = 0; k < all->count; k++) {
             const Kept *e = all->each + k;
@@ -77,29 +76,8 @@ static inline __attribute__((always_inline)) u32 vote(const Ballot *all, int64_t
             sum[0] = _mm512_add_ps(sum[0], a);
             sum[1] = _mm512_add_ps(sum[1], b);
         }
-        __m512i turn[2];
-        for (int h = 0; h < 2; h++) {
-            bad |= _mm512_cmp_ps_mask(sum[h], sum[h], _CMP_UNORD_Q); /* infinities that cancel: the generic path says it */
-            __m512 led = _mm512_mask_mov_ps(sum[h], _mm512_cmp_ps_mask(sum[h], none, _CMP_EQ_OQ), tied);
-            turn[h] = _mm512_and_si512(_mm512_castps_si512(led), sign);
-        }
-        for (int k = 0; k < all->count; k++) {
-            const __m512 part = _mm512_set1_ps(all->each[k].share);
-            for (int h = 0; h < 2; h++) {
-                __m512 turned = _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(value[h][k]), turn[h]));
-                __mmask16 agrees = _mm512_cmp_ps_mask(turned, none, _CMP_GT_OQ);
-                if (made == GREATEST) total[h] = _mm512_mask_max_ps(total[h], agrees, total[h], turned);
-                else total[h] = _mm512_mask_add_ps(total[h], agrees, total[h], value[h][k]);
-                if (made == MEAN) share[h] = _mm512_mask_add_ps(share[h], agrees, share[h], part);
-            }
-        }
-        for (int h = 0; h < 2; h++) {
-            __mmask16 empty = _mm512_cmp_ps_mask(share[h], none, _CMP_EQ_OQ);
-            if (made == MEAN) total[h] = _mm512_div_ps(total[h], _mm512_mask_mov_ps(share[h], empty, one));
-            if (made == GREATEST)
-                total[h] = _mm512_mul_ps(total[h], _mm512_castsi512_ps(_mm512_or_si512(turn[h], _mm512_castps_si512(one))));
-            _mm512_storeu_ps(to + 16 * (j + h), total[h]);
-        }
+        for (int h = 0; h < 2; h++)
+            _mm512_storeu_ps(to + 16 * (j + h), agreed(value[h], sum[h], &all->each->share, sizeof(Kept), all->tied, made, all->count, &bad));
     }
     return bad != 0;
 }
@@ -145,10 +123,10 @@ static u32 vote(const Ballot *all, int64_t line, float *to, const float *base, i
  * in another. What is not kept of an expert is the base's own, so that it differs by +0. */
 static inline __attribute__((always_inline)) u32 narrow_vote(const Ballot *all, int64_t line, float *to, const float *base,
                                                              int made) {
-    const __m512i sign = _mm512_set1_epi32((int)0x80000000u), upper = _mm512_set1_epi32((int)0xffff0000u);
+    const __m512i upper = _mm512_set1_epi32((int)0xffff0000u);
     const __m512i front = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     const __m512i rear = _mm512_add_epi32(front, _mm512_set1_epi32(8));
-    const __m512 none = _mm512_setzero_ps(), one = _mm512_set1_ps(1.0f), tied = _mm512_set1_ps(all->tied);
+    const __m512 none = _mm512_setzero_ps();
     const u16 *at[CROWD];
     const u32 *bits[CROWD];
     u16 own[TILE];
@@ -160,7 +138,7 @@ static inline __attribute__((always_inline)) u32 narrow_vote(const Ballot *all, 
     }
     for (int j = 0; j < TILE / 32; j++) {
         __m512i stored = _mm512_loadu_si512(own + 32 * j);
-        __m512 value[2][CROWD], sum[2] = {none, none}, total[2] = {none, none}, share[2] = {none, none};
+        __m512 value[2][CROWD], sum[2] = {none, none}, total[2];
         __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(stored, 16));
         __m512 odd = _mm512_castsi512_ps(_mm512_and_si512(stored, upper));
         for (int k = 0; k < all->count; k++) {
@@ -173,23 +151,8 @@ static inline __attribute__((always_inline)) u32 narrow_vote(const Ballot *all, 
             sum[0] = _mm512_add_ps(sum[0], value[0][k]);
             sum[1] = _mm512_add_ps(sum[1], value[1][k]);
         }
-        __m512i turn[2];
-        for (int h = 0; h < 2; h++) {
-            bad |= _mm512_cmp_ps_mask(sum[h], sum[h], _CMP_UNORD_Q);
-            __m512 led = _mm512_mask_mov_ps(sum[h], _mm512_cmp_ps_mask(sum[h], none, _CMP_EQ_OQ), tied);
-            turn[h] = _mm512_and_si512(_mm512_castps_si512(led), sign);
-        }
-        for (int k = 0; k < all->count; k++)
-            for (int h = 0; h < 2; h++) {
-                __m512 turned = _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(value[h][k]), turn[h]));
-                __mmask16 agrees = _mm512_cmp_ps_mask(turned, none, _CMP_GT_OQ);
-                total[h] = _mm512_mask_add_ps(total[h], agrees, total[h], value[h][k]);
-                if (made == MEAN) share[h] = _mm512_mask_add_ps(share[h], agrees, share[h], _mm512_set1_ps(all->each[k].share));
-            }
-        for (int h = 0; h < 2 && made == MEAN; h++) {
-            __mmask16 empty = _mm512_cmp_ps_mask(share[h], none, _CMP_EQ_OQ);
-            total[h] = _mm512_div_ps(total[h], _mm512_mask_mov_ps(share[h], empty, one));
-        }
+        for (int h = 0; h < 2; h++)
+            total[h] = agreed(value[h], sum[h], &all->each->share, sizeof(Kept), all->tied, made, all->count, &bad);
         _mm512_storeu_ps(to + 32 * j, _mm512_permutex2var_ps(total[0], front, total[1]));
         _mm512_storeu_ps(to + 32 * j + 16, _mm512_permutex2var_ps(total[0], rear, total[1]));
     }

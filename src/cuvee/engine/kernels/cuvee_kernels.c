@@ -82,26 +82,26 @@ static void low(const Op *op, const float *a, int m) {
     }
 }
 
-/* Magnitudes between two others: how many are less than `low`, equal to it, equal to `high`, and those in between.
+/* Magnitudes between two others, of which the lower may be -1: how many are less than `low`, equal to it, equal to `high`, and those in between.
  * `picked` is -1 once they were more than op->count; there are 16 places more than that. */
 typedef struct { int64_t less, low, high, picked; u32 keys[]; } Picked;
 static void pick(const Op *op, const float *a, int m) {
     Picked *to = op->data;
-    u32 low = op->bits, high = (u32)op->key;
+    int32_t low = (int32_t)op->bits, high = (int32_t)op->key;
     int64_t room = op->count - to->picked;
     if (to->picked < 0) return;
     u32 *next = to->keys + to->picked, less = 0, at_low = 0, at_high = 0, inner = 0;
     int i = 0;
 #ifdef __AVX512F__
-    __m512i floor = _mm512_set1_epi32((int)low), roof = _mm512_set1_epi32((int)high), sign = _mm512_set1_epi32(0x7fffffff);
+    __m512i floor = _mm512_set1_epi32(low), roof = _mm512_set1_epi32(high), sign = _mm512_set1_epi32(0x7fffffff);
     for (; i + 16 <= m; i += 16) {
         __m512i key = _mm512_and_si512(_mm512_loadu_si512(a + i), sign);
-        __mmask16 near = _mm512_cmple_epu32_mask(key, roof), below = _mm512_cmplt_epu32_mask(key, floor);
+        __mmask16 near = _mm512_cmple_epi32_mask(key, roof), below = _mm512_cmplt_epi32_mask(key, floor);
         less += (u32)__builtin_popcount(below);
         if (!(near &= (__mmask16)~below)) continue;
         at_low += (u32)__builtin_popcount(_mm512_cmpeq_epu32_mask(key, floor));
         at_high += (u32)__builtin_popcount(_mm512_cmpeq_epu32_mask(key, roof));
-        __mmask16 within = _mm512_mask_cmpgt_epu32_mask(_mm512_mask_cmplt_epu32_mask(near, key, roof), key, floor);
+        __mmask16 within = _mm512_mask_cmpgt_epi32_mask(_mm512_mask_cmplt_epi32_mask(near, key, roof), key, floor);
         if (within) {
             if (inner <= room) _mm512_storeu_si512(next + inner, _mm512_maskz_compress_epi32(within, key));
             inner += (u32)__builtin_popcount(within);
@@ -110,7 +110,7 @@ static void pick(const Op *op, const float *a, int m) {
 #endif
     u16 hit[TILE];
     FREE_LOOP for (int j = i; j < m; j++) {
-        u32 key = bits_of(a[j]) & 0x7fffffffu;
+        int32_t key = (int32_t)(bits_of(a[j]) & 0x7fffffffu);
         less += key < low; at_low += key == low; at_high += key == high;
         hit[j] = (key > low) & (key < high);
     }
