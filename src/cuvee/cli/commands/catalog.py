@@ -16,7 +16,7 @@ from cuvee.cli.options import is_offline, output_options
 @click.option("--offline", is_flag=True, help="Never touch the network.")
 @output_options
 def command(experts: tuple[str, ...], base: str, offline: bool, **given: Any) -> int:
-    """Read BASE and EXPERTS once and keep, for every block, what changed and by how much.
+    """Read BASE and EXPERTS and keep, for every block, what changed and by how much.
 
     Every merge of these models reads less with it, without changing a byte; `--read-budget` and `--max-deviation`
     choose by it. It holds as long as no file changes, budgets for these experts together.
