@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
-from cuvee.api.budget_sample import SHARE, measured, sampled
+from cuvee.api.budget_sample import SHARE, all_sums, measured, sampled
 from cuvee.api.budgeted_plan import Budgeted, Sample
 from cuvee.api.sparing import Spared, add, runner_of, spared
 from cuvee.core.digests import canonical_json
@@ -37,7 +37,8 @@ from cuvee.sources.source import Source
 if TYPE_CHECKING:
     from cuvee.sinks.sink import Staging
 
-_OF_BUDGET = 0.1  # of what may be read, the most that measuring the error takes
+# Of what may be read, the most that measuring the error takes: pieces of sums are small, whole tensors are not.
+_PIECES, _TENSORS = 0.01, 0.1
 
 
 def parse_budget(text: str | None, deviation: float | None, total: int) -> Budget:
@@ -89,7 +90,8 @@ def budgeted(
     thinned = _thinned(plan, tables)
     choice = choose(plan, base, experts, found, budget, thinned)
     if choice.bound and budget.share is not None:  # measuring the error is part of what may be read
-        less = replace(budget, share=budget.share - min(1 / SHARE, budget.share * _OF_BUDGET))
+        part = budget.share * (_PIECES if all_sums(plan) else _TENSORS)
+        less = replace(budget, share=budget.share - min(1 / SHARE, part))
         choice = choose(plan, base, experts, found, less, thinned)
     if not choice.bounded:
         reason = (

@@ -41,9 +41,10 @@ _CHUNK = 1 << 20  # elements compared at a time
 def sampled(whole: Plan, choice: Choice, room: int | None, every: int = SHARE) -> Sample:
     """One element in `every`, chosen by a hash of its place, as far as reading it takes at most `room` bytes of the
     experts: pieces of as many blocks as possible of tensors that are weighted sums, and whole tensors of others.
+    Pieces are shorter where there is less room.
     """
     pieces, nbytes = [], 0
-    for piece in _pieces(whole, every):
+    for piece in _pieces(whole, every if room is None else max(every, -(-choice.total // max(room, 1)))):
         cost = _cost(whole, piece)
         if room is None or nbytes + cost <= room:
             pieces.append(piece)
@@ -78,6 +79,11 @@ def measured(asked: Budgeted, every: int | None = None) -> dict[str, float]:
             update += float((full**2).sum())
     count = len(taken.pieces) + sum(-(-t.meta.numel // step_of(t.meta.dtype.size)) for t in taken.tensors)
     return {"sampled_error": error**0.5, "sampled_update": update**0.5, "sampled_blocks": float(count)}
+
+
+def all_sums(plan: Plan) -> bool:
+    """Whether all that is measured is measured in pieces."""
+    return not _others(plan)
 
 
 def _pieces(plan: Plan, every: int) -> list[Piece]:
@@ -186,4 +192,4 @@ def _computed(plan: Plan, tables: Tables | None, tensor: OutputTensor) -> Any:
     return values
 
 
-__all__ = ["SHARE", "measured", "sampled"]
+__all__ = ["SHARE", "all_sums", "measured", "sampled"]
