@@ -18,12 +18,13 @@ from cuvee.engine.blocks import LINE
 from cuvee.engine.events import Event, Progress
 from cuvee.engine.fused.ahead import Ahead
 from cuvee.engine.fused.builder import STORES, Unfusable, program_of
+from cuvee.engine.fused.copies import copy
 from cuvee.engine.fused.drops import draws
-from cuvee.engine.fused.feed import Feed, Key, Lies, Worker, opened, view_of
+from cuvee.engine.fused.feed import Feed, Key, Lies, Worker, opened
 from cuvee.engine.fused.figures import depends, gathering, wanted
 from cuvee.engine.fused.marks import Marking, marked
 from cuvee.engine.fused.passes import Part, Tally, gather, lacking, pending, run, sweep
-from cuvee.engine.fused.recognise import MASKS, computable, copied, extents_of, storable
+from cuvee.engine.fused.recognise import computable, copied, extents_of, storable
 from cuvee.engine.fused.rows import merge_rows, pruned
 from cuvee.engine.fused.shelf import provide
 from cuvee.engine.kernels import Kernels, kernels
@@ -31,7 +32,7 @@ from cuvee.engine.memo import Memo
 from cuvee.engine.options import RunOptions
 from cuvee.engine.spent import Account, Stopwatch
 from cuvee.errors import CuveeError
-from cuvee.plan.nodes import Apply, Node, Read, walk
+from cuvee.plan.nodes import Apply, Node, walk
 from cuvee.plan.plan import OutputTensor, Plan
 from cuvee.sinks.sink import Session
 from cuvee.sources.spared import SparedSource
@@ -154,7 +155,7 @@ class Fused:
         size = tensor.meta.dtype.size
         if copied(tensor):
             with self._feed(extents, tensor, resident=False) as feed:
-                self._copy(tensor, feed, write)
+                copy(tensor, feed, self._worker(), self._kernels, write)
             return
         if pruned(tensor.node):
             with self._feed(extents, tensor, resident=False) as feed:
@@ -310,20 +311,6 @@ class Fused:
             worker = self._worker()
             worker.blocks.reserve(feed.room(0))
             sweep(feed, worker, self._kernels, parts, self._shared)
-
-    def _copy(self, tensor: OutputTensor, feed: Feed, write: Callable[[int, int, memoryview], None]) -> None:
-        """Bytes as they are, looked through for NaN and infinity."""
-        worker, size, step = self._worker(), tensor.meta.dtype.size, feed.step
-        worker.blocks.reserve(feed.room(size))
-        mask = MASKS[tensor.meta.dtype.name]
-        reads = [node for node in walk(tensor.node) if isinstance(node, Read)]
-        for first, count, addresses in feed.blocks(reads, worker.blocks, step):
-            if mask is not None and self._kernels.not_finite(addresses[0], count, size, mask):
-                raise Unfusable("a value is not finite")
-            blocks = [view_of(address, count * size) for address in addresses]
-            if any(block != blocks[0] for block in blocks[1:]):
-                raise Unfusable("inputs differ that must agree")
-            write(first, count, blocks[0])
 
     @contextmanager
     def _feed(self, extents: Mapping[Key, Lies], tensor: OutputTensor, *, resident: bool) -> Iterator[Feed]:
