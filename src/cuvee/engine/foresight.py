@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from cuvee.engine.blocks import cut
+from cuvee.engine.fused.drops import draws
 from cuvee.engine.fused.feed import padded
 from cuvee.engine.fused.figures import wanted
 from cuvee.engine.fused.fuse import Fused, fuse
@@ -127,10 +128,10 @@ def _held(tensor: OutputTensor, options: RunOptions, told: Told | None) -> int:
     if pruned(tensor.node):
         return out + blocks + room_of(tensor.node)
     applied = [n for n in walk(tensor.node) if isinstance(n, Apply) and n.group is None]
-    several = any(told is None or told(figure, [n]) is None for n in applied for figure in wanted(n))
-    if several and sum(inputs) <= share:
-        return out + sum(map(padded, inputs))
-    return out + blocks
+    asked = [(n, figure) for n in applied for figure in wanted(n) if told is None or told(figure, [n]) is None]
+    if asked and sum(inputs) <= share:
+        blocks = sum(map(padded, inputs))
+    return out + blocks + draws(asked, count, share).room
 
 
 def _kept(node: Node) -> bool:

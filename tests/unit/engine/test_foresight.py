@@ -56,6 +56,15 @@ def test_thresholds_hold_the_inputs_and_cost_more(paths: list[Path]) -> None:
     assert trimmed.program > plain.program
 
 
+def test_drops_that_restore_a_norm_hold_a_bit_for_each_element(paths: list[Path]) -> None:
+    plan = cuvee.merge(paths[1:], base=paths[0], method="dare_linear", rescale="l1").build()
+    try:
+        found = foresight.foreseen(plan, OPTIONS)
+    finally:
+        plan.close()
+    assert dict(found.held) == dict.fromkeys("abc", 5 * 512 * 1024 * 2 + 3 * 512 * 1024 // 8)
+
+
 def test_every_expert_gathers_magnitudes_in_every_worker(paths: list[Path]) -> None:
     gathered = 3 * int(0.08 * 512 * 1024) * 4  # of three experts' changes
     for threads in (1, 2):
