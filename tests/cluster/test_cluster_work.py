@@ -12,6 +12,7 @@ from typing import Any
 import cluster_models
 import pytest
 from cluster_models import RECIPES, recipe, weights
+from safetensors.torch import load_file, save_file
 
 import cuvee.engine.cluster.drive as driving
 from cuvee.api.blend import Blend
@@ -20,7 +21,7 @@ from cuvee.engine.cluster.job import ClusterOptions, Failed, Job, failed, origin
 from cuvee.engine.cluster.portable import portable, restored
 from cuvee.engine.cluster.regions import batches, unit_of
 from cuvee.engine.cluster.work import Workplace
-from cuvee.engine.events import Started
+from cuvee.engine.events import Finding, Started
 from cuvee.engine.fused.selection import Window
 from cuvee.engine.options import RunOptions
 from cuvee.errors import MissingTensor, PlanError, RunError, UsageError
@@ -89,6 +90,26 @@ def test_bytes_are_those_of_a_local_run(root: Path, tmp_path: Path, method: str,
     if method == "ties":  # thresholds over the model are found by one map step, or one worker for each expert
         assert ("sweep" in CREWS[0].tasks) == kernels
         assert CREWS[0].tasks.count("summary") == (0 if kernels else 2)
+
+
+def test_what_is_found_in_a_tensor_is_told_once(tmp_path: Path) -> None:
+    cluster_models.models(tmp_path)
+    file = tmp_path / "one" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["embed.weight"].view(-1)[[0, 5, -1]] = float("nan")
+    save_file(tensors, file)
+    told: list[Finding] = []
+    Blend(parse_recipe(recipe(tmp_path, "linear"))).save(
+        tmp_path / "cluster",
+        run=RunOptions(non_finite="warn"),
+        cluster=ClusterOptions(),
+        listener=lambda event: told.append(event) if isinstance(event, Finding) else None,
+    )
+    assert len([r for r in CREWS[0].regions if r.tensor == "embed.weight"]) > 1
+    inputs = [one.message for one in told if one.source is not None]
+    assert len(told) == len({(one.tensor, one.source) for one in told})
+    assert len(inputs) == 1
+    assert "3 values" in inputs[0]
 
 
 def test_the_driver_writes_where_workers_do_not_see_the_output(root: Path, tmp_path: Path) -> None:

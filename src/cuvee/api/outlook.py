@@ -61,7 +61,7 @@ def known_rates() -> Rates:
 
 
 def teaches(plan: Plan) -> bool:
-    """Whether a run of the plan moves so much that `remember` may learn from it."""
+    """Whether a run of the plan moves so much, each input read once, that `remember` learns from it."""
     read = sum(meta.nbytes for meta in inputs_of(plan.tensors).values())
     return read + plan.layout.total_bytes >= LARGE
 

@@ -38,8 +38,8 @@ class Askers:
             self._busy += 1
             self._work.put((future, function, arguments))
             if self._threads < min(self._size, self._busy):
-                self._threads += 1
                 threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+                self._threads += 1
         return future
 
     def map(self, function: Callable[[Any], T], items: Iterable[Any]) -> list[T]:

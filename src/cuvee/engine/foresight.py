@@ -126,12 +126,14 @@ def _held(tensor: OutputTensor, options: RunOptions, told: Told | None) -> int:
     out = padded(min(_RUNS * _STEP, count) * size)
     blocks = sum(padded(nbytes * min(_STEP, count) // max(count, 1)) for nbytes in inputs)
     if pruned(tensor.node):
-        return out + blocks + room_of(tensor.node)
+        return out + blocks + room_of(tensor.node, share)
     applied = [n for n in walk(tensor.node) if isinstance(n, Apply) and n.group is None]
-    asked = [(n, figure) for n in applied for figure in wanted(n) if told is None or told(figure, [n]) is None]
+    asked = [
+        (n, figure) for n in applied for figure in wanted(n) if told is None or told(figure, [n]) is None
+    ]
     if asked and sum(inputs) <= share:
         blocks = sum(map(padded, inputs))
-    return out + blocks + draws(asked, count, share).room
+    return out + blocks + draws(asked, count, share - out - blocks).room
 
 
 def _kept(node: Node) -> bool:

@@ -54,7 +54,7 @@ class Rounds:
         if copied(tensor):
             return once
         if pruned(root):
-            return sum(sum(self.below(nodes).values()) for nodes in passes_of(root))
+            return sum(sum(self.below(nodes).values()) for nodes in passes_of(root, self.share))
         return self.roots([root], known)
 
     def roots(self, roots: Sequence[Node], known: Known) -> int:

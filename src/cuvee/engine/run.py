@@ -271,9 +271,11 @@ def stop_flag() -> Iterator[Stop]:
     try:
         yield stop
     finally:
-        stopping.withdraw()
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        try:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+        finally:
+            stopping.withdraw()  # last: nothing asks any more
 
 
 class OneThreadEach:

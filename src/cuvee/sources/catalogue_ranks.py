@@ -109,7 +109,8 @@ def found(asked: Wanted, counts: Array, total: int) -> Ranks:
     keys = (((asked.bins[row] + (LEAST - 2)) << FINE) | (there & (IN_BIN - 1))).astype(numpy.uint32)
     rows: list[Array] = [keys, (asked.less - firsts)[row] + before, many]
     if asked.zeros:
-        first = (numpy.zeros(1, numpy.uint32), numpy.zeros(1, numpy.int64), numpy.array([asked.zeros]))
+        first: list[Array] = [numpy.zeros(1, t) for t in (numpy.uint32, numpy.int64)]
+        first.append(numpy.array([asked.zeros]))
         rows = [numpy.concatenate(parts) for parts in zip(first, rows, strict=True)]
     where, (_, before, equal) = places(total), rows
     number = numpy.searchsorted(before, where, "right") - 1

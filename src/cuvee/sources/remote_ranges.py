@@ -139,10 +139,10 @@ class _Memory:
                 asked += self._ask(file, first, last)
             found = {id(run): run for run in (self._page(file, page) for page in wanted)}
             self._shrink()
-        for run in asked:  # without the lock: one that has failed already is forgotten here and now
-            run.future.add_done_callback(
-                partial(self._failed, run.number)
-            )  # a run in it would never be freed
+        # Without the lock: one that has failed already is forgotten here and now. By number: a run in its own callback
+        # would never be freed.
+        for run in asked:
+            run.future.add_done_callback(partial(self._failed, run.number))
         return list(found.values())
 
     def drop(self, file: RangedBytes) -> None:

@@ -33,7 +33,7 @@ def drawn(
     most = (ctypes.c_uint32 * length)(*(min(limit, 1 << 32) - 1 for limit in limits))
     ones = (ctypes.c_float * length)(*[1.0] * length)
     out, again = torch.full((count,), torch.nan), torch.empty(count)
-    bits = (ctypes.c_uint64 * (count // 64 + 2))()
+    bits = (ctypes.c_uint64 * (count // 64 + 2))()  # fewer than a tile that ends early would have
     own = [(ctypes.c_uint32 * size)() for size in (length + 2 * TILE, length + 2 * TILE, 5 * length + 16)]
     head = Ranked(length=length, key=KEY, out=out.data_ptr(), bits=ctypes.addressof(bits))
     head.most, head.divisors = ctypes.addressof(most), ctypes.addressof(ones) if divided else None

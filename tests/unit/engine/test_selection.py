@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cuvee.core.dtypes import FLOAT32
 from cuvee.core.tensors import TensorMeta
-from cuvee.engine.fused import selection
+from cuvee.engine.fused import probes, selection
 from cuvee.engine.fused.builder import Builder, Unfusable
 from cuvee.engine.fused.probes import _SPARE, _Places, probed
 from cuvee.engine.fused.selection import Probe, Rank, Window, _within, chosen_of, spacing
@@ -161,7 +161,9 @@ def test_ties_are_kept_in_the_order_of_tensors(ties: list[int], data: st.DataObj
 def test_samples_grow_with_what_they_stand_for() -> None:
     assert spacing(100_000) == 1
     assert spacing(1 << 22) == 48
-    assert (1 << 30) // spacing(1 << 30) >= 1 << 22
+    for total in (1 << 29, 131072 * 5120, 1 << 30, 1 << 33):  # all of a sample may be gathered
+        tiles = -(-(total // TILE) // spacing(total))
+        assert 3_900_000 < tiles * TILE <= probes._MOST
 
 
 @pytest.mark.parametrize("kind", ["high", "low"])

@@ -19,7 +19,7 @@ from cuvee.engine.cluster.figures import learn
 from cuvee.engine.cluster.job import ClusterOptions, Job, Known, Origin, Staged
 from cuvee.engine.cluster.regions import Batch, Region, Taken, batches
 from cuvee.engine.cluster.work import Done, Made, memo_of
-from cuvee.engine.events import Event, Finished, Listener, Progress, Started, peak_memory
+from cuvee.engine.events import Event, Finding, Finished, Listener, Progress, Started, peak_memory
 from cuvee.engine.options import RunOptions
 from cuvee.engine.run import OneThreadEach, bytes_read, evaluator_of, recorded, serialised, stop_flag
 from cuvee.engine.schedule import scheduled
@@ -104,9 +104,10 @@ def _make(
         regions[region.tensor] += 1
         parts.setdefault(region.tensor, {})[region.start] = made
 
+    said: dict[tuple[str, str | None], Finding] = {}
+
     def take(task: Task, found: Done) -> None:
-        for finding in dict.fromkeys(found.findings):
-            tell(finding)
+        _tell_new(found.findings, said, tell)
         for one in found.made:
             name, size = one.region.tensor, tensors[one.region.tensor].meta.dtype.size
             if one.data is not None:
@@ -121,6 +122,15 @@ def _make(
                 del parts[name]
 
     crew.run([Task("make", (b.regions,), b.cost, b.regions[0].tensor) for b in work], take)
+
+
+def _tell_new(
+    findings: Sequence[Finding], said: dict[tuple[str, str | None], Finding], tell: Callable[[Event], None]
+) -> None:
+    """Tell what was not said of a tensor yet; each of its regions finds what the whole tensor has."""
+    for finding in findings:
+        if said.setdefault((finding.tensor, finding.source), finding) is finding:
+            tell(finding)
 
 
 def _taken(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cuvee.core.digests import RegionHasher
 from cuvee.core.disk import REAL, Handle
 from cuvee.core.lazy import torch
+from cuvee.core.names import printable
 from cuvee.engine.cluster.job import Job, Learned, rebuilt
 from cuvee.engine.cluster.portable import portable
 from cuvee.engine.cluster.regions import Region
@@ -25,7 +26,7 @@ from cuvee.engine.fused.selection import Probe
 from cuvee.engine.memo import Memo, summary_values
 from cuvee.engine.run import evaluator_of, make_tensor
 from cuvee.engine.spent import Account
-from cuvee.errors import CuveeError, RunError
+from cuvee.errors import CuveeError, RunError, Where
 from cuvee.plan.nodes import Apply, walk
 from cuvee.plan.plan import OutputTensor
 
@@ -184,8 +185,9 @@ class _Output:
     def _still_ours(self) -> None:
         """RunError where the run is over: its driver died, and another one stages something else there."""
         if not _proven(self.home.job):
-            folder = self.home.job.staged.folder if self.home.job.staged else ""
-            raise RunError("CV-E214", f"`{folder}` is not staged for this run any more")
+            folder = printable(str(self.home.job.staged.folder if self.home.job.staged else ""), 1000)
+            message = f"`{folder}` is not staged for this run any more"
+            raise RunError("CV-E214", message, where=Where(file=folder))
 
     def finish(self, name: str) -> None:
         """All bytes came; on shared storage they must reach it before the driver is told."""

@@ -159,7 +159,8 @@ class Fused:
             return
         if pruned(tensor.node):
             with self._feed(extents, tensor, resident=False) as feed:
-                merge_rows(feed, self._worker(), self._kernels, tensor.node, tensor.meta.dtype, write)
+                kind, share = tensor.meta.dtype, self._budget
+                merge_rows(feed, self._worker(), self._kernels, tensor.node, kind, write, share)
             return
         known: Known = {id(n): self.known(n) for n in walk(tensor.node)}
         found = pending(tensor.node, known)
@@ -168,8 +169,9 @@ class Fused:
             raise Unfusable("figures of a whole tensor of which parts are made")
         with self._feed(extents, tensor, resident=several) as feed:
             worker = self._worker()
-            kept = draws(found, feed.total, self._budget)
-            worker.blocks.reserve(feed.room(size) + kept.room)
+            room = feed.room(size)
+            kept = draws(found, feed.total, self._budget - room)
+            worker.blocks.reserve(room + kept.room)
             feed.load(worker.blocks)
             kept.place(known, worker.blocks)
             while found:

@@ -42,31 +42,33 @@ def ranks(node: Apply) -> bool:
     return node.stage == "magprune" and 0 < dict(node.values)["density"] < 1
 
 
-def passes_of(root: Node) -> list[list[Node]]:
-    """The nodes below which each pass over a tensor reads everything."""
-    lasting, again, late = _turns(root)
+def passes_of(root: Node, share: int) -> list[list[Node]]:
+    """The nodes below which each pass over a tensor reads everything, by a worker with `share` bytes of memory."""
+    lasting, again, late = _turns(root, share)
     thinned = [[node.inputs[0] for node in nodes] for nodes in (lasting + again, again + late)]
     return [*thinned, list(_left(root, {id(node) for node in late}))]
 
 
-def room_of(root: Node) -> int:
-    """Bytes of memory besides those for blocks of the inputs and of the output."""
+def room_of(root: Node, share: int) -> int:
+    """Bytes of memory besides those for blocks of the inputs and of the output, of a worker with `share` bytes."""
     length, total = rows_of(root.shape)[1], math.prod(root.shape)
-    lasting, again, late = _turns(root)
+    lasting, again, late = _turns(root, share)
     lines = -(-length // TILE) * (total // max(length, 1))
     found = len(lasting) * total // 8 + 16 * lines * len(lasting + again) + 20 * length
     found += _step(again, late, length, total) * (len(again) + 32 * len(late)) // 8
     return found + (len(lasting + late) + 2 * len(again)) * 8 * (length + 2 * TILE)
 
 
-def merge_rows(feed: Feed, worker: Worker, kernels: Kernels, root: Node, dtype: DType, write: Write) -> None:
-    """Compute a tensor and hand each finished block to `write(first, count, bytes)`."""
+def merge_rows(
+    feed: Feed, worker: Worker, kernels: Kernels, root: Node, dtype: DType, write: Write, share: int
+) -> None:
+    """Compute a tensor with `share` bytes of memory, about, and hand each block to `write(first, count, bytes)`."""
     if any(wanted(node) for node in walk(root) if isinstance(node, Apply)):
         raise Unfusable("figures besides ranks")
     length, total = rows_of(root.shape)[1], feed.total
-    lasting, again, late = _turns(root)
+    lasting, again, late = _turns(root, share)
     step = _step(again, late, length, total)
-    if length > _MOST or (step < total and math.lcm(length, TILE) > _MOST):
+    if length > _MOST or ((again or late) and min(math.lcm(length, TILE), total) > _MOST):
         raise Unfusable("rows are too long")
     worker.blocks.reserve(feed.room(dtype.size))
     scratch = (ctypes.c_uint32 * (5 * length + 16))()
@@ -85,10 +87,10 @@ def merge_rows(feed: Feed, worker: Worker, kernels: Kernels, root: Node, dtype: 
         run(feed, worker, kernels, program, write, dtype.size)
 
 
-def _turns(root: Node) -> tuple[list[Apply], list[Apply], list[Apply]]:
+def _turns(root: Node, share: int) -> tuple[list[Apply], list[Apply], list[Apply]]:
     """The stages that leave bits of the whole tensor, those for which that is too much, and those without a norm."""
     normed = [node for node in pruned(root) if _restores(node)]
-    count = 8 * _BITS // max(math.prod(root.shape), 1)
+    count = 8 * min(_BITS, share) // max(math.prod(root.shape), 1)
     return normed[:count], normed[count:], [node for node in pruned(root) if not _restores(node)]
 
 

@@ -46,6 +46,7 @@ Several = Generator[tuple[Probe, ...], list[Found], Any]  # probes that share a 
 Goal = Callable[[int], int]  # a position among all magnitudes when sorted, given how many are 0
 
 _SMALL = 1 << 24  # elements: up to here a sample is one in 48, above one in 128
+_MOST = 4_000_000  # elements of a sample, about: there is room for a few more of one tensor (`probes`)
 _DEVIATIONS = 6  # of the sample's threshold, for independent magnitudes
 _UNEVEN, _UNEVEN_LARGE = 0.03, 0.005  # allowed on top of that for rows and tensors that differ
 _EVEN_LEAST = 0.002  # where it is known how tiles differ
@@ -197,7 +198,7 @@ def spacing(total: int) -> int:
     """One tile of how many makes a sample."""
     target = min(max(total // 48, 1 << 16), 1 << 18)
     if total > _SMALL:
-        target = min(max(total // 128, 1 << 18), 1 << 22)
+        target = min(max(total // 128, 1 << 18), _MOST)
     return max(total // target, 1)
 
 

@@ -292,7 +292,7 @@ int cuvee_run(Op *ops, int32_t count, const void **in, void *out, int64_t first,
             case DECIDED: bad_in |= varying(op->data, in, s, line, m, to, regs, SURE); break;
             case GRAM: bad_in |= gram(op->data, in, s, line, m, regs); break;
             case PICK_CHANGE: bad_in |= pick_change(op, in[op->b], s, line, m, a, REG(op->d)); break;
-            case STAYING: staying(to, a, op->data, line); break;
+            case STAYING: staying(to, a, op->data, line, m); break;
             case RECALL: memcpy(to, (const float *)op->data + line * TILE, (size_t)m * 4); break;
             case NORMS: bad_in |= norms(op->data, in, s, line, m, regs); break;
             case MOVERS: bad_in |= movers(op->data, in, s, line, m, to, regs); break;

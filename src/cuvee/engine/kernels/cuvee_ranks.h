@@ -282,10 +282,12 @@ static void ranked(Ranked *all, const float *a, int64_t line, int m) {
     memmove(all->words, all->words + done, (size_t)all->held * 4);
 }
 
-/* `a` where a bit of the tensor is set, else 0. */
-static void staying(float *to, const float *a, const u16 *bits, int64_t line) {
+/* `a` where a bit of the tensor is set, else 0; behind the `m` elements of a tile there need not be bits. */
+static void staying(float *to, const float *a, const u16 *bits, int64_t line, int m) {
+    int i = 0;
     bits += line * (TILE / 16);
-    for (int i = 0; i < TILE; i += 16) *(Lanes *)(to + i) = where(*(const Lanes *)(a + i), bits[i / 16]);
+    for (; i < m; i += 16) *(Lanes *)(to + i) = where(*(const Lanes *)(a + i), bits[i / 16]);
+    memset(to + i, 0, (size_t)(TILE - i) * 4);
 }
 
 #endif
