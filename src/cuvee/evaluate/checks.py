@@ -13,15 +13,14 @@ from cuvee.evaluate.pages import Section
 from cuvee.evaluate.paired import Results
 from cuvee.evaluate.scorecard import TaskScore
 from cuvee.evaluate.table import Board
-from cuvee.evaluate.units import Sample, sums_by_unit
+from cuvee.evaluate.units import squared_error
 
 _FAR = 4.0  # standard errors from which a difference is not chance
 
 
 def summary(score: TaskScore) -> list[float]:
     """Mean of a task's items and the variance of that mean, whole groups of items being its units, as plain data."""
-    centred = Sample(score.scores - score.mean, score.weights, score.units)
-    return [score.mean, float(numpy.square(sums_by_unit([centred], numpy.ones(1))).sum())]
+    return [score.mean, squared_error([score.strata], numpy.ones(1))]
 
 
 def section(board: Board, results: Results) -> Section | None:

@@ -40,7 +40,7 @@ class Contender:
 
     def tuned(self, experts: int = 1) -> list[Dimension]:
         """What is searched for so many experts: the ranges without those of fixed parameters."""
-        found = dimensions(self.method, self.space, experts=experts)
+        found = dimensions(self.method, self.space, experts=experts, settings=self.settings)
         return [d for d in found if d.name not in self.settings]
 
     def _best(

@@ -144,13 +144,13 @@ def shares(score: TaskScore, expert: TaskScore) -> Sample:
     """The items with numbers whose weighted mean is the normalised score.
 
     s ÷ e, where e is the expert's mean. Where lower is better the normalised score is e ÷ m of the mean m, no mean over
-    items: each item counts by what it moves that quotient, e/m − (e/m²)(s − m). Plain scores, higher is better, where a
-    mean is zero.
+    items: each item counts by what it moves that quotient, e/m − (e/m²)(s − m). Plain scores, higher is better, where e
+    is not above zero or, where lower is better, m is not.
     """
     best, own = expert.mean, score.mean
-    if not best or not own:
-        return score.strata
     higher = score.metric.better == "higher"
+    if best <= 0 or (not higher and own <= 0):
+        return score.strata
     found = score.scores / best if higher else best / own * (2 - score.scores / own)
     return replace(score.strata, scores=found)
 
@@ -179,13 +179,14 @@ def told_apart(results: Results) -> list[tuple[Cell, Scorecard]]:
 
 
 def _by_protocol(results: Results) -> Results:
-    """The results with the protocol in the track's name where a newer one was run too."""
+    """The results with the protocol in the track's name where a newer one was run too, under stress or not."""
     newest: dict[str, int] = {}
     for cell, _ in results:
-        newest[cell.track] = max(cell.protocol, newest.get(cell.track, 0))
+        origin = cell.track.partition("+")[0]
+        newest[origin] = max(cell.protocol, newest.get(origin, 0))
     return [
         (cell, card)
-        if cell.protocol == newest[cell.track]
+        if cell.protocol == newest[cell.track.partition("+")[0]] or " (protocol " in cell.track
         else (replace(cell, track=f"{cell.track} (protocol {cell.protocol})"), card)
         for cell, card in results
     ]

@@ -6,6 +6,7 @@ Knows tracks by their names alone: `NAME+KIND` is NAME under stress.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -38,9 +39,9 @@ def section(boards: Sequence[Board], results: Results) -> Section | None:
 
 
 def _origin(board: Board) -> str:
-    """The clean track; what tells several versions of a track apart stands after its name."""
+    """The clean track of the same protocol, which stands after the name where a newer one was run too."""
     track, _, kind = board.track.partition("+")
-    return track + "".join(kind.partition(" ")[1:])
+    return track + "".join(re.findall(r" \(protocol \d+\)", kind))
 
 
 def _overview(found: Sequence[Board], every: dict[tuple[str, int], Board], named: Results) -> list[Part]:

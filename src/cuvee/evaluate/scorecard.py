@@ -6,16 +6,15 @@ the other way round), so 1 is the expert.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core.lazy import numpy
 from cuvee.evaluate.ledger import Ledger
-from cuvee.evaluate.statistics import Interval, bootstrap, weighted_mean
+from cuvee.evaluate.statistics import Interval, bootstrap
 from cuvee.evaluate.task import Metric
-from cuvee.evaluate.units import Sample
+from cuvee.evaluate.units import Sample, weighted_mean
 
 if TYPE_CHECKING:
     from cuvee.evaluate.units import Scores, Units
@@ -48,9 +47,8 @@ class TaskScore:
         return Sample(turned, self.weights, self.units)
 
     def share(self, best: float) -> float:
-        """The mean ÷ the expert's, or its inverse where lower is better; NaN where that would divide by zero."""
-        over, under = (self.mean, best) if self.metric.better == "higher" else (best, self.mean)
-        return over / under if under else math.nan
+        """The mean ÷ the expert's, or its inverse where lower is better; NaN where the divisor is not above zero."""
+        return self.metric.share(self.mean, best)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,7 @@ class Scorecard:
         return float(numpy.mean(list(self.ratios(experts).values())))
 
     def ratios(self, experts: Mapping[str, float]) -> dict[str, float]:
-        """Score ÷ expert's score for each task with an expert; NaN where that would divide by zero."""
+        """Score ÷ expert's score for each task with an expert; NaN where the divisor is not above zero."""
         return {name: self.tasks[name].share(experts[name]) for name in self.held_in()}
 
     def interval(self, names: Sequence[str] | None = None, *, seed: int = 0) -> Interval:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from cuvee.evaluate.units import Scores
 
 
+_MOST = 100.0  # a share counts no more than this: of a loss of nearly zero it would drown all other tasks
+
+
 class BudgetSpent(Exception):
     """No evaluations are left. A method may catch it; else the referee takes the best candidate so far.
 
@@ -73,8 +76,9 @@ class Selection:
         """Score a candidate on the selection parts: the mean over tasks of its shares of the experts' scores.
 
         A share is score ÷ own expert's score on the same items, or its inverse where lower is better, as reports have
-        it on test items: 1 is the expert, and tasks of several metrics count alike. Where the expert's score is zero or
-        unknown it is the plain score, turned so that higher is better. Tensors that `weights` lacks are the base's.
+        it on test items: 1 is the expert, 100 the most, and tasks of several metrics count alike. Where the expert's
+        score is unknown or not above zero it is the plain score, turned so that higher is better. Tensors that
+        `weights` lacks are the base's.
         Raises BudgetSpent when nothing is left; every call counts one evaluation.
         """
         if self.ledger.evaluations >= self.budget:
@@ -98,9 +102,10 @@ class Selection:
 
     def _share(self, task: str, score: TaskScore) -> float:
         best, higher = self.experts_scores.get(task), score.metric.better == "higher"
-        if not best:
+        if best is None or best <= 0:
             return score.mean if higher else -score.mean
-        return score.share(best) if higher or score.mean else math.inf
+        share = score.share(best)
+        return _MOST if math.isnan(share) else min(share, _MOST)  # NaN: no loss is left to divide by
 
 
 def answered(examinee: Examinee, tasks: Sequence[Task], part: str, ledger: Ledger) -> dict[str, TaskScore]:

@@ -28,9 +28,9 @@ COEFFICIENTS = (
 # fractions that only decide where a formula ends or is replaced by its limit
 _GUARDS = {"threshold", "rank_tol"}
 REACH = 4.0  # a coefficient is searched from its centre ÷ this to its centre × this
-# stages that add experts up: the sum of N nearly orthogonal task vectors is √N times as long as one of them, and as
-# long as one where the coefficient is 1 / √N
-_SUMS = {"weighted_sum", "consensus", "forget"}
+# stages that add experts up, some of them only where they are not told to average: the sum of N nearly orthogonal task
+# vectors is √N times as long as one of them, and as long as one where the coefficient is 1 / √N
+_SUMS = {"weighted_sum", "consensus", "forget", "cabs", "factorwise", "elect"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,17 @@ class Dimension:
         return [self.at(i / max(1, count - 1)) for i in range(count)] if count > 1 else [self.at(0.5)]
 
 
-def dimensions(method: str, given: Mapping[str, Any] | None = None, *, experts: int = 1) -> list[Dimension]:
+def dimensions(
+    method: str,
+    given: Mapping[str, Any] | None = None,
+    *,
+    experts: int = 1,
+    settings: Mapping[str, Any] | None = None,
+) -> list[Dimension]:
     """What is tuned of a method: its coefficient and its first fraction, or exactly the `given` ranges.
 
     The coefficient's range is a quarter of its centre to four times its centre; the centre is the default, of methods
-    that add so many `experts` up the default ÷ √experts.
+    that add so many `experts` up, with these `settings`, the default ÷ √experts.
 
     `given` maps parameter names to `[low, high]`, to a list of more values to choose from, or to None: the range of the
     signature. UsageError for a name the method does not have, values it refuses, or a text without values.
@@ -79,7 +85,7 @@ def dimensions(method: str, given: Mapping[str, Any] | None = None, *, experts: 
     if coefficient == "t":
         found.append(Dimension("t", 0.0, 1.0))
     elif coefficient is not None and not (coefficient == "weight" and _cancels(asked, known)):
-        centre = _default(known[coefficient]) / math.sqrt(experts if _adds_up(asked, known) else 1)
+        centre = _default(known[coefficient]) / math.sqrt(experts if _adds_up(asked, settings or {}) else 1)
         found.append(Dimension(coefficient, centre / REACH, centre * REACH, log=True))
     free = [p for p in known.values() if p.name != coefficient and not {p.name, p.argument} & _GUARDS]
     fraction = next(filter(_is_fraction, free), None)
@@ -128,11 +134,13 @@ def _cancels(method: Method, known: Mapping[str, Parameter]) -> bool:
     return method.base != "required" or (normalised is not None and normalised.default is True)
 
 
-def _adds_up(method: Method, known: Mapping[str, Parameter]) -> bool:
+def _adds_up(method: Method, settings: Mapping[str, Any]) -> bool:
     """Whether the merge is a sum over experts that no number of them divides."""
-    normalised = known.get("normalize")
-    divided = normalised is not None and normalised.default is True
-    return not divided and any(step.stage in _SUMS for step in method.steps)
+    chosen = registry.arguments_for(method, settings)
+    return any(
+        step.stage in _SUMS and not values.get("normalize") and values.get("merge", "sum") == "sum"
+        for step, values in zip(method.steps, chosen, strict=True)
+    )
 
 
 def _default(parameter: Parameter) -> float:

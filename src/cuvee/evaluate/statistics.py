@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cuvee.core.lazy import numpy
-from cuvee.evaluate.units import Sample, blocks, sums_by_unit, tables_of
+from cuvee.evaluate.units import (
+    Sample,
+    blocks,
+    number_of,
+    squared_error,
+    sums_by_unit,
+    tables_of,
+    weighted_mean,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,13 +52,6 @@ class Comparison:
     unit: str = ""
     units: int = 0
     items: int = 0
-
-
-def weighted_mean(scores: Scores, weights: Scores | None = None) -> float:
-    """Σ w s / Σ w; weights of 1 where none are given. NaN for no items."""
-    if len(scores) == 0:
-        return math.nan
-    return float(numpy.average(scores, weights=weights))
 
 
 def bootstrap(
@@ -99,11 +100,10 @@ def compare(
     """
     differences = _differences(ours, theirs)
     interval = bootstrap(differences, counts=counts, draws=min(draws, 4000), level=level, seed=seed)
-    centred = [replace(d, scores=d.scores - weighted_mean(d.scores, d.weights)) for d in differences]
-    terms = sums_by_unit(centred, _shares(len(centred), counts))
+    error = math.sqrt(squared_error(differences, _shares(len(differences), counts)))
     p_value = sign_flips(ours, theirs, counts=counts, draws=draws, seed=seed)
     items = sum(len(d.scores) for d in differences)
-    return Comparison(interval, math.sqrt(float((terms**2).sum())), p_value, units=len(terms), items=items)
+    return Comparison(interval, error, p_value, units=number_of(differences), items=items)
 
 
 def sign_flips(
@@ -255,13 +255,13 @@ def _deviations(
 ) -> tuple[Scores, float]:
     """What drawing the units of tasks that share some adds to the mean in each of `draws` samples; how many they are.
 
-    Units of unequal size count as fewer (Kish, 1965): (Σ w)² / Σ w², w what a unit weighs in the mean. A task that a
-    sample has no item of keeps its mean.
+    Units of unequal size count as fewer (Kish, 1965): (Σ w)² / Σ w², w what a unit weighs in the mean of all tasks or
+    of one, whichever gives the fewest. A task that a sample has no item of keeps its mean.
     """
     tables = tables_of(block)
     totals = tables.weights.sum(0)
-    weighed = tables.weights @ (shares / totals)
-    size = float(weighed.sum() ** 2 / (weighed**2).sum())
+    weighed = numpy.column_stack([tables.weights, tables.weights @ (shares / totals)])
+    size = float((weighed.sum(0) ** 2 / (weighed**2).sum(0)).min())
     centred = tables.sums - tables.weights * (tables.sums.sum(0) / totals)
     both = numpy.hstack([centred, tables.weights])
     count, out = len(both), numpy.empty(draws)

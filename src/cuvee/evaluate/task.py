@@ -5,6 +5,7 @@ Owns the checks that no item, and no group of items, stands on both sides. Must 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -24,8 +25,8 @@ Direction = Literal["higher", "lower"]
 class Item:
     """One example: what is asked, what is right, and the group (document, author, page) it must not be split from.
 
-    Items of one group are one piece of evidence: intervals and tests draw and flip whole groups. Without a group an
-    item is its own.
+    Items of one group are one piece of evidence: intervals and tests draw and flip whole groups. Without a group (None
+    or empty) an item is its own.
 
     `input` is a text, bytes, a tuple of integers, or an array with `tobytes`; `weight` counts it in the mean (bytes of
     a text for bits per byte, else 1).
@@ -157,6 +158,11 @@ class Metric:
         """What scores must share to be averaged over tasks, whatever guessing gives on each."""
         return self.name, self.better, self.unit
 
+    def share(self, own: float, best: float) -> float:
+        """own ÷ best, or its inverse where lower is better; NaN where the divisor is not above zero."""
+        over, under = (own, best) if self.better == "higher" else (best, own)
+        return over / under if under > 0 else math.nan
+
 
 ACCURACY = Metric("accuracy", unit="%")
 EXACT_MATCH = Metric("exact_match", unit="%")
@@ -229,14 +235,14 @@ class Task:
         )
 
     def units(self, items: Sequence[Item]) -> list[int]:
-        """A number for each item's group, below 2³²; an item without one is a group of its own.
+        """A number for each item's group, below 2⁴⁸; an item without one is a group of its own.
 
         The same number in every task: groups of one name are one group where tasks are of one source, and an input is
         the same wherever it is asked.
         """
         source = self.provenance.source
-        names = [f"i{item.digest}" if item.group is None else f"g{source}\0{item.group}" for item in items]
-        return [int.from_bytes(blake3(name.encode()).digest(length=4), "little") for name in names]
+        names = [f"g{source}\0{item.group}" if item.group else f"i{item.digest}" for item in items]
+        return [int.from_bytes(blake3(name.encode()).digest(length=6), "little") for name in names]
 
 
 def digest_of(items: Sequence[Item]) -> str:
@@ -249,7 +255,7 @@ def digest_of(items: Sequence[Item]) -> str:
 
 def groups_of(items: Sequence[Item]) -> int:
     """How many groups the items are of; one without a group is its own."""
-    named = [item.group for item in items if item.group is not None]
+    named = [item.group for item in items if item.group]
     return len(set(named)) + len(items) - len(named)
 
 

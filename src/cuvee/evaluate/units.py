@@ -6,8 +6,9 @@ every task. Works on NumPy arrays; knows no tasks, no models and no tests.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cuvee.core.lazy import numpy
@@ -37,6 +38,13 @@ class Tables:
 
     sums: Scores
     weights: Scores
+
+
+def weighted_mean(scores: Scores, weights: Scores | None = None) -> float:
+    """Σ w s / Σ w; weights of 1 where none are given. NaN for no items."""
+    if len(scores) == 0:
+        return math.nan
+    return float(numpy.average(scores, weights=weights))
 
 
 def blocks(samples: Sequence[Sample]) -> list[list[int]]:
@@ -69,6 +77,12 @@ def sums_by_unit(samples: Sequence[Sample], shares: Scores) -> Scores:
         each = share * sample.scores * sample.weights / sample.weights.sum()
         out += numpy.bincount(at, weights=each, minlength=count)
     return out
+
+
+def squared_error(samples: Sequence[Sample], shares: Scores) -> float:
+    """The variance of the mean that `sums_by_unit` gives: Σ over units of what each adds to it, less tasks' means."""
+    centred = [replace(s, scores=s.scores - weighted_mean(s.scores, s.weights)) for s in samples]
+    return float(numpy.square(sums_by_unit(centred, shares)).sum())
 
 
 def number_of(samples: Sequence[Sample]) -> int:

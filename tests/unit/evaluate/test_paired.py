@@ -24,6 +24,7 @@ from cuvee.evaluate.table import boards
 from cuvee.evaluate.task import ACCURACY, BITS_PER_BYTE, EXACT_MATCH, Metric
 
 ITEMS = 50
+ONES = np.ones(ITEMS)
 BITS = {"experts": 2.0, "x": 2.5, "y": 4.0, "base": 5.0}
 RIGHT = {"experts": 25, "x": 20, "y": 10, "base": 5}
 
@@ -80,6 +81,30 @@ def test_an_expert_that_is_never_right_gives_no_share() -> None:
     ]
     rows = boards(found)[0].rows
     assert all(math.isnan(row.normalised) for row in rows) and rows[0].label == "x"
+    assert pairs(found, "x", "y").difference.mean == 0.5
+
+
+@pytest.mark.parametrize(
+    ("metric", "better", "worse"), [(EXACT_MATCH, -2.0, -3.0), (BITS_PER_BYTE, -3.0, -2.0)]
+)
+def test_where_experts_are_not_above_zero_plain_scores_are_compared(
+    metric: Metric, better: float, worse: float
+) -> None:
+    values = {"experts": -1.0, "x": better, "y": worse}
+    found = [
+        (Cell("t", "d", 0, ("a",), label, label), Scorecard(label, {"a": TaskScore(metric, v * ONES, ONES)}))
+        for label, v in values.items()
+    ]
+    assert pairs(found, "x", "y").difference.mean == 1.0
+    assert all(math.isnan(row.normalised) for row in boards(found)[0].rows)
+
+
+def test_a_method_that_is_never_right_has_a_share_of_zero() -> None:
+    values = {"experts": 0.5, "x": 0.25, "y": 0.0}
+    found = [
+        (Cell("t", "d", 0, ("a",), n, n), Scorecard(n, {"a": TaskScore(EXACT_MATCH, v * ONES, ONES)}))
+        for n, v in values.items()
+    ]
     assert pairs(found, "x", "y").difference.mean == 0.5
 
 

@@ -95,13 +95,20 @@ def test_groups_larger_than_the_part_are_passed_over_unless_there_are_no_others(
     part, _ = held_out([*huge, *small], 40)
     assert {i.group for i in part} <= {f"s{g}" for g in range(20)} and len(part) == 40
     assert len(held_out(huge, 40)[0]) == 500
+    hundred = [Item(f"m{n}", "x", "hundred") for n in range(100)]
+    for seed in range(8):
+        assert {i.group for i in held_out([*huge, *hundred], 40, seed=seed)[0]} == {"hundred"}
+        assert not {i.group for i in held_out([*huge, *hundred, *small], 40, seed=seed)[0]} & {
+            "huge",
+            "hundred",
+        }
     tens = [Item(f"{g}/{n}", "x", f"g{g}") for g in range(9) for n in range(10)]
     assert len(held_out(tens, 14)[0]) == 10, "a second group would lead further beyond than is lacking"
     assert len(held_out(tens, 15)[0]) == 20
 
 
 def test_items_that_stand_by_themselves_are_taken_as_they_come() -> None:
-    items = [Item(str(n), n % 3, None if n % 2 else str(n)) for n in range(100)]
+    items = [Item(str(n), n % 3, ("", None, str(n))[n % 3]) for n in range(100)]
     assert kept_back(items, 30) == (items[:30], items[30:]) == leading(items, 30)
     grouped = people_and_things()
     assert kept_back(grouped, 200) == held_out(grouped, 200)

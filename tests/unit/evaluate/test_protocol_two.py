@@ -28,7 +28,7 @@ from cuvee.evaluate.scorecard import Scorecard, TaskScore
 from cuvee.evaluate.selection import Selection
 from cuvee.evaluate.space import dimensions
 from cuvee.evaluate.table import boards
-from cuvee.evaluate.task import ACCURACY, BITS_PER_BYTE, Item, Metric, Provenance, Task
+from cuvee.evaluate.task import ACCURACY, BITS_PER_BYTE, Item, Metric, Provenance, Task, groups_of
 from cuvee.methods import registry
 
 
@@ -110,7 +110,29 @@ def test_a_perfect_loss_is_the_best_there_is() -> None:
             return np.zeros(len(asked))
 
     track = Track(BITS_PER_BYTE)
-    assert Selection(track, ["a"], Perfect(), 1, {"a": 0.5}).evaluate({}) == math.inf
+    assert Selection(track, ["a"], Perfect(), 1, {"a": 0.5}).evaluate({}) == 100.0, (
+        "finite: other tasks still count"
+    )
+    assert Selection(track, ["a"], Perfect(), 1, {"a": 0.0}).evaluate({}) == 0.0
+
+
+class Likely(Linear):
+    """Answers with log-likelihoods: higher is better, and nothing is above zero."""
+
+    def answer(self, task: Task, asked: Any, ledger: Ledger) -> Any:
+        return super().answer(task, asked, ledger) - 2.0
+
+
+def test_scores_below_zero_are_chosen_by_as_they_are() -> None:
+    """Of two negative scores the quotient is the greater the worse the candidate."""
+    track = Track()
+    room = Selection(track, ["a"], Likely(), 2, {"a": -2.0})
+    worse = room.evaluate({WEIGHT: -track.truth["a"]})
+    better = room.evaluate({WEIGHT: track.truth["a"]})
+    assert (worse, better) == (-2.0, -1.0) and room.best is not None
+    assert torch.equal(room.best[0][WEIGHT], track.truth["a"])
+    card = Referee(track, ["a"]).score(track.base, "x")
+    assert math.isnan(card.tasks["a"].share(-2.0)) and math.isnan(card.tasks["a"].share(0.0))
 
 
 def test_groups_of_items_come_with_the_scores_and_survive_json() -> None:
@@ -133,6 +155,9 @@ def test_a_group_is_the_same_in_every_task_of_its_source() -> None:
     assert units("a", "s", one) == units("b", "s", other) != units("a", "t", one)
     assert units("a", "s", single) == units("b", "t", single) != units("a", "s", one)
     assert len({*units("a", "s", Item("x", 0, "1"), Item("x", 0, "2"), single)}) == 3
+    assert units("a", "s", Item("x", 0, "")) == units("a", "s", single), "an empty group is none"
+    assert groups_of([Item("x", 0, ""), Item("y", 0, ""), one]) == 3
+    assert max(units("a", "s", *(Item(f"{n}", 0) for n in range(99)))) in range(2**40, 2**48)
 
 
 @pytest.fixture
@@ -178,12 +203,17 @@ def test_a_leak_is_looked_for_in_standard_errors_of_groups() -> None:
 
 
 def test_groups_widen_the_interval_and_leave_the_scores(store: Store) -> None:
-    for cell, card in store.results():
-        if cell.label == "base":
-            alone = replace(card.tasks["a"], units=None)
-            single = Scorecard("x", {"a": alone})
-            assert card.tasks["a"].mean == single.tasks["a"].mean
-            assert card.interval(["a"]) != single.interval(["a"])
+    """Where the items of a group are alike, twenty of them say no more than one."""
+    (base,) = (card for cell, card in store.results() if cell.label == "base")
+    groups = np.unique(base.tasks["a"].units, return_inverse=True)[1]  # type: ignore[arg-type]
+    alike = replace(base.tasks["a"], scores=(groups % 3 == 0).astype(float))
+    widths = []
+    for score in (alike, replace(alike, units=None)):
+        card = Scorecard("x", {"a": score})
+        found = card.interval(["a"])
+        assert found.mean == card.tasks["a"].mean == pytest.approx(0.4)
+        widths.append(found.high - found.low)
+    assert widths[0] > 2 * widths[1]
 
 
 def older(store: Store, label: str) -> tuple[Cell, Scorecard]:
@@ -247,6 +277,10 @@ def test_every_coefficient_is_searched_sixteenfold_around_its_centre(method: str
         ("breadcrumbs", True),
         ("lora_svd", True),
         ("consensus", True),
+        ("cabs", True),
+        ("lora_factorwise_linear", True),
+        ("lora_factorwise_ties", False),
+        ("dare_ties", False),
         ("ties", False),
         ("iso_c", False),
         ("tsv_m", False),
@@ -256,6 +290,22 @@ def test_every_coefficient_is_searched_sixteenfold_around_its_centre(method: str
 def test_only_what_adds_experts_up_is_searched_lower_with_more_of_them(method: str, summed: bool) -> None:
     few, many = (dimensions(method, experts=n)[0] for n in (1, 9))
     assert few.low / many.low == pytest.approx(3 if summed else 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "summed"),
+    [
+        ("task_arithmetic", {"normalize": True}, False),
+        ("task_arithmetic", {"normalize": False}, True),
+        ("dare_ties", {"merge": "sum"}, True),
+        ("ties", {"merge": "max"}, False),
+    ],
+)
+def test_settings_say_whether_experts_are_added_up(
+    method: str, settings: dict[str, Any], summed: bool
+) -> None:
+    found = Contender(method, settings).tuned(16)[0]
+    assert (found.low, found.high) == (pytest.approx((0.0625, 1.0)) if summed else (0.25, 4.0))
 
 
 def test_a_contender_searches_the_range_for_the_experts_it_is_given() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from cuvee.evaluate.bench import run
 from cuvee.evaluate.cells import Cell, Grid, Store
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.pages import html, markdown
-from cuvee.evaluate.paired import pairs
+from cuvee.evaluate.paired import pairs, told_apart
 from cuvee.evaluate.referee import Referee
 from cuvee.evaluate.report import sections
 from cuvee.evaluate.scorecard import Scorecard, TaskScore
@@ -137,6 +138,27 @@ def test_means_with_and_without_stress_are_over_the_same_places() -> None:
     assert "| x | 80.0 | 70.0 | -10.00 (" in part
     overview = part.split("| method | clean | junk |")[1].splitlines()
     assert next(line for line in overview if line.startswith("| x |")).split("|")[2:4] == [" 80 ", " 70 "]
+
+
+def test_a_stress_stands_beside_the_clean_track_of_its_own_protocol() -> None:
+    """The clean track alone was run anew: its older cells, not the newer ones, are what the stress is compared with."""
+    new = [planted("t", 0, "experts", 10), planted("t", 0, "x", 9)]
+    old = [planted("t", 0, "experts", 10), planted("t", 0, "x", 8)]
+    old += [planted("t+junk", 0, "experts", 10), planted("t+junk", 0, "x", 7)]
+    mixed = [*new, *((replace(cell, protocol=1), card) for cell, card in old)]
+    text = markdown("x", sections(mixed))
+    part = text[text.index("## Stress") :]
+    assert "| t+junk (protocol 1), 2 tasks |" in part and "| x | 80.0 | 70.0 | -10.00 (" in part
+    again = told_apart(told_apart(mixed))
+    assert {cell.track for cell, _ in again} == {"t", "t (protocol 1)", "t+junk (protocol 1)"}
+
+
+def test_two_versions_of_a_stress_stand_beside_one_clean_track() -> None:
+    results = [planted("t", 0, "experts", 10), planted("t", 0, "x", 8)]
+    stressed = [planted("t+junk", 0, "experts", 10), planted("t+junk", 0, "x", 7)]
+    results += [*stressed, *((replace(cell, digest="other"), card) for cell, card in stressed)]
+    text = markdown("x", sections(results))
+    assert text[text.index("## Stress") :].count("| x | 80.0 | 70.0 | -10.00 (") == 2
 
 
 def test_methods_are_compared_without_the_stress_that_stands_beside(tmp_path: Path) -> None:

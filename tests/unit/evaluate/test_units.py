@@ -125,6 +125,8 @@ def test_chains_of_shared_groups_are_one_block() -> None:
 def test_one_group_gives_no_interval() -> None:
     found = bootstrap([ones([0.0, 1.0, 1.0], [7, 7, 7]), ones([1.0, 0.0])])
     assert found.mean == pytest.approx((2 / 3 + 0.5) / 2) and np.isnan([found.low, found.high]).all()
+    linked = bootstrap([ones([0.0, 1.0, 1.0], [7, 7, 7]), ones([1.0, 0.0, 1.0, 0.0], [7, 8, 9, 10])])
+    assert np.isnan([linked.low, linked.high]).all(), "nor joined in a block with others"
     alike = compare([ones([1.0, 1.0], [7, 7])], [ones([0.0, 0.0], [7, 7])])
     assert alike.p_value == 1.0, "one group may have fallen either way"
 

@@ -153,9 +153,7 @@ def kept(found: Sequence[Board]) -> Section:
 
 
 def _share(row: Row, experts: Row, name: str, board: Board) -> float:
-    own, best = row.tasks.get(name, math.nan), experts.tasks[name]
-    over, under = (own, best) if board.metrics[name].better == "higher" else (best, own)
-    return over / under if under else math.nan
+    return board.metrics[name].share(row.tasks.get(name, math.nan), experts.tasks[name])
 
 
 def tradeoff(found: Sequence[Board]) -> Section:

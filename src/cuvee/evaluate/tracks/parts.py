@@ -52,7 +52,7 @@ def held_out(items: Sequence[Item], count: int, *, seed: int = 0) -> tuple[list[
     Groups of one class and of like size (up to a power of two) are a stratum, those of which no class has more than
     half the items another. Every stratum gives the same share of its items, to the nearest group, its groups in an
     order that `seed` and their names decide, not the order of items. A group that would lead further beyond `count`
-    than is lacking is passed over, but for the first. An item without group is its own.
+    than is lacking is passed over; where every group would, the smallest is taken. An item without group is its own.
     """
     members: dict[Hashable, list[Item]] = defaultdict(list)
     for item in items:
@@ -60,13 +60,16 @@ def held_out(items: Sequence[Item], count: int, *, seed: int = 0) -> tuple[list[
     strata: dict[tuple[str, int], list[Hashable]] = defaultdict(list)
     for group in sorted(members, key=lambda group: blake3(f"{seed}\0{group}".encode()).digest()):
         strata[_stratum(members[group])].append(group)
+    sizes = {group: len(found) for group, found in members.items()}
     chosen: set[Hashable] = set()
     taken = 0
-    for group in _in_turn(strata, {group: len(found) for group, found in members.items()}):
-        size, lacking = len(members[group]), count - taken
-        if lacking > 0 and (size <= 2 * lacking or not chosen):
+    turns = list(_in_turn(strata, sizes))
+    for group in turns:
+        if sizes[group] <= 2 * (count - taken):
             chosen.add(group)
-            taken += size
+            taken += sizes[group]
+    if turns and count > 0 and not chosen:
+        chosen.add(min(turns, key=sizes.__getitem__))
     return _cut(items, chosen)
 
 
@@ -100,4 +103,4 @@ def unique(rows: Sequence[Row], key: Callable[[Row], Hashable]) -> list[Row]:
 
 
 def _group(item: Item) -> Hashable:
-    return item.group if item.group is not None else item.digest
+    return item.group or item.digest

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from blake3 import blake3
 
@@ -34,12 +34,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Rows for training and selection, rows for the test, and the package they come from."""
+    """Rows for training and selection, rows for the test, and the package they come from.
+
+    `part`: what of the package the groups are numbered in; empty where a name is one group in all of it.
+    """
 
     outside: list[Row]
     test: list[Row]
     source: str
     split: str
+    part: str = ""
 
 
 def official(name: str) -> Corpus:
@@ -60,7 +64,7 @@ def sentiment(name: str, *, group: Callable[[str], str] = lambda key: key, split
         cells = line.split("\t")
         if len(cells) > 2 and abs(float(cells[1])) > 0.5:
             rows.append(Row(cells[2], "positive" if float(cells[1]) > 0 else "negative", group(cells[0])))
-    return _hashed(rows, "vaderSentiment", split)
+    return replace(_hashed(rows, "vaderSentiment", split), part=name)  # each file numbers from 1
 
 
 def tweets() -> Corpus:

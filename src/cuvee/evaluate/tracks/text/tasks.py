@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cuvee.evaluate.task import ACCURACY, Item, Metric, Task
@@ -50,6 +51,9 @@ def make(name: str, tokens: Tokenizer) -> Task:
     def numbered(items: Sequence[Item]) -> list[Item]:
         return [Item(i.input, number[i.target], i.group) for i in items if i.target in number]
 
+    origin = provenance(corpus.source.split("+"), corpus.split)
+    if corpus.part:  # review 50 and editorial 50 of one package are two groups
+        origin = replace(origin, source=f"{origin.source} ({corpus.part})")
     return Task.of(
         name,
         train=numbered(train),
@@ -57,7 +61,7 @@ def make(name: str, tokens: Tokenizer) -> Task:
         test=numbered(test),
         metric=Metric(ACCURACY.name, unit=ACCURACY.unit, chance=1 / len(classes)),
         head="frozen",
-        provenance=provenance(corpus.source.split("+"), corpus.split),
+        provenance=origin,
         unseen=name in UNSEEN,
         classes=classes,
     )
