@@ -95,7 +95,7 @@ def test_groups_larger_than_the_part_are_passed_over_unless_there_are_no_others(
     part, _ = held_out([*huge, *small], 40)
     assert {i.group for i in part} <= {f"s{g}" for g in range(20)} and len(part) == 40
     assert len(held_out(huge, 40)[0]) == 500
-    hundred = [Item(f"m{n}", "x", "hundred") for n in range(100)]
+    hundred = [Item(f"m{n}", "y", "hundred") for n in range(100)]  # of a class that comes after the other
     for seed in range(8):
         assert {i.group for i in held_out([*huge, *hundred], 40, seed=seed)[0]} == {"hundred"}
         assert not {i.group for i in held_out([*huge, *hundred, *small], 40, seed=seed)[0]} & {
