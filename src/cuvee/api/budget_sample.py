@@ -1,4 +1,4 @@
-"""The error of a budget, measured: a hundredth of what is merged is computed from everything and from what is read.
+"""The error of a budget, measured: at most a hundredth of what is merged is made from everything and from what is read.
 
 Weighted sums are sampled in pieces of blocks from the values themselves, in float64. Other methods are run on whole
 tensors, with the thresholds of the whole model, and compared in float32. What the sample reads of the experts is known

@@ -97,10 +97,6 @@ class Scorecard:
         chosen = [self.tasks[n] for n in (self.held_in() if names is None else names)]
         return bootstrap([Sample(one.scores, one.weights, one.units) for one in chosen], seed=seed)
 
-    def strata(self, names: Sequence[str]) -> list[Sample]:
-        """Each named task's items, higher is better, for paired comparisons."""
-        return [self.tasks[name].strata for name in names]
-
     def as_json(self) -> dict[str, Any]:
         """Plain data with every item's number; `from_json` reads it back."""
         tasks = {

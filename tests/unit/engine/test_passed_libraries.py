@@ -29,7 +29,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def tests(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+def trials(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Grows by the library of each test that is made."""
     made: list[object] = []
     failures = selftest.failures
@@ -47,16 +47,16 @@ def loaded_again() -> bool:
     return library.kernels() is not None
 
 
-def test_the_same_library_is_tested_once(cache: Path, tests: list[object]) -> None:
+def test_the_same_library_is_tested_once(cache: Path, trials: list[object]) -> None:
     assert loaded_again()
-    assert len(tests) == 1
+    assert len(trials) == 1
     assert len(list(cache.glob("*.passed"))) == 1
     assert loaded_again()
-    assert len(tests) == 1
+    assert len(trials) == 1
 
 
 def test_another_library_of_the_same_name_is_tested_and_refused(
-    cache: Path, tests: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, trials: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert loaded_again()
     (path,) = cache.glob("*.so")
@@ -73,7 +73,7 @@ def test_another_library_of_the_same_name_is_tested_and_refused(
     monkeypatch.setenv("CUVEE_CACHE", str(other.parent))
     with pytest.warns(RuntimeWarning, match="differ from the reference"):
         assert not loaded_again()
-    assert len(tests) == 2
+    assert len(trials) == 2
     assert len(list(other.glob("*.passed"))) == 1  # of the right one
 
 
@@ -105,16 +105,16 @@ def test_another_processor_or_python_tests_again(cache: Path, monkeypatch: pytes
     assert passed.record_of(path) == before
 
 
-def test_a_record_that_others_may_write_to_counts_for_nothing(cache: Path, tests: list[object]) -> None:
+def test_a_record_that_others_may_write_to_counts_for_nothing(cache: Path, trials: list[object]) -> None:
     assert loaded_again()
     (record,) = cache.glob("*.passed")
     record.chmod(0o666)
     assert loaded_again()
-    assert len(tests) == 2
+    assert len(trials) == 2
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(
-    cache: Path, tests: list[object], monkeypatch: pytest.MonkeyPatch
+    cache: Path, trials: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError("read-only")
@@ -122,10 +122,10 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     monkeypatch.setattr(passed.disk, "write_file", refuse)
     assert loaded_again()
     assert loaded_again()
-    assert len(tests) == 2
+    assert len(trials) == 2
 
 
-def test_a_library_is_tested_where_denormals_are_switched_off(cache: Path, tests: list[object]) -> None:
+def test_a_library_is_tested_where_denormals_are_switched_off(cache: Path, trials: list[object]) -> None:
     import torch
 
     assert loaded_again()
@@ -136,7 +136,7 @@ def test_a_library_is_tested_where_denormals_are_switched_off(cache: Path, tests
             assert not loaded_again()
     finally:
         torch.set_flush_denormal(False)
-    assert len(tests) == 2
+    assert len(trials) == 2
     assert len(list(cache.glob("*.passed"))) == 1
     assert loaded_again()
-    assert len(tests) == 2
+    assert len(trials) == 2

@@ -92,7 +92,8 @@ def test_items_that_several_seeds_share_are_no_new_evidence() -> None:
 def plain(results: Any) -> Any:
     """x − y of raw scores, which nothing of a report compares."""
     x, y = (next(card for cell, card in results if cell.label == label) for label in "xy")
-    return compare(x.strata(["weak", "strong"]), y.strata(["weak", "strong"]))
+    names = ("weak", "strong")
+    return compare([x.tasks[name].strata for name in names], [y.tasks[name].strata for name in names])
 
 
 def test_groups_are_tested_by_what_ranks_them() -> None:
