@@ -280,24 +280,23 @@ def one_round(method: str, folder: Path, tiny: Path, cold: bool, program: Path |
 def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians over the rounds; each beside the faster of its floors."""
     floors = [min(each["floors"], key=lambda one: one["wall"]) for each in rounds]
-    pairs = [(each, bottom["wall"]) for each, bottom in zip(rounds, floors, strict=True)]
     walls = [each["run"]["wall"] - each["start"]["wall"] for each in rounds]
-    ratios = [wall / bottom for wall, (_, bottom) in zip(walls, pairs, strict=True)]
-    beside = [
-        (each["rival"]["wall"], each["run"]["wall"], bottom) for each, bottom in pairs if "rival" in each
-    ]
+    ratios = [wall / one["wall"] for wall, one in zip(walls, floors, strict=True)]
+    beside = [(each["rival"]["wall"], each["run"]["wall"]) for each in rounds if "rival" in each]
+    bottom = median(one["wall"] for one in floors)
     return {
         "wall": median(walls),
-        "floor": median(one["wall"] for one in floors),
+        "floor": bottom,
         "ratio": median(ratios),
         "spread": [min(ratios), max(ratios)],
         "cpu": median(each["run"]["cpu"] - each["start"]["cpu"] for each in rounds),
         "floor_cpu": median(one["cpu"] for one in floors),
         "start": median(each["start"]["wall"] for each in rounds),
         "rss_mb": median(each["run"]["rss"] for each in rounds),
-        "times_faster": median(other / own for other, own, _ in beside) if beside else None,
-        # what a program would reach that starts in no time and runs at the floor
-        "at_most": median(other / bottom for other, _, bottom in beside) if beside else None,
+        "times_faster": median(other / own for other, own in beside) if beside else None,
+        # what a program would reach that starts in no time and runs at the floor: that of all rounds, since rivals run
+        # in few of them, and a slow floor there would make little of what can be had
+        "at_most": median(other for other, _ in beside) / bottom if beside else None,
     }
 
 

@@ -32,7 +32,7 @@ remember. *Start* is the whole command on a checkpoint of 1 MB, Python's own sta
 RIVAL = """## Beside MergeKit
 
 The same recipes and files in the same rounds, from the command to the synced output, with warm caches: how many times
-longer `mergekit-yaml` 0.1.5 took, and how many times longer it took than the floor, which is what a program could reach
+longer `mergekit-yaml` 0.1.5 took, and how many times longer than the median floor, which is what a program could reach
 that starts in no time and computes nothing. Medians of {rounds}.
 """
 MEMORY = """## Peak memory

@@ -17,13 +17,15 @@ from safetensors.torch import save_file
 
 import cuvee
 from cuvee.api.blend import Blend
+from cuvee.api.budget import make_catalogue
 from cuvee.core.limits import DEFAULT, MIB
-from cuvee.errors import CorruptFile, CuveeError, SourceError
+from cuvee.errors import CorruptFile, CuveeError, SourceError, UsageError
 from cuvee.formats.packed import TABLE
 from cuvee.recipe.load import parse_recipe
 from cuvee.sources.open import open_source
 from cuvee.sources.reference import Reference, parse_reference
 from cuvee.sources.remote import open_remote
+from cuvee.sources.remote_pace import Pace
 from cuvee.sources.remote_stores import Patience
 from cuvee.testing.ranged_server import RangedServer
 
@@ -163,6 +165,49 @@ def test_faults_without_end_are_an_error_and_the_next_read_tries_again(
     assert torch.equal(source.read("tail.weight"), tensors["tail.weight"].reshape(-1))
 
 
+@pytest.mark.parametrize("fault", ["trickled", "slow head"])
+def test_an_answer_that_trickles_is_given_up_and_asked_for_again(server: RangedServer, fault: str) -> None:
+    """A byte comes twenty times a second, so no pause is ever long; ten thousand are asked for."""
+    tensors = checkpoint(server.folder / "m", 0, rows=2000)
+    patience = Patience(attempts=3, first=0.001, most=0.01, pace=Pace(10_000, 0.4))
+    source = open_remote(Reference("url", f"{server.url}/m"), "m", DEFAULT, offline=False, patience=patience)
+    server.manners.at, server.manners.faults = "model.safetensors", [fault, fault]
+    began = time.monotonic()
+    assert torch.equal(source.read("tail.weight"), tensors["tail.weight"].reshape(-1))
+    assert time.monotonic() - began > 0.4
+    server.manners.faults = [fault] * 1000
+    with pytest.raises(SourceError, match=r"seconds, 3 times") as caught:
+        source.read("big.weight")
+    assert caught.value.diagnostics[0].code == "CV-S390"
+    assert "what is finished is kept" in str(caught.value.diagnostics[0].hint)
+    source.close()
+
+
+def test_slow_is_not_too_slow(server: RangedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the rate, or with no rate set, an answer is waited for, however many windows it takes."""
+    (server.folder / "m").mkdir()
+    save_file({"w": torch.arange(4)}, server.folder / "m" / "model.safetensors")
+    for pace in (Pace(5, 0.2), Pace(0, 0.2)):
+        server.manners.at, server.manners.faults = "model.safetensors", ["trickled"]
+        patience = Patience(attempts=1, pace=pace)
+        source = open_remote(
+            Reference("url", f"{server.url}/m"), "m", DEFAULT, offline=False, patience=patience
+        )
+        assert source.read("w").tolist() == [0, 1, 2, 3]
+        assert not server.manners.faults
+        source.close()
+
+
+@pytest.mark.parametrize("text", ["fast", "-1", "8KB", "1.5", "8²"])
+def test_a_rate_that_is_no_number_is_refused(
+    server: RangedServer, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("CUVEE_SLOWEST", text)
+    with pytest.raises(UsageError) as caught:
+        open_source(f"{server.url}/m", anchor=Path())
+    assert caught.value.diagnostics[0].code == "CV-S391"
+
+
 def test_a_server_without_ranges_is_refused(server: RangedServer, opened: Callable) -> None:
     checkpoint(server.folder / "m", 0, rows=2000)
     server.manners.ranges = False
@@ -183,6 +228,21 @@ def test_packed_experts_are_refused(server: RangedServer, opened: Callable) -> N
     (server.folder / "m" / TABLE).write_text("{}")
     with pytest.raises(SourceError, match="packed experts are read from folders"):
         opened("m")
+
+
+def test_a_catalogue_of_an_address_is_refused_for_it_could_not_be_kept(
+    server: RangedServer, tmp_path: Path
+) -> None:
+    checkpoint(server.folder / "m", 0)
+    checkpoint(server.folder / "n", 1)
+    for base, expert in (
+        (f"{server.url}/m", str(server.folder / "n")),
+        (str(server.folder / "m"), f"{server.url}/n"),
+    ):
+        with pytest.raises(SourceError, match="no catalogue of it can be kept") as caught:
+            make_catalogue([expert], base, anchor=tmp_path, offline=False)
+        assert caught.value.diagnostics[0].code == "CV-S392"
+    assert not (tmp_path / "cache" / "catalogue").exists()
 
 
 def test_one_file_alone(server: RangedServer, opened: Callable) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from cuvee.errors import CorruptFile, SourceError
 from cuvee.recipe.load import parse_recipe
 from cuvee.sources.reference import Reference
 from cuvee.sources.remote import open_remote
+from cuvee.sources.remote_pace import Pace
 from cuvee.sources.remote_stores import Patience
 
 server = pytest.importorskip("moto.server")
@@ -134,3 +136,27 @@ def test_what_a_library_raises_is_told_like_any_fault(
     with pytest.raises(SourceError, match=kind) as caught:
         open_remote(Reference("url", "s3://models/one"), "m", DEFAULT, offline=False, patience=QUICK)
     assert caught.value.diagnostics[0].code == ("CV-S211" if kind.startswith("No") else "CV-S213")
+
+
+def test_an_answer_that_does_not_come_in_time_is_asked_for_again(
+    store: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body that trickles, seen from here: the library waits and does not say for what."""
+    real, slow = s3fs.S3FileSystem._cat_file, [True, True]
+
+    async def trickled(self: Any, *arguments: Any, **options: Any) -> Any:
+        if slow:
+            slow.pop()
+            await asyncio.sleep(60)
+        return await real(self, *arguments, **options)
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    monkeypatch.setattr(s3fs.S3FileSystem, "_cat_file", trickled)
+    patience = Patience(attempts=3, first=0.001, most=0.01, pace=Pace(2 << 20, 0.5))
+    url = "s3://models/one/model-00001-of-00002.safetensors"
+    open_remote(Reference("url", url), url, DEFAULT, offline=False, patience=patience).close()
+    assert slow == []
+    slow += [True] * 3
+    with pytest.raises(SourceError, match="no whole answer came in time, 3 times") as caught:
+        open_remote(Reference("url", url), url, DEFAULT, offline=False, patience=patience)
+    assert caught.value.diagnostics[0].code == "CV-S390"

@@ -94,6 +94,15 @@ def weights(out: Path) -> dict[str, str]:
     return {name: digest for name, digest in hashes(out).items() if name.endswith(".safetensors")}
 
 
+def staged(out: Path, pid: int) -> None:
+    """Return when this child holds the lock of the staged output, or has ended."""
+    lock = out.with_name(f".{out.name}.cuvee-part") / "lock"
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if lock.exists() and f'{{"pid": {pid},' in lock.read_text():
+            return
+        time.sleep(0.001)
+
+
 def test_killed_merges_are_resumed_to_the_same_bytes(models: list[Path], tmp_path: Path) -> None:
     chance = random.Random(5)
     merge(models, tmp_path / "straight")
@@ -102,7 +111,11 @@ def test_killed_merges_are_resumed_to_the_same_bytes(models: list[Path], tmp_pat
     out = tmp_path / "out"
     while kills < KILLS:
         pid = forked(functools.partial(merge, models, out, 0.001))
-        time.sleep(chance.uniform(0, 0.25))
+        if kills % 4 and not out.exists():  # on a busy machine all would die before anything was staged
+            staged(out, pid)
+            time.sleep(chance.uniform(0, 0.06))
+        else:
+            time.sleep(chance.uniform(0, 0.25))
         os.kill(pid, signal.SIGKILL)
         if code_of(pid) == -signal.SIGKILL:
             kills += 1

@@ -12,7 +12,19 @@ from typing import Any
 
 import torch
 from vector_cases import ELEMENTS, INPUTS, STORES, X, case, marks, op, raw, single
-from vector_votes import agree, balances, ballots, crowds, grams, movers, norms, variances, variations, votes
+from vector_votes import (
+    agree,
+    balances,
+    ballots,
+    crowds,
+    grams,
+    movers,
+    norms,
+    sifts,
+    variances,
+    variations,
+    votes,
+)
 
 from cuvee.core.random import Stream, keep
 from cuvee.engine.kernels.operations import TILE, Code
@@ -247,6 +259,7 @@ def recorded() -> dict[str, Any]:
         *votes(),
         *variances(),
         *variations(),
+        *sifts(),
         *grams(),
         *movers(),
         *norms(),

@@ -56,10 +56,16 @@ def variances() -> list[dict[str, Any]]:
     return found
 
 
-def varying(names: list[str], cut: int, ties: int, *, least: float = 0.0, energies: bool = False) -> bytes:
-    """The inputs after the first, less it, with scratch in their registers and room for their energies behind."""
-    lines, head = -(-ELEMENTS // TILE), 32 + 24 * len(names)
-    found = struct.pack("3ifqII", len(names), 0, int(cut > 0), least, ties, cut, 0)
+def varying(
+    names: list[str], cut: int, ties: int, *, least: float = 0.0, energies: bool = False, marked: bool = False
+) -> bytes:
+    """The inputs after the first, less it, with scratch in their registers and room for their energies behind.
+
+    `marked`: bits say what is selected, which lie behind that room.
+    """
+    lines, head = -(-ELEMENTS // TILE), 40 + 24 * len(names)
+    behind = (head + 8 * lines * len(names)) * marked
+    found = struct.pack("3ifqIIq", len(names), 0, int(cut > 0), least, ties, cut, 0, behind)
     for place, name in enumerate(names):
         wide, room = int(INPUTS[name].dtype == torch.float32), head + 8 * lines * place if energies else 0
         found += struct.pack("3ifq", place + 1, 1 + place, wide, WEIGHTS[place], room)
@@ -93,6 +99,30 @@ def variations() -> list[dict[str, Any]]:
                 ops = [op(Code.DECIDED, 5)]
                 name = f"decided {inputs} {left} {least}"
                 found.append(case(name, inputs, ops, agreeing(chosen, least), given=given, data=data))
+        bits = marks(kept.float()).ljust(-(-ELEMENTS // TILE) * TILE // 8, b"\0")
+        head = varying(names, cut, 0, energies=True, marked=True)
+        given, data = (head + part + bits for part in (bytes(len(sums)), sums))
+        ops = [op(Code.ENERGY, 5)]
+        found.append(case(f"energies {inputs} marked", inputs, ops, None, given=given, data=data))
+        ops, result = [op(Code.DECIDED, 5)], agreeing(chosen, 0.0)
+        found.append(case(f"decided {inputs} marked", inputs, ops, result, given=given, data=given))
+    return found
+
+
+def sifts() -> list[dict[str, Any]]:
+    """Bits of what is above two bounds and of what lies within, and the magnitudes of that."""
+    found, tiles = [], -(-ELEMENTS // TILE)
+    for name, low, high in (("x", 1, 0x3F800000), ("few", 0x3F800000, 0x40000000), ("y", 5, 0x7FFFFFFF)):
+        keys = INPUTS[name].view(torch.int32) & 0x7FFFFFFF
+        within, room = (keys >= low) & (keys <= high), tiles * TILE
+        behind = 32 + 4 * (room + 16)
+        ops = [op(Code.SIFT, 0, 0, c=high, d=tiles, bits=low, key=behind, count=room)]
+        counts = [int((keys < low).sum()), int((keys == 0).sum()), 0, int(within.sum())]
+        data = (struct.pack("4q", *counts) + raw(keys[within])).ljust(behind, b"\0")
+        for chosen in (keys > high, within):
+            data += marks(chosen.float()).ljust(tiles * TILE // 8, b"\0")
+        given = bytes(len(data))
+        found.append(case(f"sift {name}", name, ops, None, given=given, data=data))
     return found
 
 

@@ -10,6 +10,7 @@ through the façade; knows nothing of tracks: what scores a model is a function 
 
 from cuvee.analyze.landscape import Path, Plane, path, plane
 from cuvee.analyze.models import models
+from cuvee.analyze.probes import Probes, probe
 from cuvee.analyze.result import Analysis
 
-__all__ = ["Analysis", "Path", "Plane", "models", "path", "plane"]
+__all__ = ["Analysis", "Path", "Plane", "Probes", "models", "path", "plane", "probe"]

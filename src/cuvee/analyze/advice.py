@@ -58,7 +58,7 @@ class Evidence:
 
 def advise(evidence: Evidence) -> tuple[Advice, ...]:
     """Every rule that speaks, the gravest first; methods are suggested only where nothing says stop."""
-    stops = [*_strangers(evidence), *_unchanged(evidence)]
+    stops = [*_strangers(evidence), *_alone(evidence), *_unchanged(evidence)]
     warnings = [*_far(evidence), *_same(evidence), *_unequal(evidence)]
     if any(one.kind == "stop" for one in stops):
         return (*stops, *warnings)
@@ -77,6 +77,17 @@ def _strangers(e: Evidence) -> Iterator[Advice]:
                 f"{change:.2f} of the base's norm (below {STRANGER_CHANGE:g}), {covered:.0%} of the parameters in "
                 f"the same shape (at least {COVERED:.0%})",
             )
+
+
+def _alone(e: Evidence) -> Iterator[Advice]:
+    changed = sum(bool(norm != 0) for norm in e.figures.norms)
+    if changed < 2:
+        yield nothing_to_merge(f"{changed} of {len(e.experts)} differs from the base, and merging needs two")
+
+
+def nothing_to_merge(reason: str) -> Advice:
+    """The rule that says stop where fewer than two models have something to bring."""
+    return Advice("nothing_to_merge", "stop", "do not merge these models", reason)
 
 
 def _unchanged(e: Evidence) -> Iterator[Advice]:

@@ -4,8 +4,9 @@
 
 0 where changes are disjoint or agree, 1 where one undoes the other; independent normal changes give 1/π = 0.318. The
 forecast of a set is the mean over its pairs. EXPERIMENTAL: over the 28 pairs of the eight experts of the text track it
-did not order what merges lose (Spearman's ρ 0.09 for averages, −0.06 for sums; `benchmarks/results`); those pairs are
-all alike in it, between 0.27 and 0.31. `cuvee bench study mergeability` asks again on any track.
+did not order what merges lose (Spearman's ρ 0.09 for averages, −0.06 for sums; `benchmarks/results`), nor provably on
+those of vision (0.50, 0.19); pairs of a track are all alike in it, between 0.27 and 0.32. `cuvee bench study
+mergeability` asks again on any track.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from cuvee.api.checkpoint import Checkpoint
 from cuvee.charts import Chart, contour, lines
 from cuvee.core.names import printable
-from cuvee.errors import EvaluationError
+from cuvee.errors import EvaluationError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Weights: TypeAlias = "Mapping[str, Tensor]"
 Score = Callable[[Weights], float]
 Better = Literal["higher", "lower"]
+_FLAT = 1e-12  # of the squares of two changes: below it their directions are one
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +99,12 @@ def path(first: Any, second: Any, score: Score, *, steps: int = 11, better: Bett
 
     Raises:
         EvaluationError: the models differ in their tensors (CV-B231), or a score is not finite (CV-B232).
+        UsageError: `better` is another word (CV-U391).
     """
+    _check_direction(better)
     positions = _steps(0.0, 1.0, steps)
-    with _opened(first, second) as (start, end):
-        scores = tuple(_scored(score, _blend(start, [(t, end)])) for t in positions)
+    with opened_alike(first, second) as (start, end):
+        scores = tuple(_scored(score, blend(start, [(t, end)])) for t in positions)
     return Path(positions, scores, better)
 
 
@@ -117,12 +120,35 @@ def plane(
 ) -> Plane:
     """Score `steps` × `steps` models on the plane through three; errors as of `path`.
 
-    `span` is the range of both coefficients: the origin is at (0, 0), the others at (1, 0) and (0, 1).
+    `span` is the range of both coefficients: the origin is at (0, 0), the others at (1, 0) and (0, 1). UsageError
+    CV-U392 where the three lie on one line.
     """
+    _check_direction(better)
     grid = _steps(*span, steps)
-    with _opened(origin, first, second) as (base, a, b):
-        scores = tuple(tuple(_scored(score, _blend(base, [(x, a), (y, b)])) for x in grid) for y in grid)
+    with opened_alike(origin, first, second) as (base, a, b):
+        _check_plane(base, a, b)
+        scores = tuple(tuple(_scored(score, blend(base, [(x, a), (y, b)])) for x in grid) for y in grid)
     return Plane(grid, grid, scores, better)
+
+
+def _check_direction(better: str) -> None:
+    if better not in ("higher", "lower"):
+        raise UsageError("CV-U391", f"`better` is `higher` or `lower`, not `{printable(str(better))}`")
+
+
+def _check_plane(base: Weights, first: Weights, second: Weights) -> None:
+    """UsageError unless two directions lead away from the base: (a·b)² < (a·a)(b·b)."""
+    names = [name for name, tensor in base.items() if tensor.is_floating_point()]
+    squares = [0.0, 0.0, 0.0]
+    for name in names:
+        a, b = ((model[name].double() - base[name].double()).flatten() for model in (first, second))
+        squares = [s + float(x @ y) for s, (x, y) in zip(squares, ((a, a), (b, b), (a, b)), strict=True)]
+    if squares[0] * squares[1] - squares[2] ** 2 <= _FLAT * squares[0] * squares[1]:
+        raise UsageError(
+            "CV-U392",
+            "the three models lie on one line, or two of them are the same, so that no plane goes through them alone",
+            hint="score the line between two of them with `analyze.path`",
+        )
 
 
 def _steps(low: float, high: float, count: int) -> tuple[float, ...]:
@@ -135,8 +161,8 @@ def _steps(low: float, high: float, count: int) -> tuple[float, ...]:
 
 
 @contextmanager
-def _opened(*models: Any) -> Iterator[list[Weights]]:
-    """The tensors of several models, all of which must have the float tensors of the first."""
+def opened_alike(*models: Any) -> Iterator[list[Weights]]:
+    """The tensors of several models; EvaluationError CV-B231 unless all have the float tensors of the first."""
     with ExitStack() as stack:
         found: list[Weights] = []
         for model in models:
@@ -159,8 +185,8 @@ def _same_tensors(first: Weights, other: Weights) -> None:
             )
 
 
-def _blend(start: Weights, ends: Sequence[tuple[float, Weights]]) -> Weights:
-    """start + Σ t (end − start), computed in float32 or wider; other tensors are those of `start`."""
+def blend(start: Weights, ends: Sequence[tuple[float, Weights]]) -> Weights:
+    """start + Σ t (end − start), computed in float32 or wider; tensors that are no floats are those of `start`."""
     out = {}
     for name, tensor in start.items():
         if not tensor.is_floating_point():

@@ -48,7 +48,8 @@ def models(
         UsageError: no expert was given (CV-B234).
         EvaluationError: nothing can be compared (CV-B230), or the merge is of other models (CV-B235).
     """
-    given = named(experts)
+    none = isinstance(experts, Mapping) and not experts  # no tensors by name are no model either
+    given = {} if none else named(experts)
     if not given:
         raise UsageError("CV-B234", "an analysis needs at least one expert beside the base")
     with ExitStack() as stack:

@@ -16,7 +16,8 @@ UNPROVEN = (
     "low_opposition",
     "moderate_opposition",
     "high_opposition",
-)  # the forecast failed its test: no bonus
+    "weak_at_half",
+)  # forecasts that failed a test: no bonus
 SHOWN = 5  # methods that are recommended
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +14,8 @@ from cuvee.analyze.interference import Kept, Remains
 from cuvee.analyze.reading import Skipped
 from cuvee.analyze.spectra import Spectrum
 from cuvee.analyze.sums import SHARES, Sums
-from cuvee.core.lazy import numpy
 from cuvee.core.names import printable
+from cuvee.core.plain import plain
 from cuvee.errors import UsageError
 
 
@@ -95,8 +94,8 @@ class Analysis:
             content["spectra"] = [_spectrum(one) for one in self.spectra]
         if self.remains is not None:
             content["merge"] = _remains(self.remains)
-        plain: dict[str, Any] = _plain(content)
-        return plain
+        found: dict[str, Any] = plain(content)
+        return found
 
     def html(self) -> str:
         """The report: one self-contained HTML document."""
@@ -150,16 +149,3 @@ def _spectrum(one: Spectrum) -> dict[str, Any]:
 def _remains(found: Remains) -> dict[str, Any]:
     names = ("opposed_before", "opposed", "kept", "distance")
     return {name: getattr(found, name) for name in names}
-
-
-def _plain(value: Any) -> Any:
-    """JSON data: arrays as lists, NaN as null."""
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if isinstance(value, numpy.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value

@@ -21,6 +21,7 @@ from cuvee.api.record import libraries
 from cuvee.bundle.adapter_files import STEM, Form, Target, configuration, saved_name
 from cuvee.bundle.json_files import dump_json
 from cuvee.bundle.manifest_form import Origin, build
+from cuvee.core.digests import tensor_bytes
 from cuvee.core.dtypes import BY_NAME, FLOAT32, DType
 from cuvee.core.names import printable
 from cuvee.core.tensors import TensorMeta
@@ -31,7 +32,7 @@ from cuvee.engine.evaluate import Evaluator
 from cuvee.engine.events import Finished, Listener, Progress, Started, ignore, peak_memory
 from cuvee.engine.guard import Guard
 from cuvee.engine.options import RunOptions
-from cuvee.engine.run import as_bytes, serialised
+from cuvee.engine.run import serialised
 from cuvee.engine.threads import Mapped, threads
 from cuvee.errors import Diagnostic, PlanError, RunError, Where
 from cuvee.methods.contract import rows_of
@@ -153,7 +154,7 @@ def _write(
     def make(entry: _Entry) -> None:
         for meta, tensor in zip(entry.metas, entry.tensors(), strict=True):
             if meta.name not in session.done:
-                data = as_bytes(tensor.to(meta.dtype.torch))
+                data = tensor_bytes(tensor.to(meta.dtype.torch))
                 session.write(meta.name, 0, data)
                 session.finish(meta.name)
                 tell(Progress(meta.name, len(data)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,24 +21,26 @@ from cuvee.api.sparing import Spared, add, runner_of, spared
 from cuvee.core.digests import canonical_json
 from cuvee.core.names import printable
 from cuvee.engine.events import Finished, Listener, peak_memory
+from cuvee.engine.fused.recognise import extents_of
 from cuvee.engine.options import RunOptions, parse_bytes
 from cuvee.engine.tables import Tables
 from cuvee.errors import Diagnostic, PlanError, UsageError
-from cuvee.plan.budget import Budget, Choice, Thinned, choose
+from cuvee.plan.budget import Budget, Choice, Thinned, choose, in_pages
 from cuvee.plan.explain import size
 from cuvee.plan.joined import Unbounded, joined
 from cuvee.plan.nodes import Apply, walk
 from cuvee.plan.plan import Plan
 from cuvee.plan.sharing import wrapped
-from cuvee.sources.catalogue import Catalogue, catalogue, catalogued
+from cuvee.sources.catalogue import Catalogue, bring, catalogue, catalogued
 from cuvee.sources.open import open_source
 from cuvee.sources.source import Source
 
 if TYPE_CHECKING:
     from cuvee.sinks.sink import Staging
 
-# Of what may be read, the most that measuring the error takes: pieces of sums are small, whole tensors are not.
-_PIECES, _TENSORS = 0.01, 0.1
+# Of what may be read, what is kept for measuring the error: pieces of sums are small, whole tensors are not.
+_PIECES, _TENSORS = 0.004, 0.1
+_MOST = 0.0005  # of all bytes of the experts, the most that pieces take
 
 
 def parse_budget(text: str | None, deviation: float | None, total: int) -> Budget:
@@ -59,6 +61,7 @@ def make_catalogue(experts: list[str], base: str, *, anchor: Path, offline: bool
     opened: list[Source] = []
     try:
         opened.extend(open_source(name, anchor=anchor, offline=offline) for name in (base, *experts))
+        bring(opened)
         found = catalogue(opened[0], opened[1:])
         rows = []
         for place, expert in enumerate(opened[1:]):
@@ -85,21 +88,20 @@ def budgeted(
     if found is None:
         return _without_loss(plan, base, lossless)
     experts = [key for key in plan.sources if key != base]
-    budget = parse_budget(read_budget, max_deviation, total := _total(plan, experts))
+    budget = parse_budget(read_budget, max_deviation, total := in_pages(plan, experts))
     tables = lossless.tables
     thinned = _thinned(plan, tables)
-    choice = choose(plan, base, experts, found, budget, thinned)
-    if choice.bound and budget.share is not None:  # measuring the error is part of what may be read
-        part = budget.share * (_PIECES if all_sums(plan) else _TENSORS)
-        less = replace(budget, share=budget.share - min(1 / SHARE, part))
-        choice = choose(plan, base, experts, found, less, thinned)
+    part, most = (_PIECES, _MOST) if all_sums(plan) else (_TENSORS, 1 / SHARE)
+    if budget.share is not None:  # measuring the error is part of what may be read
+        budget = replace(budget, aside=min(budget.share * part, most))
+    choice = choose(plan, base, experts, found, budget, thinned, lossless.stand_ins)
     if not choice.bounded:
         reason = (
             "its thresholds do not follow from the catalogue (too many different magnitudes, or no kernels)"
         )
         raise _refused(plan, reason)
     _check(choice, budget)
-    room = total / SHARE if budget.share is None else min(budget.share * total - choice.read, total / SHARE)
+    room = most * total if budget.share is None else min(budget.share * total - choice.read, most * total)
     sample = sampled(plan, choice, int(room)) if choice.bound else Sample()
     stand_ins: dict[str, dict[str, dict[int, str]]] = {
         key: {name: dict.fromkeys(blocks, base) for name, blocks in tensors.items()}
@@ -108,11 +110,19 @@ def budgeted(
     add(stand_ins, lossless.stand_ins)
     if tables is not None:
         tables = replace(tables, needed=frozenset(thinned))
-    return Budgeted(_wrapped(plan, stand_ins, choice, sample), choice, plan, tables, lossless.prints, sample)
+    less = _wrapped(plan, stand_ins, choice, sample)
+    _check_reach(less, thinned)
+    return Budgeted(less, choice, plan, tables, lossless.prints, sample)
 
 
-def _total(plan: Plan, experts: Iterable[str]) -> int:
-    return sum(meta.nbytes for key in experts for meta in plan.sources[key].source.tensors.values())
+def _check_reach(plan: Plan, thinned: Mapping[int, Thinned]) -> None:
+    """PlanError where the kernels, which alone know the thresholds, do not read what is left of the experts."""
+    sources = {key: opened.source for key, opened in plan.sources.items()}
+    for tensor in plan.tensors:
+        asked = any(id(node) in thinned for node in walk(tensor.node))
+        if asked and extents_of(tensor.node, sources) is None:
+            reason = "its thresholds are known to the compiled kernels, which read no packed expert in part"
+            raise _refused(plan, reason)
 
 
 def _thinned(plan: Plan, tables: Tables | None) -> dict[int, Thinned]:
@@ -150,9 +160,15 @@ def _ground(plan: Plan) -> str:
 
 def _without_loss(plan: Plan, base: str, lossless: Spared) -> Budgeted:
     """Nothing but what changes no byte is left out."""
-    total = _total(plan, [key for key in plan.sources if key != base])
-    choice = Choice({}, total, total - lossless.nbytes, lossless.nbytes, 0.0, 0.0)
+    total, read = _pages_without(plan, base, lossless)
+    choice = Choice({}, lossless.nbytes, 0.0, 0.0, total, read)
     return Budgeted(lossless.plan, choice, plan, lossless.tables, lossless.prints)
+
+
+def _pages_without(plan: Plan, base: str, lossless: Spared) -> tuple[int, int]:
+    """Bytes of the pages of all experts, and of those that are read when nothing is lost."""
+    experts = [key for key in plan.sources if key != base]
+    return in_pages(plan, experts), in_pages(plan, experts, lossless.stand_ins)
 
 
 def _base_of(
@@ -172,9 +188,9 @@ def _base_of(
                 why.append(str(error))
     if not bases:
         base = _ground(plan)
-        total = _total(plan, [key for key in plan.sources if key != base])
+        total, read = _pages_without(plan, base, lossless)
         share = parse_budget(read_budget, max_deviation, total).share
-        if max_deviation is None and share is not None and total - lossless.nbytes <= share * total:
+        if max_deviation is None and share is not None and read <= share * total:
             return base, None
         raise _refused(plan, why[0] if why else "nothing is merged")
     for base in (key for key in plan.sources if key in bases):

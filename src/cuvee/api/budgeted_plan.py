@@ -12,11 +12,16 @@ from cuvee.plan.plan import OutputTensor, Plan
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Elements [start, stop) of an output tensor that is a weighted sum, all in one block."""
+    """Elements [start, stop) of a block of an output tensor that is a weighted sum, the experts that are `gone` there,
+    and the chance to draw it.
+    """
 
     tensor: OutputTensor
+    number: int
     start: int
     stop: int
+    gone: tuple[str, ...]
+    chance: float
 
 
 @dataclass(frozen=True, slots=True)

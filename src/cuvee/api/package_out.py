@@ -20,6 +20,7 @@ from cuvee.api.lock import lock_of, lock_text
 from cuvee.api.record import libraries
 from cuvee.bundle.json_files import dump_json
 from cuvee.bundle.manifest_form import Origin, build
+from cuvee.core.digests import tensor_bytes
 from cuvee.core.lazy import torch
 from cuvee.core.names import printable
 from cuvee.engine.decompositions import decomposer
@@ -30,7 +31,7 @@ from cuvee.engine.guard import Guard
 from cuvee.engine.memo import Memo
 from cuvee.engine.options import RunOptions
 from cuvee.engine.packing import Packing, Stored
-from cuvee.engine.run import as_bytes, serialised
+from cuvee.engine.run import serialised
 from cuvee.engine.threads import Mapped, threads
 from cuvee.errors import Diagnostic, PlanError, Where
 from cuvee.formats.package_form import BASE, FILE, SHARED, BaseModel, Package, to_json
@@ -161,7 +162,7 @@ def _write(
 
         def write(name: str, start: int, values: Tensor) -> None:
             if name not in done:
-                data = as_bytes(values)
+                data = tensor_bytes(values)
                 session.write(name, start * kinds[name].dtype.size, data)
                 listener(Progress(name, len(data)))
 

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from cuvee.errors import CuveeError
 from cuvee.plan.plan import Plan
-from cuvee.recipe.export import MODELINE, native_text
 from cuvee.recipe.load import parse_recipe
 from cuvee.recipe.model import Recipe, Reference
 
@@ -34,6 +33,8 @@ def text_of(recipe: Recipe) -> str:
     """The recipe as YAML; empty for models in memory, addresses that hold secrets, and what YAML cannot say."""
     if not _is_plain(recipe) or any(_is_secret(one.text) for one in _references(recipe)):
         return ""
+    from cuvee.recipe.export import MODELINE, native_text
+
     try:
         text = native_text(recipe)[0].removeprefix(MODELINE)
         again = parse_recipe(text)

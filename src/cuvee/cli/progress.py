@@ -27,7 +27,7 @@ def listener(*, as_json: bool, quiet: bool) -> Callable[[Event], None]:
 
 def _quiet(event: Event) -> None:
     if isinstance(event, Finding):
-        stderr(f"warning[CV-E021]: {event.message}")
+        stderr(f"warning[{event.code}]: {event.message}")
 
 
 def _json(event: Event) -> None:

@@ -13,6 +13,7 @@ import click
 from cuvee.core import settings
 from cuvee.core.grouping import grouped
 from cuvee.core.names import printable
+from cuvee.core.plain import plain
 from cuvee.errors import CuveeError, Diagnostic, Where
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
@@ -50,12 +51,12 @@ def _escaped(line: str) -> str:
 
 def print_json(content: Any) -> None:
     """One JSON object on stdout; characters from files are escaped."""
-    stdout(json.dumps(content, indent=2, ensure_ascii=True, default=str))
+    stdout(json.dumps(plain(content), indent=2, ensure_ascii=True, default=str))
 
 
 def json_line(content: Any) -> None:
     """One line of a JSON stream on stdout."""
-    stdout(json.dumps(content, ensure_ascii=True, default=str))
+    stdout(json.dumps(plain(content), ensure_ascii=True, default=str))
     sys.stdout.flush()
 
 

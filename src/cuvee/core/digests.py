@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from blake3 import blake3
 
+from cuvee.core.lazy import torch
 from cuvee.core.limits import MIB
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from typing_extensions import Buffer
 
 REGION = MIB
@@ -113,6 +115,12 @@ def as_bytes(data: Buffer) -> memoryview:
     if view.nbytes == 0:  # `cast` refuses shapes with a zero
         return memoryview(b"")
     return view.cast("B")
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """The tensor's bytes as they stand in a file (little-endian machines only), without a copy where possible."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return as_bytes(flat.view(torch.uint8).numpy().data)
 
 
 def tensor_digest(data: Buffer) -> str:

@@ -30,7 +30,6 @@ Kind = Literal["file", "folder", "other"]
 Mode = Literal["read", "write", "append"]
 
 _PIECE = 1 << 20
-_FLUSHED = 4 << 20  # bytes of a file after which writing them to the device begins
 _SYNCS = 16  # at once
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _NOREPLACE, _EXCHANGE = 1, 2
@@ -213,7 +212,7 @@ class RealDisk:
         with _reporting(handle.path, needed=len(view)):
             while view:
                 done = os.pwrite(handle.number, view, offset)
-                _flush_behind(handle.number, offset, done)
+                linux_calls.flush_behind(handle.number, offset, done)
                 view, offset = view[done:], offset + done
 
     def append(self, handle: Handle, data: bytes) -> None:
@@ -327,6 +326,12 @@ def make_folders(folder: Path, disk: Disk = REAL) -> None:
         disk.sync_folder(path.parent)
 
 
+def keep_from_others(path: Path) -> None:
+    """Take the right to write to a file or folder of this user from everybody else, its group as well."""
+    with _reporting(path):
+        path.chmod(stat.S_IMODE(path.stat().st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))
+
+
 def remove_tree(path: Path, disk: Disk = REAL) -> None:
     """Remove a file, link or folder with all it holds, if there; links are removed, never followed."""
     kind = disk.kind(path)
@@ -358,16 +363,6 @@ def _reserve(number: int, size: int) -> None:
             if error.errno not in linux_calls.NO_SUCH_CALL:
                 raise
     os.ftruncate(number, size)
-
-
-def _flush_behind(number: int, offset: int, count: int) -> None:
-    """Have the device begin with the pieces of a file that a write has just completed, so that a later sync is short.
-
-    This promises nothing, and failing is no failure: errors of the device are reported by the sync.
-    """
-    first, past = offset // _FLUSHED, (offset + count) // _FLUSHED
-    if past > first and (call := linux_calls.sync_file_range_call()) is not None:
-        call(number, first * _FLUSHED, (past - first) * _FLUSHED, 2)  # SYNC_FILE_RANGE_WRITE
 
 
 def _replace(path: Path, size: int, fill: Callable[[Handle], None], disk: Disk) -> None:

@@ -31,6 +31,11 @@ VARIABLES = (
     ),
     Variable("CUVEE_KERNELS", "on", "off computes everything with torch"),
     Variable("CUVEE_OFFLINE", None, "1 forbids every network connection"),
+    Variable(
+        "CUVEE_SLOWEST",
+        "8192",
+        "bytes a second below which, over 30 seconds, a server's answer is given up and asked for again; 0: never",
+    ),
     Variable("CUVEE_LOCK_KEY", None, "secret of `mergelock` and `mergeunlock`; never printed", secret=True),
     Variable("CUVEE_DEBUG", None, "1 shows tracebacks of errors"),
     Variable("HF_HUB_OFFLINE", None, "1 forbids every connection to the hub"),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core import cache
-from cuvee.core.digests import TensorHasher, bytes_digest, canonical_json
+from cuvee.core.digests import TensorHasher, bytes_digest, canonical_json, tensor_bytes
 from cuvee.core.disk import REAL, Disk, Handle, make_folders
 from cuvee.core.lazy import torch
 from cuvee.core.limits import MIB
@@ -128,7 +128,7 @@ class Store:
             self.disk.close(handle)
 
     def _fill(self, handle: Handle, tensor: Tensor, offset: int, hasher: TensorHasher) -> int:
-        view = _view(tensor)
+        view = tensor_bytes(tensor)
         for start in range(0, len(view), MIB):
             piece = self.disk.pread(handle, min(MIB, len(view) - start), offset + start)
             view[start : start + len(piece)] = piece
@@ -146,7 +146,7 @@ class Store:
 
     def _write(self, name: str, tensors: Sequence[Tensor]) -> None:
         """Keep tensors under a name, where there is room; failing only means that they are computed again."""
-        views = [_view(tensor) for tensor in tensors]
+        views = [tensor_bytes(tensor) for tensor in tensors]
         size = _HEADER + sum(len(view) for view in views)
         if size > self.limit or not self._writable:
             return
@@ -222,8 +222,3 @@ def _bytes(shape: Sequence[int], dtype: str) -> int:
     for axis in shape:
         size *= axis
     return size
-
-
-def _view(tensor: Tensor) -> memoryview:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy().data) if flat.numel() else memoryview(b"")

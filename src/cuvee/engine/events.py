@@ -43,11 +43,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something a person should know that was found in the values (a NaN allowed, an overflow)."""
+    """Something a person should know that was found in the values (a NaN allowed, an overflow), or, with an empty
+    `tensor`, in how the run goes; `code` is explained by `cuvee explain`.
+    """
 
     message: str
     tensor: str
     source: str | None = None
+    code: str = "CV-E021"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from cuvee.engine.fused.feed import padded
 from cuvee.engine.fused.figures import wanted
 from cuvee.engine.fused.fuse import Fused, fuse
 from cuvee.engine.fused.recognise import extents_of
-from cuvee.engine.fused.rows import pruned, room_of
+from cuvee.engine.fused.rows import pruned, refusal, room_of
 from cuvee.engine.kernels.operations import TILE
 from cuvee.engine.options import RunOptions
 from cuvee.engine.rounds import Told, compiled_reads
@@ -54,9 +54,9 @@ def foreseen(plan: Plan, options: RunOptions, tables: Tables | None = None) -> M
     told = None if tables is None else tables.figure
     fused = fuse(plan, options)
     late = {key for key, opened in plan.sources.items() if unfetched(opened.source)}
-    taken = [t for t in plan.tensors if fused is not None and _takes(fused, t, late)]
-    compiled = {tensor.meta.name for tensor in taken}
     share, grouped = options.memory // max(1, options.threads), frozenset[str]()
+    taken = [t for t in plan.tensors if fused is not None and _takes(fused, t, late, share)]
+    compiled = {tensor.meta.name for tensor in taken}
     adapter = plan.recipe.output.adapter
     if plan.recipe.output.package is not None:
         reads, before, grouped = _marked(plan, fused, share, late)
@@ -99,8 +99,10 @@ def _marked(
     return marked_reads(plan, fused, share, lambda node: _lies_plainly(node, sources, late))
 
 
-def _takes(fused: Fused, tensor: OutputTensor, late: Collection[str]) -> bool:
+def _takes(fused: Fused, tensor: OutputTensor, late: Collection[str], share: int) -> bool:
     """Whether the kernels will take a tensor; of `late` sources the weights are fetched when the run begins."""
+    if pruned(tensor.node) and refusal(tensor.node, share) is not None:
+        return False
     if any(isinstance(node, Read) and node.source in late for node in walk(tensor.node)):
         return fused.recognises(tensor)
     try:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from cuvee.core import stopping
+from cuvee.core.digests import tensor_bytes
 from cuvee.core.lazy import torch
 from cuvee.core.names import printable
 from cuvee.core.tensors import TensorMeta
@@ -23,6 +24,7 @@ from cuvee.engine.evaluate import Evaluator
 from cuvee.engine.events import (
     Event,
     Figures,
+    Finding,
     Finished,
     Listener,
     Profile,
@@ -33,6 +35,7 @@ from cuvee.engine.events import (
 )
 from cuvee.engine.fused.fuse import charging, fuse
 from cuvee.engine.guard import Guard
+from cuvee.engine.kernels import state
 from cuvee.engine.memo import Memo
 from cuvee.engine.options import RunOptions
 from cuvee.engine.room import Room
@@ -67,6 +70,7 @@ def run(
     total = sum(t.meta.nbytes for t in plan.tensors)
     left = sum(t.meta.nbytes for t in waiting)
     tell(Started(len(plan.tensors), total, total - left))
+    tell_of_kernels(options, tell)
     evaluator = evaluator_of(plan, options, tell, memo)
     if memo is not None:
         memo.begin()
@@ -111,6 +115,13 @@ def evaluator_of(
     sources = {key: opened.source for key, opened in plan.sources.items()}
     guard = Guard(options, sources, tell)
     return Evaluator(sources, groups, options, guard, decompose=decomposer(options), memo=memo)
+
+
+def tell_of_kernels(options: RunOptions, tell: Callable[[Event], None]) -> None:
+    """Say so where compiled kernels should be there and are not: the run is right, but takes many times as long."""
+    if options.kernels and options.device == "cpu" and (found := state()).failed:
+        message = f"the compiled kernels cannot be used, which makes merges many times slower: {found.reason}"
+        tell(Finding(printable(message, 1000), "", code="CV-E390"))
 
 
 def recorded(evaluator: Evaluator, torch_mode: OneThreadEach) -> Figures:
@@ -176,7 +187,7 @@ def make_tensor(
             if tensor.action != "copied":
                 evaluator.guard.check_output(value, result, name, start, tensor.meta.numel)
             watch.lap("combining")
-            session.write(name, start * dtype.size, as_bytes(result))
+            session.write(name, start * dtype.size, tensor_bytes(result))
             tell(Progress(name, (stop - start) * dtype.size))
             watch.lap("writing")
         session.finish(name)
@@ -214,12 +225,6 @@ def _inputs(tensor: OutputTensor) -> str:
     shown = ", ".join(f"`{printable(r.source, 40)}` {r.meta.dtype} {list(r.meta.shape)}" for r in reads[:8])
     more = f" and {len(reads) - 8} more" if len(reads) > 8 else ""
     return f"{stages or 'a copy'} of {shown}{more}"
-
-
-def as_bytes(tensor: Tensor) -> memoryview:
-    """The tensor's bytes as they stand in a file (little-endian machines only), without a copy where possible."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy().data)
 
 
 def bytes_read(plan: Plan, waiting: list[OutputTensor]) -> int:

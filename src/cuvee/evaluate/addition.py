@@ -17,7 +17,7 @@ from cuvee.evaluate.bench import Listener, OpenTrack, Ring, score_all, takes
 from cuvee.evaluate.cells import PROTOCOL, Cell, Store, is_reference, label_of, space_of
 from cuvee.evaluate.choice import Choice
 from cuvee.evaluate.contender import Contender
-from cuvee.evaluate.paired import Results, pairs, place_of, told_apart
+from cuvee.evaluate.paired import Results, pairs, place_of, shared_tracks, told_apart
 from cuvee.evaluate.referee import Method
 from cuvee.evaluate.search import Kind
 from cuvee.evaluate.selection import Selection
@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Duel:
-    """The newcomer beside one contestant: newcomer − other over all shared items, p adjusted over all duels."""
+    """The newcomer beside one contestant on one track: newcomer − other, p adjusted over all duels of the newcomer."""
 
     newcomer: str
     other: str
+    track: str
     comparison: Comparison
     adjusted: float
 
@@ -125,7 +126,7 @@ def add(newcomer: Newcomer, open_track: OpenTrack, store: Store, tell: Listener 
         track = open_track(track_name, seed)
         here = [cell for cell in places if (cell.track, cell.seed) == (track_name, seed)]
         _check(track.digest, here)
-        ring = Ring(track, track.examinee(), store)
+        ring = Ring(track, store)
         method = _seeded(newcomer.method, seed)
         waiting = [(cell, method) for cell in here if _fits(method, track, cell)]
         failed += score_all(ring, waiting, tell)
@@ -133,16 +134,19 @@ def add(newcomer: Newcomer, open_track: OpenTrack, store: Store, tell: Listener 
 
 
 def duels(results: Results, newcomer: str) -> list[Duel]:
-    """The newcomer against every other method it shares items with, the strongest opponent first."""
+    """The newcomer against every other method it shares a track with, track by track, the strongest opponent first."""
     named = told_apart(results)
     ours = sorted({cell.label for cell, _ in named if _is(cell.label, newcomer)})
     out = []
     for label in ours:
-        others = _others(named, label, ours)
-        found = {other: pairs(named, label, other) for other in others}
-        adjusted = holm({other: test.p_value for other, test in found.items()})
-        out += [Duel(label, other, test, adjusted[other]) for other, test in found.items()]
-    return sorted(out, key=lambda d: (d.newcomer, d.comparison.difference.mean))
+        found = {
+            (other, track): pairs(named, label, other, track=track)
+            for other in _others(named, label, ours)
+            for track in shared_tracks(named, label, other)
+        }
+        adjusted = holm({f"{other}\0{track}": test.p_value for (other, track), test in found.items()})
+        out += [Duel(label, *key, test, adjusted["\0".join(key)]) for key, test in found.items()]
+    return sorted(out, key=lambda d: (d.newcomer, d.track, d.comparison.difference.mean))
 
 
 def _others(named: Results, label: str, ours: Sequence[str]) -> list[str]:

@@ -8,19 +8,20 @@ to say. Knows nothing of scoring.
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cuvee import errors
-from cuvee.core import disk
+from cuvee.core import disk, linux_orphans
 from cuvee.core.lazy import torch
 from cuvee.core.names import printable
 from cuvee.errors import CuveeError, Diagnostic, EvaluationError, Where
@@ -31,6 +32,7 @@ from cuvee.evaluate.task import Task
 from cuvee.methods import registry
 
 _WEIGHTS, _REST, _PROBLEM = "weights.safetensors", "choice.json", "problem.json"
+_PATIENCE = 10.0  # seconds in which a method's process ends what it started
 
 
 def possible() -> bool:
@@ -54,9 +56,9 @@ def apart(choose: Callable[[], Choice], tasks: Iterable[Task], hidden: Sequence[
     EvaluationError CV-B395 where this process cannot be forked.
 
     `hidden`: folders that it must not see, beside those of the tracks' data. The child computes with one thread;
-    threads that the method leaves running are not waited for, its processes are ended. Raises what `choose` raised
-    where that is an error of cuvee, else EvaluationError CV-B370 with its words; CV-B371 where the child ended without
-    an answer.
+    threads that the method leaves running are not waited for, its processes are ended, in sessions of their own too (on
+    Linux); what it prints goes to the error stream. Raises what `choose` raised where that is an error of cuvee, else
+    EvaluationError CV-B370 with its words; CV-B371 where the child ended without an answer.
     """
     if not possible():
         raise EvaluationError(
@@ -66,9 +68,12 @@ def apart(choose: Callable[[], Choice], tasks: Iterable[Task], hidden: Sequence[
             hint="run it on Linux and the CPU, or read its code and give `isolated=False`",
         )
     every = list(tasks)
+    with suppress(Exception):
+        sys.stdout.flush()  # else the child holds a copy of what waits there
     context = multiprocessing.get_context("fork")
     with disk.scratch() as folder:
-        child = context.Process(target=_child, args=(choose, every, folder, hidden), daemon=False)
+        work = partial(_child, choose, every, folder, hidden)
+        child = context.Process(target=linux_orphans.run_and_end, args=(work,), daemon=False)
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", DeprecationWarning
@@ -77,23 +82,16 @@ def apart(choose: Callable[[], Choice], tasks: Iterable[Task], hidden: Sequence[
         try:
             child.join()
         except BaseException:
-            child.kill()  # interrupted: else Python would wait for it before it ends
+            child.terminate()  # interrupted: else Python would wait for it before it ends
+            child.join(_PATIENCE)
+            child.kill()
             child.join()
             raise
-        finally:
-            _end(child.pid)
         return _brought(folder, child.exitcode)
 
 
-def _end(group: int | None) -> None:
-    """End the processes that the child left in its session."""
-    if group is not None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(group, signal.SIGKILL)
-
-
 def _child(choose: Callable[[], Choice], tasks: Sequence[Task], folder: Path, hidden: Sequence[Path]) -> None:
-    os.setsid()
+    _quiet()
     shut(hidden)  # first of all: a process that has begun threads is granted no namespaces
     from safetensors.torch import save
 
@@ -112,6 +110,13 @@ def _child(choose: Callable[[], Choice], tasks: Sequence[Task], folder: Path, hi
     with suppress(Exception):
         sys.stdout.flush()
     os._exit(0)  # the choice is told: threads that the method left running must not keep the referee waiting
+
+
+def _quiet() -> None:
+    """What the method prints goes to the error stream: the other one is the command's, which may write JSON there."""
+    sys.stdout = sys.stderr
+    with suppress(OSError):
+        os.dup2(2, 1)
 
 
 def _one_thread() -> None:
@@ -145,8 +150,20 @@ def _brought(folder: Path, ended: int | None) -> Choice:
         )
     rest = json.loads((folder / _REST).read_text())
     weights = load((folder / _WEIGHTS).read_bytes())
-    log = tuple((point, float(value)) for point, value in rest["log"])
-    return Choice(weights, rest["settings"], Ledger(**rest["spent"]), log)
+    log = tuple((point, _number("log", value)) for point, value in rest["log"])
+    spent = {name: _number(name, rest["spent"][name], least=0) for name in Ledger().as_json()}
+    return Choice(weights, rest["settings"], Ledger(**spent), log)
+
+
+def _number(name: str, value: Any, least: float = -math.inf) -> Any:
+    """A number that a method's process counted; EvaluationError CV-B007 for anything that tables cannot add up."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
+        raise EvaluationError(
+            "CV-B007",
+            f"the method left `{printable(repr(value))}` in the counter `{name}`",
+            hint="leave `budget`, `ledger` and `log` of the selection to the referee",
+        )
+    return value
 
 
 def _raised(told: dict[str, Any]) -> CuveeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,9 +28,9 @@ from cuvee.evaluate.choice import Choice
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.manifest import described
 from cuvee.evaluate.paired import common_mean
-from cuvee.evaluate.referee import Method, Referee
+from cuvee.evaluate.referee import Method, Referee, demand_experts
 from cuvee.evaluate.scorecard import Scorecard, TaskScore
-from cuvee.evaluate.track import Examinee, Track, count_handed
+from cuvee.evaluate.track import Examinee, Track, count_handed, ordered
 from cuvee.methods import registry
 
 if TYPE_CHECKING:
@@ -61,22 +62,26 @@ Listener = Callable[[Done], None]
 
 @dataclass(slots=True)
 class Ring:
-    """What the cells of one seed share: the track, its live model, and scores of references, each taken once."""
+    """What the cells of one seed share: the track, its live model, and scores of references, each taken once.
+
+    The live model is built for the first cell that is not finished.
+    """
 
     track: Track
-    examinee: Examinee
     store: Store
+    held: list[Examinee] = field(default_factory=list)
     known: dict[tuple[str, str], TaskScore] = field(default_factory=dict)
     selected: dict[str, TaskScore] = field(default_factory=dict)  # experts on their selection parts
     settled: dict[str, Scorecard] = field(default_factory=dict)  # of methods that have nothing to tune
 
     def referee(self, cell: Cell) -> Referee:
         """The referee of a cell; a method's own process finds no finished cells, which hold test scores."""
+        self.held = self.held or [self.track.examinee()]
         return Referee(
             self.track,
             cell.tasks,
             budget=cell.budget,
-            examinee=self.examinee,
+            examinee=self.held[0],
             unseen=cell.unseen,
             hidden=[self.store.cells()],
             selected=self.selected,
@@ -87,27 +92,30 @@ def run(grid: Grid, open_track: OpenTrack, store: Store, tell: Listener = lambda
     """Score every cell of the grid that the store lacks; how many failed.
 
     `open_track(name, seed)` gives the track. A method that cannot take this number of experts is left out of that set;
-    one that fails is reported and the others go on.
+    one that fails is reported and the others go on. EvaluationError CV-B006 for a task of the grid that the track has
+    no expert for, before anything is made.
     """
     failed = 0
     for seed in grid.seeds:
         track = open_track(grid.track, seed)
+        demand_experts(track, grid.tasks)
         store.describe(described(track), seed)
-        ring = Ring(track, track.examinee(), store)
+        ring = Ring(track, store)
         failed += score_all(ring, list(_cells(grid, track, seed)), tell)
     return failed
 
 
 def score_all(ring: Ring, waiting: Sequence[tuple[Cell, Method | None]], tell: Listener) -> int:
     """Score the cells of one seed that the store lacks and tell of each; how many failed."""
-    failed, spent, worked = 0, 0.0, 0.0
+    failed, rates, others = 0, list[float](), list[float]()
     left = sum(_work(cell) for cell, _ in waiting if not ring.store.has(cell))
     for number, (cell, method) in enumerate(waiting, 1):
         done = _one(ring, cell, method)
         if done.state != "kept":
-            spent, worked = spent + done.seconds, worked + _work(cell)
             left -= _work(cell)
-        rate = spent / worked if worked else float("nan")
+            (rates if method else others).append(done.seconds / _work(cell))
+        # references may train experts, which happens once: they say little of the methods
+        rate = statistics.median(rates) if rates else min(others, default=float("nan"))
         failed += done.state == "failed"
         tell(replace(done, number=number, total=len(waiting), left=rate * left))
     return failed
@@ -123,7 +131,7 @@ def _cells(grid: Grid, track: Track, seed: int) -> Iterator[tuple[Cell, Method |
     names = [n for n, t in track.tasks.items() if not t.unseen and (not grid.tasks or n in grid.tasks)]
     asked = grid.references
     references = ("base", "experts", *_offered(track)) if asked is None else tuple(map(of_reference, asked))
-    for tasks in grid.sets(names, seed):
+    for tasks in grid.sets(names, seed, last=ordered(track)):
         place = Cell(track.name, track.digest, seed, tasks, "", "", unseen=grid.unseen)
         single = map(of_expert, tasks) if grid.transfer else ()
         for reference in (*references, *single):

@@ -18,6 +18,7 @@ from blake3 import blake3
 
 from cuvee.core import disk
 from cuvee.core.digests import canonical_json
+from cuvee.core.lazy import numpy
 from cuvee.errors import EvaluationError
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.manifest import surroundings
@@ -63,8 +64,9 @@ class Grid:
     """What a benchmark runs: every method on every subset of tasks of a track, for every seed, at one budget.
 
     `counts`: how many experts are merged; of counts below all, `subsets` random ones are drawn (the same for every
-    method). `seeds` are those of the track (training order) and of random methods. `references`: which models are
-    scored beside the merges (None: base, experts and all that the track offers, which may have to be trained first).
+    method), of the checkpoints of one run the last are taken. `seeds` are those of the track (training order) and of
+    random methods. `references`: which models are scored beside the merges (None: base, experts and all that the track
+    offers, which may have to be trained first).
     `unseen`: whether tasks without an expert are scored too. `untuned`: whether methods are scored with their defaults
     as well. `tasks`: of these tasks' experts alone (empty: all). `transfer`: whether every expert is scored on every
     task, and not on its own alone.
@@ -82,15 +84,19 @@ class Grid:
     tasks: tuple[str, ...] = ()
     transfer: bool = False
 
-    def sets(self, names: Sequence[str], seed: int) -> Iterator[tuple[str, ...]]:
-        """The sets of tasks for one seed, largest first; each in the track's order."""
+    def sets(self, names: Sequence[str], seed: int, *, last: bool = False) -> Iterator[tuple[str, ...]]:
+        """The sets of tasks for one seed, largest first; each in the track's order.
+
+        `last`: of counts below all not random sets but the last names, as latest weight averaging takes checkpoints
+        (LAWA, Kaddour, 2022).
+        """
         for count in sorted(self.counts or (len(names),), reverse=True):
             if not 1 <= count <= len(names):
                 raise EvaluationError(
                     "CV-B020", f"the track `{self.track}` has {len(names)} experts, {count} were asked for"
                 )
-            if count == len(names):
-                yield tuple(names)
+            if last or count == len(names):
+                yield tuple(names[-count:])
                 continue
             drawn = random.Random(f"{seed}/{count}")
             seen: set[tuple[str, ...]] = set()
@@ -170,7 +176,9 @@ class Store:
 
     def describe(self, track: Mapping[str, Any], seed: int) -> None:
         """Keep what a track is made of, beside the cells: `tracks/<name>-<seed>-<digest>.json`."""
-        place = self.folder / "tracks" / f"{track['track']}-{seed}-{track['digest'][:8]}.json"
+        given = str(track["digest"])[:8]
+        digest = given if given.isalnum() else blake3(str(track["digest"]).encode()).hexdigest(length=4)
+        place = self.folder / "tracks" / f"{track['track']}-{seed}-{digest}.json"
         disk.make_folders(place.parent)
         content = {**track, "seed": seed, "made_with": surroundings()}
         disk.write_file(place, json.dumps(content, indent=1, sort_keys=True).encode())
@@ -181,8 +189,8 @@ class Store:
         for path, data in self._files():
             try:
                 known = {"protocol": 1, **data["cell"], "tasks": tuple(data["cell"]["tasks"])}
-                out.append((Cell(**known), Scorecard.from_json(data["card"])))
-            except (ValueError, KeyError, TypeError) as error:
+                out.append((Cell(**known), _whole(known, Scorecard.from_json(data["card"]))))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise _damaged(path, error) from error
         return out
 
@@ -209,6 +217,24 @@ class Store:
 
     def _path(self, cell: Cell) -> Path:
         return self.folder / "cells" / f"{cell.address}.json"
+
+
+def _whole(cell: Mapping[str, Any], card: Scorecard) -> Scorecard:
+    """The card of a cell; ValueError where it has not what every table asks of it."""
+    missing = sorted({*cell["tasks"]} - {*card.tasks})
+    if missing and not is_reference(str(cell["label"])):
+        raise ValueError(f"it has no scores of the task {missing[0]}")
+    for name, score in card.tasks.items():
+        lengths = {
+            len(score.scores),
+            len(score.weights),
+            len(score.scores if score.units is None else score.units),
+        }
+        if len(lengths) > 1 or not len(score.scores) or not numpy.isfinite(score.scores).all():
+            raise ValueError(f"the scores of {name} are not one finite number for each item")
+    if not card.tasks or not isinstance(card.settings, dict) or not isinstance(cell["seed"], int):
+        raise ValueError("it has no tasks, no settings or no seed")
+    return card
 
 
 def _read(path: Path) -> Mapping[str, Any]:

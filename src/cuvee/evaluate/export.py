@@ -15,17 +15,19 @@ from cuvee.evaluate.statistics import calibration_error
 from cuvee.evaluate.units import number_of
 
 SCHEMA = "cuvee.bench.results/1"
-_OF_ITEMS = {"scores", "units"}  # lists as long as the task
+_OF_ITEMS = {"scores", "units", "weights"}  # lists as long as the task
 
 
 def rows(results: Results) -> Iterator[dict[str, Any]]:
     """Plain rows, in the order of the results; `scores` holds every item's number in the order of the test part.
 
-    `units` says which group each belongs to (None: each to its own), `groups` how many they are.
+    `units` says which group each belongs to (None: each to its own), `groups` how many they are; `weights` how much
+    each counts in the mean (None: all the same). `address` is the name of the cell's file.
     """
-    for cell, card in told_apart(results):
+    for (kept, _), (cell, card) in zip(results, told_apart(results), strict=True):
         for name, score in card.tasks.items():
             yield {
+                "address": kept.address,  # of the cell as it is kept: its label here may say how it was tuned
                 **_place(cell, card),
                 "task": name,
                 "unseen": score.unseen,
@@ -41,12 +43,12 @@ def rows(results: Results) -> Iterator[dict[str, Any]]:
                 **card.spent.as_json(),
                 "scores": [float(x) for x in score.scores],
                 "units": None if score.units is None else [int(x) for x in score.units],
+                "weights": None if bool((score.weights == 1).all()) else [float(x) for x in score.weights],
             }
 
 
 def _place(cell: Cell, card: Scorecard) -> dict[str, Any]:
     return {
-        "address": cell.address,
         "track": cell.track,
         "digest": cell.digest,
         "seed": cell.seed,

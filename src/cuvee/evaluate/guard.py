@@ -18,7 +18,8 @@ from cuvee.core import linux_namespaces
 from cuvee.core.cache import folder as cache_folder
 from cuvee.errors import LeakError
 
-_KEPT_DATA = ("packages", "data")  # folders of the cache that hold test items
+# folders of the cache that hold test items, or models being trained
+_KEPT_DATA = ("packages", "data", "training")
 _SEARCHES = {
     *(f"gc.{name}" for name in ("get_objects", "get_referrers", "get_referents")),
     *(f"ctypes.{name}" for name in ("string_at", "wstring_at", "PyObj_FromPtr")),
@@ -41,11 +42,21 @@ def shut(hidden: Sequence[Path] = ()) -> None:
 
 
 def _watch(places: Sequence[str], refused: set[str]) -> None:
-    """An audit hook, which Python can never take away again."""
-    own = threading.local()
+    """An audit hook, which Python can never take away again.
+
+    It holds on to the functions that it calls: those of a module can be replaced by a method.
+    """
+    own, check, real, decode, path_like = (
+        threading.local(),
+        _check,
+        os.path.realpath,
+        os.fsdecode,
+        os.PathLike,
+    )
+    shut_off, never = tuple(places), frozenset(refused)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in refused:
+        if event in never:
             raise LeakError("CV-B372", f"a method called `{event}`, which leads to test items")
         asks = event == "open" or (event.startswith("os.") and not event.endswith("env"))  # not os.putenv
         if not asks or getattr(own, "busy", False):
@@ -53,8 +64,8 @@ def _watch(places: Sequence[str], refused: set[str]) -> None:
         own.busy = True
         try:
             for given in arguments:
-                if isinstance(given, (str, bytes, os.PathLike)):
-                    _check(event, os.path.realpath(os.fsdecode(given)), places)
+                if isinstance(given, (str, bytes, path_like)):
+                    check(event, real(decode(given)), shut_off)
         finally:
             own.busy = False
 

@@ -109,7 +109,7 @@ def _elsewhere(rows: Sequence[Row], board: Board) -> list[Chart]:
 
 
 def _by_task(title: str, said: str, scores: Mapping[str, Mapping[str, float]], board: Board) -> Chart:
-    names = list(dict.fromkeys(name for found in scores.values() for name in found))
+    names = [name for name in board.metrics if any(name in found for found in scores.values())]
     whole = {board.metrics[n].unit for n in names} == {"%"}
     values = [
         [points(found.get(n, math.nan), board.metrics[n].unit) for n in names] for found in scores.values()
@@ -195,6 +195,13 @@ def difference(found: Comparison) -> str:
     d = found.difference
     mean, low, high = (_of_unit(value, found.unit) for value in (d.mean, d.low, d.high))
     return mean if math.isnan(d.low) else f"{mean} ({low} … {high})"
+
+
+def probability(p_value: float) -> str:
+    """A p-value as text: four digits, none where there is none, and never zero."""
+    if math.isnan(p_value):
+        return "–"
+    return "< 0.0001" if p_value < 0.0001 else f"{p_value:.4f}"
 
 
 def drawn(found: Comparison) -> str:

@@ -5,12 +5,15 @@ Owns the two forms; what sections say is decided by who makes them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cuvee.charts import Chart, Table, fragment, page, prose
 from cuvee.charts.svg import figure
 from cuvee.core.names import printable
+
+_OPENS = re.compile(r"<(?=[A-Za-z/!?])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +36,9 @@ class Section:
 
 def markdown(title: str, sections: Sequence[Section]) -> str:
     """The report as Markdown; a chart becomes its title, what it says and its table."""
-    blocks = [f"# {title}"]
+    blocks = [f"# {_plain(title)}"]
     for section in sections:
-        blocks += [f"## {section.title}"] if section.title else []
+        blocks += [f"## {_plain(section.title)}"] if section.title else []
         for part in section.parts:
             blocks += _blocks(part)
     return "\n\n".join(blocks) + "\n"
@@ -83,19 +86,24 @@ def _blocks(part: Part) -> list[str]:
     if isinstance(part, Drawn):
         return []
     if isinstance(part, str):
-        return [part]
+        return [_plain(part)]
     if isinstance(part, Table):
         return [_table(part)]
-    return [f"**{part.title}.** {part.description}", _table(part.table)]
+    return [_plain(f"**{part.title}.** {part.description}"), _table(part.table)]
+
+
+def _plain(text: str) -> str:
+    """Text in which no name opens an element of HTML, which Markdown lets through."""
+    return _OPENS.sub("&lt;", text)
 
 
 def _table(content: Table) -> str:
-    rows = [content.header, ["---"] * len(content.header)]
+    rows = [[_entry(name, 0) for name in content.header], ["---"] * len(content.header)]
     rows += [[_entry(value, content.digits) for value in row] for row in content.rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def _entry(value: object, digits: int) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return printable(str(value)).replace("|", "\\|")
+        return _plain(printable(str(value))).replace("|", "\\|")
     return f"{value:,}" if isinstance(value, int) else figure(value, digits)

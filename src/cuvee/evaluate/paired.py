@@ -28,28 +28,63 @@ Cards = Mapping[tuple[Any, ...], Scorecard]  # by place
 SHARE = "share of the expert"  # the unit of normalised scores
 
 
-def pairs(results: Results, first: str, second: str, count: int | None = None) -> Comparison:
-    """The paired comparison of two methods over every set and seed that both were scored on: first − second.
+def pairs(
+    results: Results, first: str, second: str, count: int | None = None, track: str | None = None
+) -> Comparison:
+    """The paired comparison of two methods on one track, over all sets and seeds that both have: first − second.
 
-    Tracks under stress count only where the methods share no other: their items are those of the clean track again.
-    Of several protocols the newest counts that both were scored by.
-    EvaluationError CV-B023 where they share no place, CV-B396 where tasks of several metrics have no experts' scores.
+    `track`: its name, which may be left out where they share one alone (see `shared_tracks`). EvaluationError CV-B023
+    where they share no place, CV-B397 for several tracks, CV-B396 for several metrics without experts' scores.
     """
     named = told_apart(results)
+    first, second = (spelled(named, label) for label in (first, second))
+    tracks = _tracks(named, first, second, count, track)
+    if len(tracks) > 1:
+        raise EvaluationError(
+            "CV-B397",
+            f"`{printable(first)}` and `{printable(second)}` were both scored on several tracks: "
+            f"{', '.join(f'`{printable(name)}`' for name in tracks)}",
+            hint="a mean over tracks weighs them by what happens to be in the folder; name one: `--track`, or `track`",
+        )
+    a, b, experts = (_on(tracks, by_place(named, label, count)) for label in (first, second, "experts"))
+    return beside(a, b, experts)
+
+
+def shared_tracks(results: Results, first: str, second: str) -> list[str]:
+    """The tracks that two methods were both scored on; EvaluationError CV-B023 for none.
+
+    Tracks under stress are named only where there are no others: their items are those of the clean track again. Of
+    several protocols of a track the newest counts that both were scored by.
+    """
+    return _tracks(told_apart(results), first, second, None, None)
+
+
+def _tracks(named: Results, first: str, second: str, count: int | None, track: str | None) -> list[str]:
     a, b = (by_place(named, label, count) for label in (first, second))
-    shared = set(a) & set(b)
+    protocols = {place_of(cell): cell.protocol for cell, _ in named}
+    shared = {place for place in set(a) & set(b) if track in (None, place[0], _plain(place[0]))}
     if not shared:
+        where = "any set of tasks" if track is None else f"any set of tasks of the track `{printable(track)}`"
+        found = sorted({cell.label if track is None else cell.track for cell, _ in named})
         raise EvaluationError(
             "CV-B023",
-            f"`{printable(first)}` and `{printable(second)}` were not both scored on any set of tasks",
-            hint="scored are " + ", ".join(sorted({cell.label for cell, _ in named})),
+            f"`{printable(first)}` and `{printable(second)}` were not both scored on {where}",
+            hint="scored are " + ", ".join(found),
         )
-    by = {place_of(cell): cell.protocol for cell, _ in named}
-    newest = max(by[place] for place in shared)
-    shared = {place for place in shared if by[place] == newest}
-    kept = {place for place in shared if clean(place[0])} or shared
-    experts = by_place(named, "experts", count)
-    return beside({place: a[place] for place in kept}, {place: b[place] for place in kept}, experts)
+    newest: dict[str, int] = {}
+    for place in shared:
+        newest[_plain(place[0])] = max(protocols[place], newest.get(_plain(place[0]), 0))
+    kept = {place[0] for place in shared if protocols[place] == newest[_plain(place[0])]}
+    return sorted({name for name in kept if clean(name)} or kept)
+
+
+def _plain(track: str) -> str:
+    """A track's own name, without the version or protocol that told it from another."""
+    return track.partition(" (")[0]
+
+
+def _on(tracks: Sequence[str], cards: Cards) -> dict[tuple[Any, ...], Scorecard]:
+    return {place: card for place, card in cards.items() if place[0] in tracks}
 
 
 def beside(first: Cards, second: Cards, experts: Cards) -> Comparison:
@@ -176,6 +211,13 @@ def told_apart(results: Results) -> list[tuple[Cell, Scorecard]]:
         track = f"{cell.track} ({cell.digest[:8]})" if cell.track in mixed else cell.track
         out.append((replace(cell, label=label, track=track), card))
     return out
+
+
+def spelled(named: Results, label: str) -> str:
+    """The label that is meant: a name alone is the tuned method, where it was scored untuned and tuned in one way."""
+    labels = {cell.label for cell, _ in named}
+    tuned = [one for one in labels if one.startswith(f"{label} (budget ")]
+    return tuned[0] if label not in labels and len(tuned) == 1 else label
 
 
 def _by_protocol(results: Results) -> Results:

@@ -20,6 +20,7 @@ from cuvee.evaluate.statistics import Interval, rank_intervals
 from cuvee.evaluate.table import Board
 
 LEAST = 3  # methods in common from which a rank correlation is given
+_OTHER = ("initialisations-", "trajectory-")  # tracks whose experts are no fine-tunes of one base
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,12 @@ def scores_of(board: Board) -> dict[str, float]:
 
 
 def section(board: Board) -> Section | None:
-    """Our ordering on this board beside the published ones; None where no table shares enough methods."""
+    """Our ordering on this board beside the published ones; None where no table shares enough methods.
+
+    None, too, on tracks of other experts than the tables': networks without a common ancestor, checkpoints of one run.
+    """
+    if board.track.startswith(_OTHER):
+        return None
     ours = scores_of(board)
     found = [one for table in tables() if len((one := agreement(table, ours)).methods) >= LEAST]
     if not found:

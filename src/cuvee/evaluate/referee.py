@@ -31,6 +31,20 @@ if TYPE_CHECKING:
 Method = Callable[[Selection], "tuple[Weights, Mapping[str, Any]]"]
 
 
+def demand_experts(track: Track, names: Sequence[str]) -> list[str]:
+    """All tasks of the track with an expert; EvaluationError CV-B006 where one of `names` is none of them."""
+    seen = [n for n, task in track.tasks.items() if not task.unseen]
+    strangers = sorted(set(names) - set(seen))
+    if strangers:
+        raise EvaluationError(
+            "CV-B006",
+            f"the track `{printable(track.name)}` has no expert for "
+            f"{', '.join(f'`{printable(n)}`' for n in strangers)}",
+            hint=f"its tasks are {', '.join(seen)}",
+        )
+    return seen
+
+
 class Referee:
     """Judges methods on one track and one set of its tasks.
 
@@ -54,14 +68,7 @@ class Referee:
         hidden: Sequence[Path] = (),
         selected: dict[str, TaskScore] | None = None,
     ) -> None:
-        seen = [n for n, task in track.tasks.items() if not task.unseen]
-        strangers = sorted(set(names or ()) - set(seen))
-        if strangers:
-            raise EvaluationError(
-                "CV-B006",
-                f"the track `{track.name}` has no expert for {', '.join(f'`{n}`' for n in strangers)}",
-                hint=f"its tasks are {', '.join(seen)}",
-            )
+        seen = demand_experts(track, names or ())
         self.track = track
         self.names = list(names or seen)
         others = {n: task for n, task in track.tasks.items() if task.unseen}

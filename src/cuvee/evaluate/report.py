@@ -76,7 +76,8 @@ def scaling(of_track: Sequence[Board]) -> Section | None:
     if len(ordered) < 2:
         return None
     parts: list[Part] = [
-        "Sets below all experts are drawn at random, the same for every method; points are means over them."
+        "Sets below all experts are drawn at random, the same for every method (of the checkpoints of a run they are "
+        "the last); points are means over them."
     ]
     for title, field, said in (
         ("Normalised score", "normalised", "Score ÷ own expert's score, mean over tasks, per cent."),
@@ -206,7 +207,7 @@ def defaults(board: Board, results: Results) -> Section | None:
                 leaderboard.percent(labels[untuned].normalised),
                 leaderboard.percent(labels[tuned].normalised),
                 leaderboard.difference(tests[tuned]),
-                f"{adjusted[tuned]:.4f}",
+                leaderboard.probability(adjusted[tuned]),
             ]
         )
     unit = leaderboard.measured(tests[couples[0][0]])

@@ -13,7 +13,7 @@ from typing import Any
 
 from cuvee.charts import Table, heat
 from cuvee.evaluate.cells import clean
-from cuvee.evaluate.leaderboard import difference, percent
+from cuvee.evaluate.leaderboard import difference, percent, probability
 from cuvee.evaluate.pages import Part, Section
 from cuvee.evaluate.paired import Cards, Results, beside, by_place, told_apart
 from cuvee.evaluate.statistics import holm
@@ -81,7 +81,7 @@ def _table(origin: Board, stressed: Board, named: Results) -> Table:
             scores[row.label] = [_normalised(cards, experts, shared) for cards in (without, under)]
     adjusted = holm({label: test.p_value for label, test in tests.items()})
     lines = [
-        [label, *map(percent, scores[label]), difference(test), f"{adjusted[label]:.4f}"]
+        [label, *map(percent, scores[label]), difference(test), probability(adjusted[label])]
         for label, test in tests.items()
     ]
     title = f"{stressed.track}, {stressed.count} tasks"

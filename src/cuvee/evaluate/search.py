@@ -75,7 +75,10 @@ def _grid(dimensions: Sequence[Dimension], budget: int) -> list[Point]:
     points = [
         dict(zip((d.name for d in dimensions), values, strict=True)) for values in itertools.product(*levels)
     ]
-    return points[:budget]
+    if len(points) <= budget or budget < 2:
+        return points[:budget]
+    # more combinations of choices than may be tried: evenly through all of them, not the first value of the first list
+    return [points[round(i * (len(points) - 1) / (budget - 1))] for i in range(budget)]
 
 
 def _size(dimensions: Sequence[Dimension], count: int) -> int:

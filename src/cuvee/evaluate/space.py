@@ -52,7 +52,7 @@ class Dimension:
             value = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
         else:
             value = self.low + share * (self.high - self.low)
-        return round(value) if self.whole else value
+        return round(value) if self.whole else min(max(value, self.low), self.high)  # a logarithm is rounded
 
     def levels(self, count: int) -> list[Any]:
         """`count` values spread over the dimension, its ends included; all choices of a list."""
@@ -167,12 +167,16 @@ def _is_fraction(parameter: Parameter) -> bool:
 def _from_signature(parameter: Parameter) -> Dimension:
     """The whole range that a signature gives; where it has no end, a tenth to ten times the default."""
     name, bounds = parameter.name, parameter.range or Range()
+    if name == "t" and parameter.type == "float" and parameter.range is None:
+        return Dimension("t", 0.0, 1.0)  # between two models, as it is tuned without being named
     if parameter.type in ("bool", "choice"):
         return Dimension(name, choices=(False, True) if parameter.type == "bool" else parameter.choices)
     if parameter.type == "str":
         raise UsageError("CV-U371", f"`{name}` is a text: it is tuned over values that are named")
     whole = parameter.type == "int"
     if math.isfinite(bounds.low) and math.isfinite(bounds.high):
+        if 0 < bounds.low <= bounds.high / REACH**2 and not (bounds.open_low or bounds.open_high):
+            return Dimension(name, bounds.low, bounds.high, log=True, whole=whole)
         inside = 0.0 if whole else 0.02 * (bounds.high - bounds.low)  # bounds may be excluded
         return Dimension(name, bounds.low + inside, bounds.high - inside * bounds.open_high, whole=whole)
     middle = _default(parameter)
@@ -202,6 +206,10 @@ def _given(method: str, known: Mapping[str, Parameter], name: str, values: Seque
                 "CV-U372",
                 f"the interval of `{name}` from {low:g} to {high:g} is empty",
                 hint="write the smaller end first; a value that is not tuned is a setting",
+            )
+        if not math.isfinite(high - low):
+            raise UsageError(
+                "CV-U372", f"the interval of `{name}` from {low:g} to {high:g} is wider than numbers go"
             )
         return Dimension(name, low, high, log=low > 0 and high / low >= 10, whole=parameter.type == "int")
     return Dimension(name, choices=tuple(values))

@@ -193,7 +193,7 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> tuple[float, flo
 
 
 def rank_correlations(a: Scores, b: Scores) -> tuple[Scores, Scores]:
-    """ρ and τ_b of each row of two arrays (m, n)."""
+    """ρ and τ_b of each row of two arrays (m, n); NaN where a row is constant or holds a NaN."""
     parts = []
     for first in range(0, len(a), _ROWS):
         x, y = (_signs(rows[first : first + _ROWS]) for rows in (a, b))
@@ -206,7 +206,9 @@ def rank_correlations(a: Scores, b: Scores) -> tuple[Scores, Scores]:
                 ),
             )
         )
-    return numpy.concatenate([p[0] for p in parts]), numpy.concatenate([p[1] for p in parts])
+    unknown = numpy.isnan(a).any(1) | numpy.isnan(b).any(1)  # which is neither above nor below, but no tie
+    rho, tau = (numpy.where(unknown, numpy.nan, numpy.concatenate([p[i] for p in parts])) for i in (0, 1))
+    return rho, tau
 
 
 def rank_intervals(

@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from cuvee.core.lazy import numpy
@@ -61,7 +62,8 @@ class Evidence:
 class Board:
     """The leaderboard of one track at one number of experts; rows from best to worst, references apart.
 
-    `metrics` are those of every task, `units` those of columns (see `unit`), `evidence` that of every task.
+    `metrics` are those of every task, in the order in which tasks are shown; `units` those of columns (see `unit`),
+    `evidence` that of every task.
     """
 
     track: str
@@ -82,15 +84,35 @@ class Board:
 def boards(results: Results) -> list[Board]:
     """A leaderboard for each track and number of experts, most experts first."""
     apart: dict[tuple[str, int], list[tuple[Cell, Scorecard]]] = defaultdict(list)
+    whole: dict[str, list[tuple[Cell, Scorecard]]] = defaultdict(list)
     for cell, card in told_apart(results):
         apart[(cell.track, len(cell.tasks))].append((cell, card))
+        whole[cell.track].append((cell, card))
+    orders = {track: _order(found) for track, found in whole.items()}
     return [
-        _board(track, count, apart[(track, count)])
+        _board(track, count, apart[(track, count)], orders[track])
         for track, count in sorted(apart, key=lambda k: (k[0], -k[1]))
     ]
 
 
-def _board(track: str, count: int, results: Results) -> Board:
+def _order(of_track: Results) -> list[str]:
+    """Tasks with experts in the track's order, which every set keeps; unseen tasks; shifts as the tasks they are of."""
+    sets = sorted({cell.tasks for cell, _ in of_track}, key=lambda tasks: (-len(tasks), tasks))
+    before: dict[str, list[str]] = {}
+    for tasks in sets:
+        for earlier, name in zip(("", *tasks), tasks, strict=False):
+            before.setdefault(name, []).extend([earlier] if earlier else [])
+    try:
+        seen = list(TopologicalSorter(before).static_order())
+    except CycleError:  # sets that somebody put together, each in an order of its own
+        seen = list(before)
+    place = {name: number for number, name in enumerate(seen)}
+    others = {name: score.shift_of for _, card in of_track for name, score in card.tasks.items()}
+    shifted = sorted((name for name in others if others[name]), key=lambda n: place.get(others[n], len(seen)))
+    return list(dict.fromkeys([*seen, *(name for name in others if not others[name]), *shifted]))
+
+
+def _board(track: str, count: int, results: Results, tasks: Sequence[str]) -> Board:
     experts = by_place(results, "experts", count)
     base = by_place(results, "base", count)
     labels = list(dict.fromkeys(cell.label for cell, _ in results))
@@ -100,7 +122,8 @@ def _board(track: str, count: int, results: Results) -> Board:
         for label in labels
     }
     merges = [rows[label] for label in labels if not is_reference(label)]
-    metrics = {name: score.metric for _, card in results for name, score in card.tasks.items()}
+    known = {name: score.metric for _, card in results for name, score in card.tasks.items()}
+    metrics = {name: known[name] for name in tasks if name in known}
     order = sorted(merges, key=lambda row: _standing(row, metrics), reverse=True)
     found = _grouped([row.label for row in order], results, count)
     numbered = {label: i for i, group in enumerate(found, 1) for label in group}

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from blake3 import blake3
@@ -54,8 +55,18 @@ def _bytes_of(value: Any) -> bytes:
     if hasattr(value, "numpy"):
         return _bytes_of(value.detach().cpu().numpy())
     if isinstance(value, (tuple, list)):
-        return b"t" + b"".join(len(p).to_bytes(8, "little") + p for p in map(_bytes_of, value))
+        return b"t" + b"".join([_whole(p) if type(p) is int else _framed(_bytes_of(p)) for p in value])
     return b"r" + repr(value).encode()
+
+
+def _framed(part: bytes) -> bytes:
+    return len(part).to_bytes(8, "little") + part
+
+
+@lru_cache(maxsize=1 << 18)
+def _whole(number: int) -> bytes:
+    """A number as a part of a tuple: millions of token ids are asked for at each start, and few are different."""
+    return _framed(_bytes_of(number))
 
 
 class _Removed:

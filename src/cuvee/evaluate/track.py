@@ -49,7 +49,8 @@ class Track(Protocol):
 
     `experts` are keyed by task; `unseen` tasks have none. `digest` identifies data, base and experts together. A track
     may have a method `handed(names)` too, the list of weights that methods get as experts of these tasks where it is
-    not `expert(name)` of each, and `extra`, how many more they are than tasks.
+    not `expert(name)` of each, and `extra`, how many more they are than tasks. Where experts are the checkpoints of one
+    run, oldest first, it says so by `ordered`, true: of fewer than all the last are taken.
     """
 
     @property
@@ -89,6 +90,11 @@ def handed(track: Track, names: Sequence[str]) -> list[Weights]:
     """What methods get as the experts of these tasks, in order."""
     own = getattr(track, "handed", None)
     return list(own(names)) if own is not None else [track.expert(name) for name in names]
+
+
+def ordered(track: Track) -> bool:
+    """Whether the experts are checkpoints of one run, oldest first."""
+    return bool(getattr(track, "ordered", False))
 
 
 def count_handed(track: Track, names: Sequence[str]) -> int:

@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from cuvee.core.dtypes import BY_NAME, FLOAT64, DType
 from cuvee.core.lazy import numpy, torch
 from cuvee.core.tensors import TensorMeta
+from cuvee.formats.folder_files import PACKAGE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
-FILE = "package.json"
+FILE = PACKAGE
 BASE, SHARED = "base", "shared"  # folders
 RESCALER = "::rescaler"  # of a task: one number for all its masks
 Codec = Literal["mask", "sign", "low_rank", "sparse", "dense", "basis", "basis_product", "whole"]

@@ -26,6 +26,7 @@ from cuvee.core.lazy import numpy
 from cuvee.core.limits import Limits
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import CorruptFile
+from cuvee.formats.folder_files import PACKED
 from cuvee.formats.json_file import parse_json
 from cuvee.formats.packed_codec import CHUNK, CONTEXTS, SLOTS, TOKENS
 from cuvee.formats.refusals import corrupt, over_limit
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-TABLE = "cuvee_packed.json"
+TABLE = PACKED
 STEM = "packed"
 VERSION = 1
 HASH = 8

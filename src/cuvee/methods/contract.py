@@ -112,6 +112,7 @@ class Stage:
     factored: bool = False
     fits: Callable[[Mapping[str, Any], int], tuple[str, str] | None] | None = None
     whole: Callable[[tuple[int, ...], Place, Mapping[str, Any]], bool] | None = None
+    acts: Callable[[tuple[int, ...], Place, Mapping[str, Any]], bool] | None = None
     passes: int | Callable[[Mapping[str, Any]], int] = 1
     passes_more: int | Callable[[Mapping[str, Any]], int] = 0
     asks: int | Asks = 1
@@ -289,6 +290,7 @@ def stage(  # noqa: PLR0913 (one keyword for each trait)
     factored: bool = False,
     fits: Callable[[Mapping[str, Any], int], tuple[str, str] | None] | None = None,
     whole: Callable[[tuple[int, ...], Place, Mapping[str, Any]], bool] | None = None,
+    acts: Callable[[tuple[int, ...], Place, Mapping[str, Any]], bool] | None = None,
     passes: int | Callable[[Mapping[str, Any]], int] = 1,
     passes_more: int | Callable[[Mapping[str, Any]], int] = 0,
     asks: int | Asks = 1,
@@ -307,7 +309,8 @@ def stage(  # noqa: PLR0913 (one keyword for each trait)
     go on from.
 
     `whole(shape, place, values)` says of a stage of `tensor` access without a summary which tensors it needs whole; the
-    others come to it as runs of elements, so that no memory is spent on them.
+    others come to it as runs of elements, so that no memory is spent on them. `acts(shape, place, values)` says of a
+    stage of matrices which tensors it treats as such; a plan warns where it does so with none.
 
     `passes` says how often `summarise` walks its stream, `passes_more` how much more often at most, as the data have
     it. `asks`: how often a lazy stage asks for each input, one number or one for each by (values, shape, place, number
@@ -349,6 +352,7 @@ def stage(  # noqa: PLR0913 (one keyword for each trait)
             factored=factored,
             fits=fits,
             whole=whole,
+            acts=acts,
             passes=passes,
             passes_more=passes_more,
             asks=asks,

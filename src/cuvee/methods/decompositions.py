@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
-from cuvee.core.digests import bytes_digest
+from cuvee.core.digests import bytes_digest, tensor_bytes
 from cuvee.core.lazy import torch
 from cuvee.errors import RunError
 from cuvee.methods.contract import Decomposer
@@ -148,8 +148,7 @@ def gram(matrix: Tensor) -> Tensor:
 
 def content(matrix: Tensor) -> str:
     """The digest of a matrix's values in row order."""
-    flat = matrix.detach().cpu().contiguous().reshape(-1)
-    return bytes_digest(memoryview(flat.view(torch.uint8).numpy().data))
+    return bytes_digest(tensor_bytes(matrix))
 
 
 def _candidates(matrix: Tensor, wanted: int) -> list[Callable[[Tensor, int], Triplets | None]]:

@@ -1,125 +1,64 @@
 """Which blocks of which experts are worth reading: by gain per byte, with the error known before anything is read.
 
 Leaving a block of an expert out sets its task vector to 0 there. For weighted sums the error is the norm of what is
-left out, computed from the products in the catalogue. For votes (TIES) and the largest change (MagMax) a block is left
-out of all experts or of none: the error is what they could have voted for at most. All is divided by the least that the
-norm of the whole merged update can be. Nothing is estimated. Rounding is told apart. Must not read weights.
+left out, computed from the products in the catalogue, and so is what reading an expert beside others gains. For votes
+(TIES) and the largest change (MagMax) a block is left out of all experts or of none: the error is what they could have
+voted for at most. All is divided by the least that the norm of the whole merged update can be. Nothing is estimated.
+Rounding is told apart. Bytes are those of whole pages. Must not read weights.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from cuvee.core.lazy import numpy
-from cuvee.plan.joined import Joined, Key, Unbounded, joined, rounding
-from cuvee.plan.nodes import Read, walk
+from cuvee.plan.budget_blocks import Block, Thinned, collected
+from cuvee.plan.budget_spending import Spending
+from cuvee.plan.joined import Key, Unbounded, joined
+from cuvee.plan.pages import Ledger, Places
 from cuvee.plan.plan import OutputTensor, Plan
-from cuvee.plan.sharing import nbytes_of
-from cuvee.sources.catalogue import Catalogue, Sketch
+from cuvee.plan.sharing import StandIns, nbytes_of
+from cuvee.sources.catalogue import Catalogue, blocks_of
 
-# Products are sums of float64; their error is far below this share of Σ|c|²‖δ‖².
-_SLACK = 1e-9
-_SMALL = 1e-24  # kept magnitudes below this may vanish when they are multiplied
-_FINER = 2.0**-126  # absolute errors near zero, per rounding
-_FINER_HALF = 2.0**-25
+_Where = tuple[str, int]  # tensor, block
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What may be read of the experts: a share of their bytes, or as much as keeps the error below a bound."""
+    """What may be read of the experts: a share of their bytes, or as much as keeps the error below a bound.
+
+    `aside`: the share that is kept for measuring where not everything is read.
+    """
 
     share: float | None = None
     deviation: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Thinned:
-    """What a threshold leaves of one tensor of an expert: the norm of what it removes (at most), the least magnitude
-    that is kept, how many are, and the bits below which everything is removed.
-    """
-
-    removed: float
-    least: float
-    kept: int
-    bits: int
+    aside: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Blocks left out, by source and tensor; bytes of the experts, and of those the ones to read; the bounds.
 
-    `bound` is the largest norm of the error over the norm of the merged update (0 when nothing that differs is left
-    out, infinite when the update may be nothing), besides rounding; `rounded` counts all rounding, too. `identical`
-    counts bytes that change nothing. `bounded`: whether there is anything at all whose error can be bounded.
+    `total` and `read` are bytes of whole pages, `asked` those that are asked for. `identical` counts bytes that change
+    nothing. `bound` is the largest norm of the error over the norm of the merged update, which is `update` at least (0
+    when nothing that differs is left out, infinite when the update may be nothing), besides rounding; `rounded` counts
+    all rounding, too. `bounded`: whether there is anything at all whose error can be bounded. `base` is the source
+    that stands in. `errors`: of blocks of which something is left out, the largest squared norm of the error.
     """
 
     spared: Mapping[str, Mapping[str, frozenset[int]]]
-    total: int
-    read: int
     identical: int
     bound: float
     rounded: float
+    total: int = 0
+    read: int = 0
+    asked: int = 0
     bounded: bool = True
-
-
-@dataclass(slots=True)
-class _Block:
-    """A block of one output tensor: coefficients and products of the experts in it, and which of them are left out."""
-
-    form: Joined
-    gram: list[list[float]]
-    factors: list[float]
-    out: list[bool]
-    ground: tuple[float, float]  # norm and peak of the base
-    moved: list[int]
-    narrow: float  # of the output's type: the relative error of rounding
-
-    def error(self) -> float:
-        """Squared norm of what is left out, at most."""
-        left = [k for k, gone in enumerate(self.out) if gone]
-        if not left:
-            return 0.0
-        sizes = [abs(self.factors[k]) * math.sqrt(self.gram[k][k]) for k in left]
-        if self.form.how == "sum" and not self.form.thinned:
-            return self.product(left, 1.0)
-        if self.form.added:
-            return math.fsum(sizes) ** 2 * (1 + _SLACK)
-        return math.fsum(size * size for size in sizes) * (1 + _SLACK)
-
-    def product(self, places: Sequence[int], sign: float) -> float:
-        """Squared norm of the weighted sum of some, at most or (with sign −1) at least."""
-        c, g = self.factors, self.gram
-        value = math.fsum(c[i] * c[j] * g[i][j] for i in places for j in places)
-        largest = math.fsum(abs(c[i]) * math.sqrt(g[i][i]) for i in places) ** 2
-        return value + sign * _SLACK * largest
-
-    def rounding(self) -> float:
-        """The norm of what rounding can make of what is left out, in both results together."""
-        moved = sum(many for many, gone in zip(self.moved, self.out, strict=True) if gone)
-        if not moved:
-            return 0.0
-        form = self.form
-        share = 1.01 * (math.expm1(form.steps * math.log1p(form.unit)) + 2 * self.narrow)
-        norm = min(self.ground[0], math.sqrt(moved) * self.ground[1])
-        size = sum(form.sizes.values()) * norm
-        size += max(form.sizes.values()) * sum(math.sqrt(row[k]) for k, row in enumerate(self.gram))
-        finer = _FINER_HALF if 2.0**-11 in (form.unit, self.narrow) else _FINER
-        return 2 * (share * size + math.sqrt(moved) * form.steps * finer)
-
-
-@dataclass(frozen=True, slots=True)
-class _Unit:
-    """Blocks of experts that are read together or not at all."""
-
-    tensor: str
-    number: int
-    places: tuple[int, ...]
-    keys: tuple[str, ...]
-    nbytes: int
-    gain: float
+    update: float = 0.0
+    base: str = ""
+    errors: Mapping[_Where, float] = field(default_factory=dict)
 
 
 def summed(tensor: OutputTensor) -> Mapping[Key, float] | None:
@@ -138,48 +77,112 @@ def choose(
     catalogue: Catalogue,
     budget: Budget,
     thinned: Mapping[int, Thinned],
+    equal: StandIns | None = None,
 ) -> Choice:
     """The blocks to leave out: first those that change nothing, then those that add least for their bytes.
 
     A tensor of an expert is read whole when it is not part of exactly one output tensor whose error can be bounded, or
-    is not in the catalogue. `thinned`: what is known of the thresholds, by the identity of their stage.
+    is not in the catalogue. `thinned`: what is known of the thresholds, by the identity of their stage. `equal`: blocks
+    for which another source stands in with the same bytes.
     """
-    blocks, units, least = _collected(plan, base, experts, catalogue, thinned)
-    total = sum(t.nbytes for key in experts for t in plan.sources[key].source.tensors.values())
+    blocks, least = collected(plan, base, experts, catalogue, thinned, equal or {})
+    places = Places(plan)
+    ledger = _settled(plan, base, experts, blocks, equal or {})
+    total = in_pages(plan, experts)
+    order = sorted(blocks)
+    chains = [
+        blocks[where].chain([places.block(blocks[where].keys[m[0]], *where) for m in blocks[where].members])
+        for where in order
+    ]
+    spending = Spending(chains, ledger)
+    limit = math.inf if budget.share is None else budget.share * total
+    if spending.everything > limit:
+        limit -= budget.aside * total
+    if budget.deviation is None:
+        spending.within(limit)
+    else:
+        allowed = budget.deviation
+        spending.until(lambda error: _relative(error, least) <= allowed, limit)
+    for where, chain, taken in zip(order, chains, spending.taken, strict=True):
+        for member in (m for step in chain.steps[taken:] for m in step.members):
+            for place in blocks[where].members[member]:
+                blocks[where].out[place] = True
+    found = _told(plan, experts, blocks, least, equal or {})
+    return replace(found, total=total, read=ledger.nbytes, base=base)
+
+
+def in_pages(
+    plan: Plan, experts: Sequence[str], besides: Mapping[str, Mapping[str, Any]] | None = None
+) -> int:
+    """Bytes of the pages that the experts lie in, all of them or without some blocks, by source and tensor."""
+    return _ledger(plan, experts, besides or {}).nbytes
+
+
+def _ledger(plan: Plan, experts: Sequence[str], besides: Mapping[str, Mapping[str, Any]]) -> Ledger:
+    ledger, places = Ledger(), Places(plan)
+    for key in experts:
+        for name, meta in plan.sources[key].source.tensors.items():
+            gone = besides.get(key, {}).get(name, ())
+            if gone:
+                left = (n for n in range(blocks_of(meta)) if n not in gone)
+                ledger.take(places.block(key, name, n) for n in left)
+            else:
+                ledger.take([places.tensor(key, name)])
+    return ledger
+
+
+def _settled(
+    plan: Plan, base: str, experts: Sequence[str], blocks: Mapping[_Where, Block], equal: StandIns
+) -> Ledger:
+    """What is read whatever is chosen: all that is in no block that may be left out, but for what the base holds."""
+    open_: dict[str, dict[str, set[int]]] = {key: {} for key in experts}
+    for (name, number), block in blocks.items():
+        for key in block.keys:
+            open_[key].setdefault(name, set()).add(number)
+    for key in experts:
+        for name, held in equal.get(key, {}).items():
+            open_[key].setdefault(name, set()).update(n for n, holder in held.items() if holder == base)
+    return _ledger(plan, experts, open_)
+
+
+def _told(
+    plan: Plan, experts: Sequence[str], blocks: Mapping[_Where, Block], least: float, equal: StandIns
+) -> Choice:
+    """What was chosen, as far as it does not say what it takes in pages."""
     spared: dict[str, dict[str, set[int]]] = {key: {} for key in experts}
-    identical, skippable = 0, 0
-    for unit in units:
-        for key in unit.keys:
-            spared[key].setdefault(unit.tensor, set()).add(unit.number)
-        if unit.gain <= 0 and blocks[unit.tensor, unit.number].error() == 0:
-            identical += unit.nbytes
-        else:
-            skippable += unit.nbytes
-            for place in unit.places:
-                blocks[unit.tensor, unit.number].out[place] = True
-    read = total - identical - skippable
-    errors = {where: block.error() for where, block in blocks.items()}
-    error = math.fsum(errors.values())
-    for unit in sorted(
-        (u for u in units if u.gain > 0), key=lambda u: (-u.gain / u.nbytes, u.tensor, u.number, u.keys)
-    ):
-        if budget.share is not None and read + unit.nbytes > budget.share * total:
-            continue
-        if budget.deviation is not None and _relative(error, least) <= budget.deviation:
-            error = math.fsum(errors.values())  # small beside what was taken from it, so not exact until now
-            if _relative(error, least) <= budget.deviation:
-                break
-        block = blocks[unit.tensor, unit.number]
-        for place, key in zip(unit.places, unit.keys, strict=True):
-            block.out[place] = False
-            spared[key][unit.tensor].discard(unit.number)
-        error += (fresh := block.error()) - errors[unit.tensor, unit.number]
-        errors[unit.tensor, unit.number] = fresh
-        read += unit.nbytes
-    bound = _relative(math.fsum(block.error() for block in blocks.values()), least)
+    identical = 0
+    for (name, number), block in blocks.items():
+        first = {member[0] for member in block.members}
+        for place, key in enumerate(block.keys):
+            inside = any(place in member for member in block.members)
+            if block.out[place] or not inside:
+                spared[key].setdefault(name, set()).add(number)
+            identical += 0 if place in first else nbytes_of(plan, key, name, number)
+    errors = {where: error for where in sorted(blocks) if (error := blocks[where].error())}
+    bound = _relative(math.fsum(errors.values()), least)
     extra = _relative(math.fsum(block.rounding() ** 2 for block in blocks.values()), least)
-    kept = {key: {n: frozenset(b) for n, b in tensors.items() if b} for key, tensors in spared.items()}
-    return Choice(kept, total, read, identical, bound, bound + extra, bool(units))
+    return Choice(
+        spared={key: {n: frozenset(b) for n, b in tensors.items()} for key, tensors in spared.items()},
+        identical=identical,
+        bound=bound,
+        rounded=bound + extra,
+        bounded=bool(blocks),
+        asked=_asked(plan, experts, spared, equal),
+        update=math.sqrt(max(0.0, least)),
+        errors=errors,
+    )
+
+
+def _asked(
+    plan: Plan, experts: Sequence[str], spared: Mapping[str, Mapping[str, set[int]]], equal: StandIns
+) -> int:
+    """Bytes of the experts that are asked for."""
+    total = sum(t.nbytes for key in experts for t in plan.sources[key].source.tensors.values())
+    for key in experts:
+        for name in spared[key].keys() | equal.get(key, {}).keys():
+            gone = spared[key].get(name, set()) | equal.get(key, {}).get(name, {}).keys()
+            total -= sum(nbytes_of(plan, key, name, number) for number in gone)
+    return total
 
 
 def _relative(error: float, update: float) -> float:
@@ -188,162 +191,4 @@ def _relative(error: float, update: float) -> float:
     return math.sqrt(error / update) if update > 0 else math.inf
 
 
-_Found = tuple[dict[tuple[str, int], _Block], list[_Unit], float]
-
-
-def _collected(
-    plan: Plan,
-    base: str,
-    experts: Sequence[str],
-    catalogue: Catalogue,
-    thinned: Mapping[int, Thinned],
-) -> _Found:
-    """The blocks of all tensors that may be left out in part, what is read together, and the least that the squared
-    norm of the whole update can be."""
-    uses = Counter(
-        key
-        for t in plan.tensors
-        for key in {(n.source, n.meta.name) for n in walk(t.node) if isinstance(n, Read)}
-    )
-    blocks: dict[tuple[str, int], _Block] = {}
-    units: list[_Unit] = []
-    least = 0.0
-    for tensor in plan.tensors:
-        found = _usable(plan, tensor, base, experts, catalogue, thinned)
-        if found is None:
-            continue
-        form, name, sketch = found
-        inside = [key for key in experts if (key, name) in form.factors]
-        if any(uses[key, name] > 1 for key in inside):
-            continue
-        own = _blocks(plan, tensor, form, name, sketch, [experts.index(key) for key in inside], inside)
-        _without(own, form, name, inside, sketch, experts, thinned)
-        blocks |= {(name, number): block for number, block in own.items()}
-        units += _units(plan, own, form, name, inside)
-        if len(own) == len(sketch.gram) or (form.how == "sum" and not form.thinned):
-            least += _least(own, form, name, inside, thinned)
-    return blocks, units, least
-
-
-def _usable(
-    plan: Plan,
-    tensor: OutputTensor,
-    base: str,
-    experts: Sequence[str],
-    catalogue: Catalogue,
-    thinned: Mapping[int, Thinned],
-) -> tuple[Joined, str, Sketch] | None:
-    """The form, the name and the sketch of a tensor whose error can be bounded; else None."""
-    try:
-        form = joined(tensor)
-    except Unbounded:
-        return None
-    names = {name for _, name in form.factors}
-    if len(names) != 1 or any(id(node) not in thinned for node in form.thinned.values()):
-        return None
-    name = names.pop()
-    sketch = catalogue.tensors.get(name)
-    if (
-        sketch is None
-        or form.base not in (None, (base, name))
-        or name not in plan.sources[base].source.tensors
-    ):
-        return None
-    strangers = {source for source, _ in form.factors} - {base, *experts}
-    whole = abs(sum(form.factors.values()) - 1) < 1e-6 or bool(form.thinned) or form.how != "sum"
-    inside = any((key, name) in form.factors for key in experts)
-    return (form, name, sketch) if inside and whole and not strangers else None
-
-
-def _blocks(
-    plan: Plan,
-    tensor: OutputTensor,
-    form: Joined,
-    name: str,
-    sketch: Sketch,
-    places: list[int],
-    inside: Sequence[str],
-) -> dict[int, _Block]:
-    """The blocks in which everything is finite."""
-    found: dict[int, _Block] = {}
-    factors = [form.factors[key, name] for key in inside]
-    changes = [sketch.changes[place] for place in places]
-    for number, gram in enumerate(sketch.gram[:, places][:, :, places]):
-        ground = math.sqrt(sketch.ground[number]), float(sketch.peak[number])
-        if not numpy.isfinite(gram).all() or not math.isfinite(ground[0] + ground[1]) or None in changes:
-            continue
-        moved = [int(change.moved[number]) for change in changes if change is not None]
-        found[number] = _Block(
-            form, gram.tolist(), factors, [False] * len(inside), ground, moved, rounding(tensor.meta.dtype)
-        )
-    return found
-
-
-def _without(
-    blocks: dict[int, _Block],
-    form: Joined,
-    name: str,
-    inside: Sequence[str],
-    sketch: Sketch,
-    experts: Sequence[str],
-    thinned: Mapping[int, Thinned],
-) -> None:
-    """What a threshold removes whole weighs nothing: only for what is left out, so after the least was taken."""
-    for place, key in enumerate(inside):
-        condition = form.thinned.get((key, name))
-        change = sketch.changes[experts.index(key)]
-        if condition is None or change is None:
-            continue
-        for number, block in blocks.items():
-            if change.largest[number] < thinned[id(condition)].bits:
-                block.moved[place] = 0
-
-
-def _units(
-    plan: Plan, blocks: Mapping[int, _Block], form: Joined, name: str, inside: Sequence[str]
-) -> list[_Unit]:
-    found: list[_Unit] = []
-    for number, block in blocks.items():
-        moving = [k for k, many in enumerate(block.moved) if many and block.factors[k]]
-        sizes = {k: nbytes_of(plan, inside[k], name, number) for k in range(len(inside))}
-        found += [_Unit(name, number, (k,), (inside[k],), sizes[k], 0.0) for k in sizes if k not in moving]
-        energy = {k: block.factors[k] ** 2 * block.gram[k][k] for k in moving}
-        groups = [(k,) for k in moving] if form.how == "sum" else [tuple(moving)] if moving else []
-        for group in groups:
-            gain = max(sum(energy[k] for k in group), 5e-324)
-            keys = tuple(inside[k] for k in group)
-            found.append(_Unit(name, number, group, keys, sum(sizes[k] for k in group), gain))
-    return found
-
-
-def _least(
-    blocks: Mapping[int, _Block],
-    form: Joined,
-    name: str,
-    inside: Sequence[str],
-    thinned: Mapping[int, Thinned],
-) -> float:
-    """The squared norm of a tensor's whole update, at least."""
-    everyone = range(len(inside))
-    together = math.fsum(block.product(everyone, -1.0) for block in blocks.values())
-    if form.how == "sum" and not form.thinned:
-        return together
-    cut = {key: thinned[id(node)] for (key, _), node in form.thinned.items()}
-    removed = [cut[key].removed if key in cut else 0.0 for key in inside]
-    factors = [abs(form.factors[key, name]) for key in inside]
-    energies = [math.sqrt(math.fsum(block.gram[k][k] for block in blocks.values())) for k in everyone]
-    lost = sum(c * r for c, r in zip(factors, removed, strict=True))
-    rounded = 4 * form.unit  # of differences, and of their sum
-    lost += len(inside) * rounded * sum(c * e for c, e in zip(factors, energies, strict=True))
-    whole = max(0.0, math.sqrt(max(0.0, together)) - lost)
-    if form.how == "sum":
-        return whole**2
-    if form.how == "largest":
-        sizes = (c * (e * (1 - rounded) - r) for c, e, r in zip(factors, energies, removed, strict=True))
-        return max(0.0, *sizes) ** 2 * (1 - 1e-6)
-    found = (whole / form.share) ** 2 if form.share else 0.0
-    if len(cut) == len(inside):
-        smallest = min(c * cut[key].least for c, key in zip(factors, inside, strict=True))
-        if smallest > _SMALL:
-            found = max(found, smallest**2 * max(cut[key].kept for key in inside))
-    return found * (1 - 1e-6)
+__all__ = ["Budget", "Choice", "Thinned", "choose", "in_pages", "summed"]

@@ -98,20 +98,32 @@ def matrices_lacking(tensors: Iterable[OutputTensor]) -> Iterator[Diagnostic]:
     """A warning for each stage of matrices to which none of the tensors that it was given is one."""
     found: dict[str, list[Apply]] = {}
     for node in (n for tensor in tensors for n in walk(tensor.node) if isinstance(n, Apply)):
-        values = dict(node.values)
-        if values.get("spectral") is not False and stage(node.stage).access_for(values) == "tensor":
+        if dict(node.values).get("spectral") is not False and stage(node.stage).acts is not None:
             found.setdefault(node.stage, []).append(node)
     for name, nodes in found.items():
-        if any(map(is_whole, nodes)):
-            continue
-        values = dict(nodes[0].values)
-        rule = f" and takes the rule of `elsewhere: {values['elsewhere']}`" if "elsewhere" in values else ""
-        hint = (
-            "`tensors: matrices` takes every tensor of two axes"
-            if values.get("tensors") == "layers"
-            else None
-        )
-        yield Diagnostic("CV-P161", f"no tensor is a matrix to `{name}`: each{rule}", None, hint, "warning")
+        if not any(map(_acts, nodes)):
+            yield _lacking(name, nodes)
+
+
+def _acts(node: Apply) -> bool:
+    acts = stage(node.stage).acts
+    return acts is None or acts(node.shape, node.place, dict(node.values))
+
+
+def _lacking(name: str, nodes: Sequence[Apply]) -> Diagnostic:
+    """What a stage looked for, what becomes of the tensors, and which values would find some."""
+    values = dict(nodes[0].values)
+    layers = values.get("tensors") == "layers"
+    sought = "tensor of two axes of a layer" if layers else "tensor of two axes"
+    rules = {"base": "stays at the base", "mean": "is averaged", "sum": "is added"}
+    rule = values.get("elsewhere")
+    told = (
+        f"{rules[rule]} (`elsewhere: {rule}`)" if rule in rules else "is merged by the rule for other tensors"
+    )
+    message = f"`{name}` takes each {sought} as a matrix and finds none: all it is given {told}"
+    hints = ["`tensors: matrices` takes every tensor of two axes"] * layers
+    hints += ["`flatten: true` takes convolutions"] * any(len(node.shape) > 2 for node in nodes)
+    return Diagnostic("CV-P161", message, None, "; ".join(hints) or None, "warning")
 
 
 def keeps(nodes: Sequence[Node], share: int, sources: Mapping[str, Source]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from cuvee.plan.cost import inputs_of
 from cuvee.plan.plan import Plan
-from cuvee.sources.catalogue import step_of
+from cuvee.sources.catalogue import blocks_of, span_of, step_of
 from cuvee.sources.source import unfetched
 from cuvee.sources.spared import SparedSource
 
@@ -74,7 +74,7 @@ def unneeded(plan: Plan) -> StandIns:
     for tensor in plan.tensors:
         for place, meta in inputs_of([tensor]).items():
             step = step_of(meta.dtype.size)
-            every = set(range(-(-meta.numel // step)))
+            every = set(range(blocks_of(meta)))
             asked = {b for start, stop in tensor.parts for b in range(start // step, -(-stop // step))}
             found[place] = found.get(place, every) & (every - asked if tensor.parts else set())
     for members in plan.groups().values():  # what figures of several tensors are found in
@@ -90,5 +90,5 @@ def unneeded(plan: Plan) -> StandIns:
 def nbytes_of(plan: Plan, key: str, name: str, number: int) -> int:
     """Bytes of one block."""
     meta = plan.sources[key].source.tensors[name]
-    step = step_of(meta.dtype.size)
-    return meta.dtype.size * (min(meta.numel, (number + 1) * step) - number * step)
+    start, stop = span_of(meta, number)
+    return meta.dtype.size * (stop - start)

@@ -17,11 +17,14 @@ from cuvee.core import cache
 from cuvee.core.digests import bytes_digest, canonical_json
 from cuvee.core.lazy import numpy
 from cuvee.core.limits import MIB
+from cuvee.core.names import printable
+from cuvee.core.tensors import TensorMeta
+from cuvee.errors import SourceError, Where
 from cuvee.sources import catalogue_ranks as by_rank
 from cuvee.sources import catalogue_store as store
 from cuvee.sources.catalogue_ranks import Ranks
 from cuvee.sources.catalogue_store import Broken, Row
-from cuvee.sources.source import Source, weight_files
+from cuvee.sources.source import Source, unfetched, weight_files
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -92,6 +95,17 @@ def step_of(size: int) -> int:
     return BLOCK // size
 
 
+def blocks_of(meta: TensorMeta) -> int:
+    """How many blocks a tensor has."""
+    return -(-meta.numel // step_of(meta.dtype.size))
+
+
+def span_of(meta: TensorMeta, number: int) -> tuple[int, int]:
+    """The elements [start, stop) of a block."""
+    step = step_of(meta.dtype.size)
+    return number * step, min((number + 1) * step, meta.numel)
+
+
 def fingerprint(source: Source) -> str | None:
     """What a source is right now: its identity, and sizes, times and inodes of its files; None without files."""
     rows = []
@@ -121,15 +135,10 @@ def digests_of(source: Source) -> Mapping[str, Array] | None:
     except (Broken, KeyError):
         return None
     fits = all(
-        name in source.tensors and digests.shape == (_blocks(source, name), DIGEST)
+        name in source.tensors and digests.shape == (blocks_of(source.tensors[name]), DIGEST)
         for name, digests in found.items()
     )
     return found if fits else None
-
-
-def _blocks(source: Source, name: str) -> int:
-    meta = source.tensors[name]
-    return -(-meta.numel // step_of(meta.dtype.size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +167,7 @@ def known_of(base: Source, expert: Source) -> Known | None:
             lost = held["lost"][number]
             keys, counts = (None, None) if lost else store.unpacked(held[f"told{number}"])
             found[name] = Change(energy, parts[1][name], parts[2][name], keys, counts, ranks[number])
-            if len(energy) != _blocks(base, name):
+            if len(energy) != blocks_of(base.tensors[name]):
                 return None
         return Known(found, by_rank.whole_of(held))
     except (Broken, KeyError, IndexError, ValueError):
@@ -181,7 +190,7 @@ def catalogued(base: Source, experts: Sequence[Source]) -> Catalogue | None:
         for number, name in enumerate(held["names"].tolist()):
             same, gram = held[f"same{number}"][places], held[f"gram{number}"][:, places][:, :, places]
             own = [part.get(name) for part in changes if part is not None]
-            if len(gram) != _blocks(base, name):
+            if len(gram) != blocks_of(base.tensors[name]):
                 return None
             found[name] = Sketch(same, gram, held[f"ground{number}"], held[f"peak{number}"], own)
     except (KeyError, IndexError):
@@ -202,6 +211,20 @@ def catalogue(base: Source, experts: Sequence[Source], threads: int | None = Non
     found = scan(base, experts, threads or os.cpu_count() or 1)
     keep((base, *experts), found, before)
     return Catalogue(found.sketches)
+
+
+def bring(sources: Sequence[Source]) -> None:
+    """Fetch what is not here yet; SourceError CV-S392 for a source that lies in no file, of which nothing is kept."""
+    for source in sources:
+        for file in unfetched(source):
+            file.fetch()
+        if fingerprint(source) is None:
+            raise SourceError(
+                "CV-S392",
+                f"`{printable(source.label)}` lies in no file of this machine, so no catalogue of it can be kept",
+                where=Where(source=source.label),
+                hint="fetch the model first and name its folder",
+            )
 
 
 def fingerprints(sources: Sequence[Source]) -> tuple[str | None, ...]:

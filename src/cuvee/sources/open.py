@@ -15,8 +15,7 @@ from cuvee.core import settings
 from cuvee.core.limits import DEFAULT, Limits
 from cuvee.core.names import printable
 from cuvee.errors import CuveeError, Diagnostic, SourceError, UsageError
-from cuvee.formats.package_form import FILE as PACKAGE
-from cuvee.formats.packed import TABLE
+from cuvee.formats.folder_files import PACKAGE, PACKED
 from cuvee.sources.folder import FolderSource, Origin, open_adapter, open_path
 from cuvee.sources.pipeline import is_pipeline, open_pipeline
 from cuvee.sources.reference import Reference, parse_reference
@@ -88,7 +87,7 @@ def _open(reference: Reference, label: str, *, anchor: Path, limits: Limits, off
 
 def _unpacked(source: Source, reference: Reference, anchor: Path, limits: Limits, offline: bool) -> Source:
     """The expert that a folder holds packed, on its base; any other source as it is."""
-    if not isinstance(source, FolderSource) or TABLE not in source.files():
+    if not isinstance(source, FolderSource) or PACKED not in source.files():
         return source
     from cuvee.sources.packed import base_of, missing_base, unpacked
     from cuvee.sources.quantised import dequantised

@@ -25,6 +25,7 @@ from cuvee.formats.shard_names import INDEX_SUFFIX, SAFETENSORS_NAMES, holds_wei
 from cuvee.sources.folder import FolderSource, Origin, open_folder, open_single
 from cuvee.sources.hub import beside
 from cuvee.sources.reference import WEIGHT_SUFFIXES, Reference
+from cuvee.sources.remote_pace import Pace
 from cuvee.sources.remote_ranges import RangedBytes, RangedFile
 from cuvee.sources.remote_stores import (
     HttpStore,
@@ -79,12 +80,14 @@ def open_remote(
         )
     url, _, name = reference.name.rstrip("/").rpartition("/")
     single = name.endswith(WEIGHT_SUFFIXES)
-    folder = _Folder(_store(url if single else reference.name), label, limits, patience or Patience())
+    patience = patience or Patience()
+    store = _store(url if single else reference.name, patience.pace)
+    folder = _Folder(store, label, limits, patience)
     return folder.single(name, reference.name) if single else folder.whole(reference.name)
 
 
-def _store(url: str) -> Store:
-    return HttpStore(url) if urlsplit(url).scheme in ("http", "https") else ObjectStore(url)
+def _store(url: str, pace: Pace) -> Store:
+    return HttpStore(url, pace) if urlsplit(url).scheme in ("http", "https") else ObjectStore(url, pace)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import random
 import re
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -20,12 +20,13 @@ from cuvee.core import stopping
 from cuvee.core.askers import stopped
 from cuvee.core.names import printable
 from cuvee.errors import CorruptFile, SourceError, Where
+from cuvee.sources.remote_pace import Pace, Stalled, Unsteady, body, session
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _DIGEST = re.compile(r"sha-(256|512)=:([A-Za-z0-9+/=]+):")
-_TIMEOUT = (10, 60)  # seconds to connect, and between two bytes
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 _VERSION_KEYS = ("VersionId", "version_id", "ETag", "etag", "generation", "LastModified", "mtime", "created")
+_TOLD = 1 << 20  # bytes of what a store tells about files, at most
 T = TypeVar("T")
 INSTALL = "install it with `pip install 'cuvee[remote]'`"
 
@@ -56,21 +57,16 @@ class Store(Protocol):
         ...
 
 
-class Unsteady(Exception):
-    """An answer that may be another one when asked again; `wait` seconds at least, where the server says."""
-
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
-        super().__init__(reason)
-        self.wait = wait
-
-
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How often a request is made, and how long the pauses between are: doubled each time, with some chance in them."""
+    """How often a request is made, how long the pauses between are (doubled each time, with some chance in them), and
+    how slowly an answer may come.
+    """
 
     attempts: int = 6
     first: float = 0.25
     most: float = 20.0
+    pace: Pace = field(default_factory=Pace)
 
     def pause(self, attempt: int, least: float) -> float:
         """Seconds to wait after this attempt (0 is the first)."""
@@ -81,21 +77,26 @@ class Patience:
 def patiently(
     store: Store, name: str, offset: int, count: int, version: str | None, patience: Patience
 ) -> Piece | None:
-    """A piece, asked for again while the answers are unsteady; CV-S213 when they stay so."""
+    """A piece, asked for again while the answers are unsteady; CV-S213 or CV-S390 when they stay so."""
     return again(lambda: store.piece(name, offset, count, version), store, name, patience)
 
 
 def again(ask: Callable[[], T], store: Store, name: str, patience: Patience) -> T:
-    """What is answered in the end; CV-S213 when it stays unsteady, Interrupted when the process must end."""
+    """What is answered in the end; CV-S213 when it stays unsteady, CV-S390 when the last answer came too slowly.
+
+    Raises Interrupted when the process must end.
+    """
+    code = "CV-S213"
     for attempt in range(patience.attempts):
         try:
             return ask()
         except Unsteady as error:
             reason, least = str(error), error.wait
+            code = "CV-S390" if isinstance(error, Stalled) else "CV-S213"
         if attempt + 1 < patience.attempts and stopping.pause(patience.pause(attempt, least)):
             raise stopped()
     raise SourceError(
-        "CV-S213",
+        code,
         f"`{shown(store, name)}` cannot be read: {reason}, {patience.attempts} times",
         where=Where(file=shown(store, name)),
         hint="run the same command again when the server answers; what is finished is kept",
@@ -105,8 +106,9 @@ def again(ask: Callable[[], T], store: Store, name: str, patience: Patience) -> 
 class HttpStore:
     """A folder on a server of HTTP or HTTPS that answers ranged requests; sessions are kept per thread."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, pace: Pace) -> None:
         self.url = url.rstrip("/")
+        self._pace = pace
         self._threads = threading.local()
 
     def names(self) -> list[str] | None:
@@ -119,7 +121,9 @@ class HttpStore:
             headers["If-Match"] = version
         url = f"{self.url}/{quote(name)}" if name else self.url
         try:
-            with self._session().get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
+            with self._session().get(
+                url, headers=headers, stream=True, timeout=self._pace.timeouts
+            ) as answer:
                 return self._read(answer, name, (offset, count), version)
         except (requests.exceptions.SSLError, requests.exceptions.InvalidURL) as error:
             raise SourceError(
@@ -144,9 +148,7 @@ class HttpStore:
         found = _version(headers)
         if version is not None and found != version:
             raise changed(self, name)
-        data = answer.raw.read(last + 1 - first, decode_content=False)
-        while len(data) < last + 1 - first and (more := answer.raw.read(last + 1 - first - len(data))):
-            data += more
+        data = body(answer.raw, last + 1 - first, self._pace)
         if len(data) != last + 1 - first:
             raise Unsteady(f"an answer ends after {len(data):,} of {last + 1 - first:,} bytes")
         _check(data, headers)
@@ -177,15 +179,19 @@ class HttpStore:
 
     def _session(self) -> Any:
         if not hasattr(self._threads, "session"):
-            self._threads.session = _requests().Session()
+            self._threads.session = session(self._pace)
         return self._threads.session
 
 
 class ObjectStore:
-    """A folder of any file system that fsspec knows (`s3`, `gs`); each piece is followed by a look at the version."""
+    """A folder of any file system that fsspec knows (`s3`, `gs`); each piece is followed by a look at the version.
 
-    def __init__(self, url: str) -> None:
+    Its libraries do not say how much has come, so an answer is timed as a whole, where they can be told to give up.
+    """
+
+    def __init__(self, url: str, pace: Pace) -> None:
         self.url = url.rstrip("/")
+        self._pace = pace
         scheme = url.partition(":")[0]
         try:
             import fsspec
@@ -199,7 +205,7 @@ class ObjectStore:
             ) from None
 
     def names(self) -> list[str] | None:
-        entries = self._asked("", lambda: self._system.ls(self._root, detail=True)) or []
+        entries = self._asked("", lambda: self._system.ls(self._root, detail=True, **self._within())) or []
         files = (entry["name"] for entry in entries if entry.get("type") == "file")
         return sorted(name.rstrip("/").rpartition("/")[2] for name in files)
 
@@ -210,7 +216,8 @@ class ObjectStore:
             return None
         data: Any = b""  # an object without bytes has no range that could be asked for
         if before is None or before.get("size") != 0:
-            data = self._asked(name, lambda: self._system.cat_file(path, start=offset, end=offset + count))
+            span, limit = {"start": offset, "end": offset + count}, self._within(count)
+            data = self._asked(name, lambda: self._system.cat_file(path, **span, **limit))
         after = self._asked(name, lambda: self._info(path))
         pinned = version if version is not None else _stamp(before)
         if data is None or after is None or _stamp(after) != pinned:
@@ -223,7 +230,12 @@ class ObjectStore:
 
     def _info(self, path: str) -> Any:
         self._system.invalidate_cache()
-        return self._system.info(path)
+        return self._system.info(path, **self._within())
+
+    def _within(self, count: int = _TOLD) -> dict[str, float]:
+        """How long a request for so many bytes may take, where the library can be told."""
+        limit = self._pace.whole(count) if self._system.async_impl else None
+        return {} if limit is None else {"timeout": limit}
 
     def _asked(self, name: str, ask: Callable[[], Any]) -> Any:
         """What the store answers, None for what is not there."""
@@ -237,6 +249,8 @@ class ObjectStore:
             kind = type(error).__name__
             if "Credential" in kind:
                 raise refused(self, name, f"there are no credentials for it ({kind})") from None
+            if kind == "FSTimeoutError":
+                raise Stalled("no whole answer came in time") from None
             raise Unsteady(f"the store fails ({kind})") from None
 
 

@@ -56,10 +56,13 @@ class SparedSource:
         return self._expert.notes
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """Elements [start, stop), run by run from the expert and from what stands in."""
+        """Elements [start, stop), run by run from the expert and from what stands in.
+
+        Where something is lost, whole tensors are not read ahead of, either: what lies behind one may be left out.
+        """
         meta = meta_of(self.tensors, name, self.label)
         start, stop = bounded(meta, start, stop)
-        if not self._spared.get(name) or start == stop:
+        if start == stop or not (self._spared.get(name) or self._facts):
             return self._expert.read(name, start, stop)
         parts = [
             self._exactly(name, a, b) if source is None else source.read(name, a, b)
@@ -69,7 +72,7 @@ class SparedSource:
 
     def _runs(self, name: str, start: int, stop: int) -> Iterator[tuple[Source | None, int, int]]:
         """Runs of elements with the source that stands in for each; None for the expert itself."""
-        step, left_out = step_of(self.tensors[name].dtype.size), self._spared[name]
+        step, left_out = step_of(self.tensors[name].dtype.size), self._spared.get(name, {})
         begin = start
         for block in range(start // step, -(-stop // step)):
             end = min(stop, (block + 1) * step)

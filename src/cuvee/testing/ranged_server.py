@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Literal, cast
 from urllib.parse import unquote, urlsplit
 
-Fault = Literal["503", "429", "cut", "reset", "shifted", "garbled", "stalled"]
+Fault = Literal["503", "429", "cut", "reset", "shifted", "garbled", "stalled", "trickled", "slow head"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +108,12 @@ class _Handler(BaseHTTPRequestHandler):
         fault = owner.fault(name)
         if fault in ("503", "429"):
             self._answer(int(fault), b"busy", {"Retry-After": "0"})
-        elif fault in ("reset", "stalled"):
+        elif fault in ("reset", "stalled", "slow head"):
             self.close_connection = True
             if fault == "stalled":
                 owner.over.wait()
+            if fault == "slow head":
+                self._trickle(b"HTTP/1.1 206 Partial Content\r\nX-Words: " + b"a" * 10_000)
             self.connection.close()
         elif etag and self.headers.get("If-Match") not in (None, etag):
             self._answer(412, b"changed")
@@ -131,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Digest"] = f"sha-256=:{digest}:"
         if fault == "garbled":
             data = bytes([data[0] ^ 1]) + data[1:]
-        self._answer(206, data, headers, cut=fault == "cut")
+        self._answer(206, data, headers, cut=fault == "cut", slow=fault == "trickled")
 
     def _tags(self, etag: str | None) -> dict[str, str]:
         manners = cast(_Server, self.server).owner.manners
@@ -139,15 +141,31 @@ class _Handler(BaseHTTPRequestHandler):
         return {**tags, "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"} if manners.dates else tags
 
     def _answer(
-        self, status: int, data: bytes, headers: dict[str, str] | None = None, *, cut: bool = False
+        self,
+        status: int,
+        data: bytes,
+        headers: dict[str, str] | None = None,
+        *,
+        cut: bool = False,
+        slow: bool = False,
     ) -> None:
         self.send_response(status)
         for name, value in {**(headers or {}), "Content-Length": str(len(data))}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(data[: len(data) // 2] if cut else data)
-        if cut:
-            self.close_connection = True
+        self.close_connection = self.close_connection or cut or slow
+        if slow:
+            self._trickle(data)
+        else:
+            self.wfile.write(data[: len(data) // 2] if cut else data)
+
+    def _trickle(self, data: bytes) -> None:
+        """A byte now and then, until the client goes or the server ends."""
+        over = cast(_Server, self.server).owner.over
+        for byte in data:
+            self.wfile.write(bytes([byte]))
+            if over.wait(0.05):
+                break
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Say nothing."""

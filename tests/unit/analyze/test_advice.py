@@ -108,3 +108,17 @@ def test_the_forecast_of_known_changes() -> None:
     assert forecast(a, -a).experimental
     assert forecast(a, torch.zeros(80, 80)).band == "none"
     assert np.isnan(forecast(a, torch.zeros(80, 80)).mean)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(("one",), "1 of 1"), (("one", "none"), "1 of 2"), (("none",), "0 of 1")]
+)
+def test_one_changed_model_is_nothing_to_merge(names: tuple[str, ...], said: str) -> None:
+    changes = {"one": noise(0.05), "none": torch.zeros(80, 80)}
+    found = advice({name: changes[name] for name in names})
+    assert found["nothing_to_merge"].kind == "stop" and found["nothing_to_merge"].reason.startswith(said)
+    assert not any(one.methods for one in found.values())
+
+
+def test_two_changed_models_are_something_to_merge() -> None:
+    assert "nothing_to_merge" not in advice({"one": noise(0.05), "two": noise(0.05)})

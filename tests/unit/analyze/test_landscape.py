@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cuvee import analyze
-from cuvee.errors import EvaluationError
+from cuvee.errors import EvaluationError, UsageError
 
 ORIGIN = {"w": torch.zeros(2), "n": torch.tensor([7])}
 FIRST = {"w": torch.tensor([1.0, 0.0]), "n": torch.tensor([8])}
@@ -68,3 +68,21 @@ def test_half_precision_is_blended_in_single_and_given_back_in_half() -> None:
 def test_errors_have_their_codes(code: str, call) -> None:
     with pytest.raises(EvaluationError, match=code):
         call()
+
+
+def test_scores_are_better_in_one_of_two_directions() -> None:
+    for draw in (
+        lambda: analyze.path(FIRST, SECOND, loss, better="least"),  # type: ignore[arg-type]
+        lambda: analyze.plane(ORIGIN, FIRST, SECOND, loss, better="least"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(UsageError) as caught:
+            draw()
+        assert caught.value.diagnostics[0].code == "CV-U391"
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.0, -3.0])
+def test_models_on_one_line_span_no_plane(scale: float) -> None:
+    further = {**FIRST, "w": scale * FIRST["w"]}
+    with pytest.raises(UsageError) as caught:
+        analyze.plane(ORIGIN, FIRST, further, loss)
+    assert caught.value.diagnostics[0].code == "CV-U392"

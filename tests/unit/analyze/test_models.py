@@ -199,6 +199,8 @@ def test_errors_have_their_codes(raw: Any) -> None:
             wrong()
     with pytest.raises(UsageError, match="CV-B234"):
         analyze.models(base, [])
+    with pytest.raises(UsageError, match="at least one expert"):
+        analyze.models(base, {})
 
 
 def test_the_command(raw: Any, tmp_path: Path, cli: Any) -> None:

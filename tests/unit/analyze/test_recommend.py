@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -88,6 +88,62 @@ def test_ones_own_benchmark_counts(tmp_path: Path, cli: Any) -> None:
         store.put(Cell("mine", "d", 0, ("a",), method, method), card)
     start = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
     base, tune = folder(tmp_path / "base", start), folder(tmp_path / "tune", 1.01 * start)
-    done = cli("advise", base, tune, "--bench", str(tmp_path / "bench"), "--json").json
+    other = folder(tmp_path / "other", 1.01 * start + 0.01)
+    alone = cli("advise", base, tune, "--bench", str(tmp_path / "bench"))
+    assert alone.code == 3 and "slerp" not in alone.out and "1 of 1 differs from the base" in alone.out
+    done = cli("advise", base, tune, other, "--bench", str(tmp_path / "bench"), "--json").json
     slerp = next(one for one in done["recommended"] if one["method"] == "slerp")
     assert slerp["reasons"] == ["place 1 of 2 in your table of mine, 1 experts"]
+
+
+def test_a_tracks_experts_are_advised_on_by_their_scores_too(
+    cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+
+    from cuvee.evaluate.task import ACCURACY, Item, Provenance, Task
+
+    class Steps:
+        """Right where the task's own weight is at least 0.6: nothing at half the change."""
+
+        def load(self, weights: Any) -> None:
+            self.weight = weights["layers.0.w"]
+
+        def answer(self, task: Task, items: Any, ledger: Any) -> Any:
+            right = bool(self.weight[0 if task.name == "one" else 1, 0] >= 0.6)
+            return np.full(len(items), float(right))
+
+    class Track:
+        name, digest, base = "steps", "0", {"layers.0.w": torch.zeros(80, 80) + 0.1}
+        tasks: ClassVar[Any] = {
+            name: Task.of(
+                name,
+                train=(),
+                selection=[Item(f"{name} {i}", 0) for i in range(4)],
+                test=[Item(f"{name} test", 0)],
+                metric=ACCURACY,
+                head="none",
+                provenance=Provenance("made here"),
+            )
+            for name in ("one", "two")
+        }
+
+        def expert(self, task: str) -> Any:
+            moved = torch.full((80, 80), 0.1)
+            moved[0 if task == "one" else 1, 0] = 1.0
+            return {"layers.0.w": moved}
+
+        def examinee(self) -> Steps:
+            return Steps()
+
+    monkeypatch.setattr("cuvee.evaluate.tracks.registry.open_track", lambda name, seed: Track())
+    done = cli("advise", "--track", "steps")
+    assert done.code == 0 and "leave average" not in done.out
+    assert "averages of two): one 100.0%, two 100.0%" in done.out
+    told = cli("advise", "--track", "steps", "--json").json
+    assert told["scores"]["halving"] == told["scores"]["gain"] == [1.0, 1.0]
+    assert told["scores"]["disturbance"] is None
+    alone = cli("advise", "--track", "steps", "--task", "one")
+    assert alone.code == 3 and "1 of 1 scores better than the base" in alone.out
+    for wrong in ([], ["base"], ["base", "a", "--track", "steps"], ["base", "a", "--task", "one"]):
+        assert "CV-U396" in cli("advise", *wrong).err

@@ -1,6 +1,7 @@
 """Attacks on the bounds of budgets: whatever the experts, the method and the types, the error stays within them."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,16 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from cuvee.api import budget_sample
 from cuvee.api.blend import Blend
 from cuvee.api.budget import budgeted, make_catalogue, measured
+from cuvee.api.budgeted_plan import Sample
 from cuvee.api.execute import load
 from cuvee.api.sparing import memo_of
 from cuvee.engine.options import RunOptions
 from cuvee.engine.run import run
 from cuvee.errors import NonFinite, PlanError, RunError
+from cuvee.plan import pages
 from cuvee.recipe.load import parse_recipe
 from cuvee.sinks.memory import MemorySink
 from cuvee.sources import catalogue as catalogues
@@ -29,6 +33,8 @@ OPTIONS = RunOptions(threads=1)
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch, tmp_path):
     monkeypatch.setattr(catalogues, "BLOCK", BLOCK)
+    monkeypatch.setattr(pages, "PAGE", 64)
+    monkeypatch.setattr(budget_sample, "PAGE", 64)
     monkeypatch.setenv("CUVEE_CACHE", str(tmp_path / "cache"))
 
 
@@ -194,7 +200,7 @@ def test_votes_leave_blocks_out_and_measure_what_that_cost(tmp_path) -> None:
         asked = budgeted(plan, None, 0.2, OPTIONS)
         assert asked.choice.read < 0.9 * asked.choice.total, merge
         assert 0 < asked.choice.bound <= 0.2
-        found = measured(asked, every=1)
+        found = measured(replace(asked, sample=Sample(tensors=plan.tensors)))
         wide = plan_of(tmp_path, merge, [1.0] * 3, "output: {dtype: float32}\n")
         full = load(wide, RunOptions(threads=1, catalogue=False))
         base = {n: wide.sources[next(iter(wide.sources))].source.read(n).double() for n in full}

@@ -69,3 +69,15 @@ def test_several_errors_are_counted_and_explained() -> None:
     text = render.error_text(CuveeError.collected(found))
     assert text.endswith("hint: do this\n\n2 errors\nhint: `cuvee explain CV-R004`")
     assert render.error_text(UsageError("CV-U001", "one")) == "error[CV-U001]: one"
+
+
+def test_json_holds_null_where_there_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    import numpy
+
+    content = {"a": [float("nan"), (numpy.float64("inf"), 1.5)], "b": {"c": -float("inf"), "d": None}}
+    for show in (render.print_json, render.json_line):
+        show(content)
+        found = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
+        assert found == {"a": [None, [None, 1.5]], "b": {"c": None, "d": None}}

@@ -309,7 +309,7 @@ def test_no_other_module_changes_the_file_system() -> None:
 
 def test_finished_pieces_of_a_file_are_sent_to_the_device_early(tmp_path, monkeypatch) -> None:
     asked: list[tuple[int, ...]] = []
-    piece = disk_module._FLUSHED
+    piece = linux_calls._FLUSHED
     monkeypatch.setattr(linux_calls, "sync_file_range_call", lambda: lambda *given: asked.append(given[1:]))
     handle = REAL.create(tmp_path / "x", 3 * piece)
     for start in range(0, 5 * piece // 2, piece // 2):
@@ -321,7 +321,7 @@ def test_finished_pieces_of_a_file_are_sent_to_the_device_early(tmp_path, monkey
 
 def test_writing_needs_no_early_start(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(linux_calls, "sync_file_range_call", lambda: None)
-    data = os.urandom(disk_module._FLUSHED + 7)
+    data = os.urandom(linux_calls._FLUSHED + 7)
     handle = REAL.create(tmp_path / "x", len(data))
     REAL.pwrite(handle, data, 0)
     REAL.close(handle)

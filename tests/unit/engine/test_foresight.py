@@ -123,3 +123,15 @@ def test_the_outlook_adds_arithmetic_and_memory(paths: list[Path]) -> None:
     assert found.arithmetic == pytest.approx(means.seconds + moving / THREADS)
     assert means.seconds > 0 and found.copied == pytest.approx(moving / THREADS)  # each input is read once
     assert found.seconds > found.arithmetic
+
+
+def test_a_row_that_is_too_long_for_the_kernels_is_held_whole_by_torch(tmp_path: Path) -> None:
+    """A vector is one row: DELLA ranks five million entries at once, so every value of a node is in memory."""
+    count = 5_000_000
+    paths = [tmp_path / f"{name}.safetensors" for name in ("base", "one", "two")]
+    for path in paths:
+        save_file({"w": torch.zeros(count, dtype=torch.bfloat16)}, path)
+    options = RunOptions(threads=1, memory=32 << 20)
+    found = foreseen(paths, "della", options)
+    assert found.program >= PROGRAM  # torch's
+    assert found.held["w"] >= 4 * count * 3

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,6 +71,16 @@ def test_json_is_taken_whole_or_from_the_last_line(tmp_path: Path, printed: str,
             "ended with code 1: the ",
         ),
         ("time.sleep(60)", "CV-B311", "longer than 1 s"),
+        ("print('{\"a\": 1' + '0' * 400 + '}')", "CV-B312", "1000"),
+        ("print('[' * 100_000)", "CV-B312", "no JSON object"),
+        ("print(json.dumps({'a': {}, 'b': 1}))", "CV-B312", "gave no score"),
+        ("print(json.dumps({'scores': {'a': 1}, 'items': {'a': ['x']}}))", "CV-B312", "items of `a`"),
+        (
+            "print(json.dumps({'scores': {'a': 1}, 'items': {'a': [1, float('nan')]}}))",
+            "CV-B312",
+            "items of `a`",
+        ),
+        ("print(json.dumps({'scores': {'a': 1}, 'items': {'a': 3}}))", "CV-B312", "items of `a`"),
     ],
 )
 def test_programs_that_fail_are_told_with_their_last_words(
@@ -85,6 +97,63 @@ def test_commands_that_cannot_run_are_refused(given: str, code: str) -> None:
     with pytest.raises(CuveeError) as caught:
         command.run(given, "m")
     assert caught.value.diagnostics[0].code == code
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_program_that_prints_without_end_is_ended(
+    stream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_MOST", 1 << 20)
+    endless = f"while True: sys.{stream}.write('x' * 65536)"
+    began = time.monotonic()
+    with pytest.raises(EvaluationError, match="printed more than 1 MiB") as caught:
+        command.run(program(tmp_path, endless), "m", timeout=60)
+    assert caught.value.diagnostics[0].code == "CV-B312" and time.monotonic() - began < 30
+    with pytest.raises(EvaluationError, match="printed more than"):
+        command.run(program(tmp_path, f"sys.{stream}.write('x' * (1 << 21))"), "m", timeout=60)
+
+
+def test_a_line_that_cannot_be_split_is_refused() -> None:
+    with pytest.raises(CuveeError) as caught:
+        command.run("python 'x {model}", "m")
+    assert caught.value.diagnostics[0].code == "CV-U311"
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_timeout_is_a_time(seconds: float) -> None:
+    with pytest.raises(CuveeError) as caught:
+        command.run("true {model}", "m", timeout=seconds)
+    assert caught.value.diagnostics[0].code == "CV-U390"
+
+
+def test_what_a_slow_program_started_ends_with_it(tmp_path: Path) -> None:
+    mark = tmp_path / "alive"
+    line = f"import time; time.sleep(2); open({str(mark)!r}, 'w')"
+    body = f"import subprocess; subprocess.run([sys.executable, '-c', {line!r}])"
+    with pytest.raises(EvaluationError, match="longer than"):
+        command.run(program(tmp_path, body), "m", timeout=1)
+    time.sleep(3)
+    assert not mark.exists()
+
+
+def test_a_program_that_reads_is_given_nothing(tmp_path: Path) -> None:
+    reading, writing = os.pipe()  # what a terminal is: nothing comes, and it does not end
+    before = os.dup(0)
+    os.dup2(reading, 0)
+    try:
+        found = command.run(program(tmp_path, "sys.stdin.read(); print('{\"a\": 1}')"), "m", timeout=20)
+    finally:
+        os.dup2(before, 0)
+        for opened in (before, reading, writing):
+            os.close(opened)
+    assert found.scores == {"a": {"score": 1}}
+
+
+def test_items_that_are_no_numbers_do_not_spoil_the_report() -> None:
+    spoiled: Any = [{"a": ["x", "y"]}, {"a": [float("nan"), 1.0]}, {"a": 3}, {"a": [[1], [2, 3]]}]
+    for items in spoiled:
+        shown: Any = outcome.section([outcome.Outcome("command", "m", {"a": {"acc": 0.5}}, items)])
+        assert shown.parts[1].rows[0][4] == "0.5"
 
 
 def test_outcomes_are_kept_and_shown_with_intervals(tmp_path: Path) -> None:
@@ -114,6 +183,12 @@ def test_the_command_line_scores_keeps_and_reports(tmp_path: Path, cli: Any) -> 
     assert "Scores by other programs" in cli("bench", "report", str(bench)).out
     nothing = cli("bench", "score", "./model")
     assert (nothing.code, "CV-U312" in nothing.err) == (2, True)
+
+
+def test_what_one_program_said_is_kept_where_the_next_fails(tmp_path: Path, cli: Any) -> None:
+    line = " ".join(program(tmp_path, f"print({json.dumps(GOOD)!r})"))
+    done = cli("bench", "score", "m", "--command", line, "--inspect", "nosuch.py", "-o", str(tmp_path / "b"))
+    assert done.code != 0 and len(outcome.kept(tmp_path / "b")) == 1
 
 
 def test_a_recipe_is_merged_before_it_is_scored(tmp_path: Path, cli: Any) -> None:

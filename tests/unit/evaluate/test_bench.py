@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ def test_whatever_a_method_raises_the_others_go_on(error: Exception, tmp_path: P
         raise error
 
     told: list[Done] = []
-    ring = Ring(Track(), Track().examinee(), Store(tmp_path))
+    ring = Ring(Track(), Store(tmp_path))
     cells = [Cell("linear", "0", 0, ("a", "b"), m, m) for m in ("broken", "fine")]
     methods = [broken, lambda room: (room.base, {})]
     assert score_all(ring, list(zip(cells, methods, strict=True)), told.append) == 1
@@ -192,6 +193,35 @@ def test_a_damaged_cell_is_named(tmp_path: Path) -> None:
     (tmp_path / "cells" / "x.json").write_text("{}")
     with pytest.raises(EvaluationError, match=r"x\.json"):
         Store(tmp_path).results()
+
+
+SPOILED: dict[str, Any] = {
+    "tasks a list": lambda data: data["card"].update(tasks=[]),
+    "no tasks": lambda data: data["card"].update(tasks={}),
+    "too few scores": lambda data: data["card"]["tasks"]["a"].update(scores=[1.0]),
+    "no scores": lambda data: data["card"]["tasks"]["a"].update(scores=[], weights=None, units=[]),
+    "NaN": lambda data: data["card"]["tasks"]["a"]["scores"].__setitem__(0, float("nan")),
+    "no settings": lambda data: data["card"].update(settings=None),
+    "a word as seed": lambda data: data["cell"].update(seed="x"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_a_cell_whose_content_is_damaged_is_named(name: str, tmp_path: Path) -> None:
+    run(Grid("linear", (Contender("average"),), budget=0), opened, Store(tmp_path))
+    path = sorted((tmp_path / "cells").iterdir())[0]
+    data = json.loads(path.read_text())
+    SPOILED[name](data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(EvaluationError, match=path.stem) as caught:
+        Store(tmp_path).results()
+    assert caught.value.diagnostics[0].code == "CV-B021"
+
+
+def test_what_a_track_is_made_of_is_found_again_whatever_its_digest_is(tmp_path: Path) -> None:
+    for digest in ("1/ab/0", "1/ab/1", "../../up", "0f"):
+        Store(tmp_path).describe({"track": "names", "digest": digest}, 0)
+    assert {one["digest"] for one in Store(tmp_path).tracks()} == {"1/ab/0", "1/ab/1", "../../up", "0f"}
 
 
 def test_a_folder_without_results_is_named(tmp_path: Path) -> None:

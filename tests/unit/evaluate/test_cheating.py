@@ -6,14 +6,11 @@ import copy
 import ctypes
 import gc
 import inspect
-import multiprocessing
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +21,7 @@ from linear_track import WEIGHT, Linear, Track
 
 from cuvee.core import linux_namespaces
 from cuvee.core.cache import folder as cache_folder
-from cuvee.errors import Diagnostic, EvaluationError, LeakError, RecipeError, Where
+from cuvee.errors import EvaluationError, LeakError
 from cuvee.evaluate import phases, referee
 from cuvee.evaluate.addition import Newcomer, add, newcomer_of
 from cuvee.evaluate.bench import run
@@ -253,86 +250,6 @@ def test_what_a_method_changes_ends_with_its_process() -> None:
     assert track.tasks["a"].test.digest == digest and threading.active_count() == threads
 
 
-def test_a_choice_comes_back_whole_and_is_that_of_this_process() -> None:
-    def tuned(room: Selection) -> tuple[Any, dict[str, Any]]:
-        for scale in (0.5, -1.0):
-            room.evaluate({WEIGHT: room.experts[0][WEIGHT] * scale}, {"scale": scale, "of": ("a", 1)})
-        return {WEIGHT: (room.experts[1][WEIGHT] / 3).bfloat16()}, {"scale": 1 / 3}
-
-    here, there = (Referee(Track(), budget=3, isolated=i).choose(tuned) for i in (False, True))
-    assert there.weights[WEIGHT].dtype == torch.bfloat16
-    assert torch.equal(here.weights[WEIGHT], there.weights[WEIGHT])
-    assert (there.settings, [value for _, value in there.log]) == (
-        here.settings,
-        [value for _, value in here.log],
-    )
-    assert (there.spent.evaluations, there.spent.examples) == (2, 160) and there.spent.peak_bytes > 0
-
-
-def test_gradients_can_be_taken_in_a_process_of_its_own() -> None:
-    def learned(room: Selection) -> tuple[Any, dict[str, Any]]:
-        weight = torch.zeros(8, requires_grad=True)
-        (weight - room.experts[0][WEIGHT]).square().sum().backward()
-        assert weight.grad is not None
-        return {WEIGHT: -weight.grad}, {}
-
-    assert Referee(Track()).choose(learned).weights[WEIGHT].norm() > 0
-
-
-@pytest.fixture
-def limited() -> Iterator[None]:
-    """TimeoutError after ten seconds: what is tested here used to wait forever."""
-
-    def late(number: int, frame: Any) -> None:
-        raise TimeoutError
-
-    before, threads = signal.signal(signal.SIGALRM, late), torch.get_num_threads()
-    signal.alarm(10)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
-    torch.set_num_threads(threads)
-
-
-def test_what_a_method_leaves_running_is_not_waited_for(limited: None) -> None:
-    def lingering(room: Selection) -> tuple[Any, dict[str, Any]]:
-        threading.Thread(target=threading.Event().wait).start()
-        multiprocessing.get_context("fork").Process(target=time.sleep, args=(15,)).start()
-        return room.experts[0], {"left": 2}
-
-    assert Referee(Track()).choose(lingering).settings == {"left": 2}
-
-
-def test_a_method_that_asks_for_threads_computes_with_one(limited: None) -> None:
-    def eager(room: Selection) -> tuple[Any, dict[str, Any]]:
-        torch.set_num_threads(2)
-        return {WEIGHT: (torch.eye(600) @ torch.ones(600, 600)).sum(0)[:8]}, {"with": torch.get_num_threads()}
-
-    torch.set_num_threads(2)
-    _ = torch.ones(600, 600) @ torch.ones(600, 600)  # so that there is a pool for the fork to break
-    choice = Referee(Track()).choose(eager)
-    assert choice.settings == {"with": 1} and choice.weights[WEIGHT].tolist() == [600.0] * 8
-
-
-def test_an_interrupted_choice_leaves_no_process_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = multiprocessing.get_context("fork").Process
-    joined, calls = kind.join, []
-
-    def interrupted(self: Any, timeout: float | None = None) -> None:
-        calls.append(self.pid)
-        if len(calls) == 1:
-            raise KeyboardInterrupt
-        joined(self, timeout)
-
-    monkeypatch.setattr(kind, "join", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        Referee(Track()).choose(lambda room: (time.sleep(20), {}))
-    left = multiprocessing.active_children()
-    for process in left:
-        process.kill()
-    assert calls and left == []
-
-
 @pytest.mark.parametrize("how", ["link", "relative", "bytes"])
 def test_the_data_of_tracks_stay_shut_wherever_the_cache_is(
     how: str, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -462,20 +379,52 @@ def test_a_module_is_imported_where_its_function_runs(
     assert card.mean() < 1 and Referee.score is score and "patching_module" not in sys.modules
 
 
-def test_processes_that_a_method_leaves_are_ended(tmp_path: Path) -> None:
-    def leaving(room: Selection) -> Any:
-        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
-        child.start()
-        return room.base, {"left": child.pid}
+def test_models_in_training_are_shut_too(cached: Path) -> None:
+    (cached.parents[1] / "training").mkdir()
+    (cached.parents[1] / "training" / "x.safetensors").write_bytes(b"x")
+    with pytest.raises(EvaluationError) as caught:
+        Referee(Track()).choose(
+            lambda room: (room.base, {"read": (cached.parents[1] / "training" / "x.safetensors").read_text()})
+        )
+    assert caught.value.diagnostics[0].code == "CV-B372"
 
-    def runs(state: Path) -> bool:
-        return state.exists() and state.read_text().split()[2] != "Z"
 
-    left = Path(f"/proc/{Referee(Track()).choose(leaving).settings['left']}/stat")
-    end = time.monotonic() + 4
-    while runs(left) and time.monotonic() < end:
-        time.sleep(0.02)
-    assert not runs(left)
+@pytest.mark.parametrize(("name", "value"), [("flops", "x"), ("seconds", float("nan")), ("examples", -5)])
+def test_counters_that_tables_cannot_add_up_are_refused(name: str, value: Any) -> None:
+    def spoiled(room: Selection) -> Any:
+        setattr(room.ledger, name, value)
+        return room.base, {}
+
+    def logged(room: Selection) -> Any:
+        room.log.append(({}, value))
+        return room.base, {}
+
+    for cheat in (spoiled,) if name == "examples" else (spoiled, logged):
+        with pytest.raises(EvaluationError) as caught:
+            Referee(Track()).choose(cheat)
+        assert caught.value.diagnostics[0].code in ("CV-B007", "CV-B370"), caught.value
+
+
+def by_patching_the_guard(room: Selection) -> Any:
+    from cuvee.evaluate import guard
+
+    guard._check = lambda *given: None
+    return by_the_cached_data(room)
+
+
+def by_patching_the_path(room: Selection) -> Any:
+    os.path.realpath = lambda *given, **more: "/dev/null"  # type: ignore[assignment]
+    return by_the_cached_data(room)
+
+
+@pytest.mark.parametrize("way", [by_patching_the_guard, by_patching_the_path])
+def test_without_namespaces_the_guard_keeps_its_functions(
+    way: Peek, cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linux_namespaces, "available", lambda: False)
+    with pytest.raises(EvaluationError) as caught:
+        Referee(Track()).choose(lambda room: (room.base, {"read": len(way(room))}))
+    assert caught.value.diagnostics[0].code == "CV-B372"
 
 
 @pytest.mark.parametrize("way", [by_the_closure, by_inspecting, by_the_cached_data])
@@ -486,53 +435,6 @@ def test_without_a_process_of_its_own_the_same_ways_do_lead_there(way: Peek, cac
         return room.base, {"read": len(way(room))}
 
     assert Referee(Track(), isolated=False).choose(cheat).settings["read"] in (200, len(b"test items"))
-
-
-def test_failures_are_told_with_their_words() -> None:
-    def broken(room: Selection) -> Any:
-        return {}["weight"]
-
-    def gone(room: Selection) -> Any:
-        os._exit(7)
-
-    with pytest.raises(EvaluationError, match="the method failed: KeyError: 'weight'"):
-        Referee(Track()).choose(broken)
-    with pytest.raises(EvaluationError, match="process ended with 7") as caught:
-        Referee(Track()).choose(gone)
-    assert caught.value.diagnostics[0].code == "CV-B371"
-
-
-def test_all_that_a_method_was_told_comes_back_with_its_places() -> None:
-    def mistaken(room: Selection) -> Any:
-        raise RecipeError.collected(
-            [
-                Diagnostic("CV-R001", "the first mistake", Where(file="a.yaml", line=3), "mend it"),
-                Diagnostic("CV-R002", "the second mistake", severity="warning"),
-            ]
-        )
-
-    with pytest.raises(RecipeError) as caught:
-        Referee(Track()).choose(mistaken)
-    assert caught.value.diagnostics == (
-        Diagnostic("CV-R001", "the first mistake", Where(file="a.yaml", line=3), "mend it"),
-        Diagnostic("CV-R002", "the second mistake", severity="warning"),
-    )
-
-
-@pytest.mark.parametrize("reason", ["the system has no fork", "an accelerator is in use"])
-def test_where_no_process_can_be_forked_it_is_said(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "fork" in reason.split():
-        monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
-    else:
-        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-
-    def plain(room: Selection) -> Any:
-        return room.base, {"process": os.getpid()}
-
-    with pytest.raises(EvaluationError, match=reason) as caught:
-        Referee(Track(), isolated=True).choose(plain)
-    assert caught.value.diagnostics[0].code == "CV-B395" and caught.value.diagnostics[0].hint
-    assert Referee(Track()).choose(plain).settings == {"process": os.getpid()}
 
 
 def test_the_methods_of_cuvee_choose_in_this_process_and_plug_ins_do_not(tmp_path: Path) -> None:
@@ -564,8 +466,3 @@ def test_the_methods_of_cuvee_choose_in_this_process_and_plug_ins_do_not(tmp_pat
     finally:
         for one in undo:
             one()
-
-
-def test_an_error_of_the_kind_of_leaks_stays_one() -> None:
-    with pytest.raises(LeakError):
-        Referee(Track()).choose(lambda room: (fitted(room.tasks[0].test), {}))

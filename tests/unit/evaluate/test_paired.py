@@ -51,6 +51,17 @@ def test_a_difference_over_two_metrics_is_of_shares_of_the_experts_scores() -> N
     assert difference(found).startswith(f"{100 * (exact + bits) / 2:+.2f} (")
 
 
+def test_a_name_alone_is_the_tuned_method_where_both_were_scored() -> None:
+    """As the guide has it: `bench compare FOLDER tsv_m ties`, after a run that scores defaults too."""
+    made = results("experts", "x", "y")
+    tuned = (replace(made[1][0], budget=4, search="sobol"), card("y"))
+    both = [*made, tuned]
+    assert pairs(both, "x", "y") == pairs(both, "x (budget 4)", "y")
+    more = [*both, (replace(tuned[0], budget=8), card("x"))]
+    with pytest.raises(EvaluationError, match="not both scored"):
+        pairs(more, "x", "y")
+
+
 def test_a_difference_is_that_of_the_normalised_scores_even_far_from_the_expert() -> None:
     """An expert whose loss is nearly zero makes no task count a thousand times as much as another."""
     random = np.random.default_rng(0)

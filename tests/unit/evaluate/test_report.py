@@ -18,7 +18,7 @@ from cuvee.charts import Chart
 from cuvee.errors import EvaluationError
 from cuvee.evaluate import bench, phases
 from cuvee.evaluate.bench import Done, run
-from cuvee.evaluate.cells import Grid, Store
+from cuvee.evaluate.cells import Cell, Grid, Store
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.export import as_json, as_parquet, rows
 from cuvee.evaluate.pages import Section, html, markdown
@@ -187,15 +187,29 @@ def test_a_notebook_shows_the_report_by_itself(store: Store, found: list[Section
     )
 
 
+def test_a_mean_can_be_made_again_from_the_rows() -> None:
+    weighed = TaskScore(ACCURACY, np.array([1.0, 0.0]), np.array([3.0, 1.0]))
+    cell = Cell("t", "d", 0, ("a",), "ties", "ties")
+    (row,) = rows([(cell, Scorecard("ties", {"a": weighed}))])
+    assert row["mean"] == 0.75 == np.average(row["scores"], weights=row["weights"])
+
+
 def test_results_as_json_and_parquet_hold_the_same_rows(store: Store) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     plain = json.loads(as_json(store))
     table = parquet.read_table(io.BytesIO(as_parquet(store)))
     assert plain["schema"] == "cuvee.bench.results/1"
-    short = [{k: v for k, v in row.items() if k not in ("scores", "units")} for row in table.to_pylist()]
+    short = [
+        {k: v for k, v in row.items() if k not in ("scores", "units", "weights")} for row in table.to_pylist()
+    ]
     assert short == plain["rows"]
     assert all(len(set(row["units"])) == row["groups"] for row in table.to_pylist())
     assert len(plain["rows"]) == sum(len(card.tasks) for _, card in store.results())
+    kept = {path.stem for path in store.cells().iterdir()}
+    assert {row["address"] for row in plain["rows"]} == kept, (
+        "also of methods that were tuned in several ways"
+    )
+    assert {address for made in plain["made_with"] for address in made["cells"]} == kept
     for row in rows(store.results()):
         assert row["mean"] == pytest.approx(np.mean(row["scores"])) and len(row["scores"]) == row["items"]
     manifest = json.loads(table.schema.metadata[b"cuvee"])
@@ -225,6 +239,19 @@ def test_the_time_left_follows_the_work_left(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(bench, "time", Clock)
     run(Grid("linear", METHODS[:1], budget=0), lambda n, s: Track(), Store(tmp_path), told.append)
     assert [d.left for d in told] == pytest.approx([10.0, 5.0, 0.0])  # base, experts, average: two tasks each
+
+
+def test_the_time_left_forgets_what_experts_took_to_be_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Done] = []
+    seconds = iter([5.0, 500.0, 5.0, 7.0])  # base, experts (trained meanwhile), two methods
+    scored = bench._one
+    monkeypatch.setattr(
+        bench, "_one", lambda *given: dataclasses.replace(scored(*given), seconds=next(seconds))
+    )
+    run(Grid("linear", METHODS[:2], budget=0), lambda n, s: Track(), Store(tmp_path), told.append)
+    assert [d.left for d in told] == pytest.approx([15.0, 10.0, 5.0, 0.0])
 
 
 def test_references_are_scored_once_for_all_sets(tmp_path: Path) -> None:

@@ -114,6 +114,69 @@ def test_a_planted_forecast_is_found_and_another_is_not() -> None:
     assert 0.3 < noisy.spearman.mean < 1.0
 
 
+def test_a_pair_without_a_figure_is_no_tie() -> None:
+    draw = np.random.default_rng(3).random((6, 6)) / 8
+    holed = draw + draw.T
+    holed[0, 1] = holed[1, 0] = np.nan
+    found = mergeability.validate(NAMES, {"holed": holed}, planted(draw + draw.T, 0.0))[0]
+    assert all(np.isnan(v) for v in (found.spearman.mean, found.kendall.mean, found.p_value, found.adjusted))
+    some = [result for result in planted(draw + draw.T, 0.0) if result[0].tasks != tuple(NAMES[:2])]
+    kept = mergeability.validate(NAMES, {"holed": holed}, some)[0]
+    assert kept.spearman.mean == pytest.approx(1)
+    assert kept.p_value > 1 / 200  # exchanges that bring the hole in, most of them, are none
+
+
+def left(values: np.ndarray, sets: list[tuple[int, int]]) -> np.ndarray:
+    """What a regression on one indicator for each expert leaves."""
+    design = np.array([[float(i in members) for i in range(6)] for members in sets])
+    return values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+
+
+def test_what_concerns_the_combination_is_told_from_what_experts_bring_along() -> None:
+    random = np.random.default_rng(2)
+    own, together = random.random(6) / 4, random.random((6, 6)) / 20
+    together += together.T
+    pairs = np.add.outer(own, own) + together
+    figures = {"own": np.add.outer(own, own), "together": together, "both": pairs}
+    found = {v.figure: v for v in mergeability.validate(NAMES, figures, planted(pairs, 0.0))}
+    assert found["own"].spearman.mean > 0.8 and found["own"].p_value < 0.05
+    assert np.isnan(found["own"].apart) and np.isnan(found["own"].apart_p_value)
+    assert found["together"].apart == found["both"].apart == pytest.approx(1.0)
+    assert found["together"].apart_p_value < 0.01
+    sets = list(itertools.combinations(range(6), 2))
+    other = random.random((6, 6))
+    noisy = mergeability.validate(NAMES, {"other": other + other.T}, planted(pairs, 0.02))[0]
+    lost = np.array(list(mergeability.losses(planted(pairs, 0.02), "average", 2).values()))
+    expected = np.array([(other + other.T)[at] for at in sets])
+    ranks = [np.argsort(np.argsort(left(v, sets))) for v in (expected, lost)]
+    assert noisy.apart == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    assert noisy.adjusted == noisy.p_value
+
+
+def test_chance_reaches_what_is_called_critical_one_time_in_twenty_and_p_values_are_corrected() -> None:
+    random = np.random.default_rng(5)
+    figures = {str(k): (lambda m: m + m.T)(random.random((6, 6))) for k in range(20)}
+    found = mergeability.validate(NAMES, figures, planted(figures["0"] / 20, 0.0))
+    for one in found:
+        assert (abs(one.spearman.mean) >= one.critical) == (one.p_value <= 0.05) or abs(
+            one.p_value - 0.05
+        ) < 0.01
+        assert one.adjusted >= one.p_value and 0.3 < one.critical < 0.8
+    assert found[0].adjusted == pytest.approx(20 * found[0].p_value)
+
+
+def test_a_tracks_selection_items_are_scored() -> None:
+    track = Six()
+    score = mergeability.item_scores(track)
+    found = score(track.expert("t1"), "t1")
+    assert found.shape == (20,) and found.mean() == 1
+    inputs = np.array([item.input for item in track.tasks["t1"].selection])
+    right = [item.target for item in track.tasks["t1"].selection]
+    assert score(track.expert("t2"), "t1").tolist() == [
+        float((x @ track.truth["t2"].numpy() > 0) == y) for x, y in zip(inputs, right, strict=True)
+    ]
+
+
 def test_too_few_sets_for_a_correlation_are_said() -> None:
     results = [r for r in planted(np.full((6, 6), 0.25), 0.0) if r[0].tasks in {("t0", "t1"), ("t0", "t2")}]
     text = markdown("x", mergeability.sections(NAMES, {"true": np.eye(6)}, results))
@@ -142,7 +205,8 @@ def test_the_command_runs_lists_and_reports(
     )
     assert done.code == 0
     text = (tmp_path / "study-mergeability.md").read_text()
-    assert "opposition" in text and "Mantel" in text and text.count("| 2 | average | 6 |") == 6
+    assert "opposition" in text and "Mantel" in text and text.count("| 2 | average | 6 |") == 8
+    assert "strength lost by halving" in text
     assert (tmp_path / "study-mergeability.html").read_text().count("<svg") == 4
     assert "CV-U314" in cli("bench", "study", "scale").err
     assert WEIGHT not in done.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from cuvee.evaluate.referee import Referee
 from cuvee.evaluate.task import Item
 from cuvee.evaluate.tracks.language.model import Base, LanguageExaminee, Training, loss_of
 from cuvee.evaluate.tracks.language.skills import CHECKS, arithmetic, instructions, records
-from cuvee.evaluate.tracks.language.tasks import COMPRESSION, Sizes, Tokens, make, windows
+from cuvee.evaluate.tracks.language.tasks import COMPRESSION, Sizes, Tokens, in_turn, make, windows
 from cuvee.evaluate.tracks.language.texts import Document, plain
 from cuvee.evaluate.tracks.language.track import LanguageTrack
 
@@ -62,6 +63,26 @@ def test_experts_learn_their_own_task_and_embeddings_stay(track: LanguageTrack) 
     assert not any("embed" in name for name in track.expert("records"))
     assert {t.dtype for t in track.expert("records").values()} == {torch.bfloat16}
     assert _loss(track, track.references()["multitask"], "records") < base["records"] - 0.25
+
+
+def test_experts_are_addressed_by_what_they_learn_from(track: LanguageTrack) -> None:
+    """Fewer test items are another track with the same experts; other problems to learn from are other experts."""
+
+    def made(sizes: Sizes) -> LanguageTrack:
+        return LanguageTrack(training=track.training, base=track.model, sizes=sizes, names=track._names)
+
+    fewer, others = made(replace(SIZES, test_problems=20)), made(replace(SIZES, problems=300))
+    assert fewer.digest != track.digest
+    assert [fewer._address(n) for n in (*track.seen, "multitask")] == [
+        track._address(n) for n in (*track.seen, "multitask")
+    ]
+    assert all(others._address(n) != track._address(n) for n in (*track.seen, "multitask"))
+
+
+def test_windows_of_a_document_stand_behind_those_of_others() -> None:
+    items = [Item(((0,), (n,)), None, group) for n, group in enumerate("aaabbcab")]
+    assert "".join(i.group or "" for i in in_turn(items)) == "abcababa"
+    assert [i.input[1][0] for i in in_turn(items)] == [0, 3, 5, 1, 4, 2, 7, 6]
 
 
 def test_the_referee_scores_tasks_shifts_and_instructions(track: LanguageTrack) -> None:

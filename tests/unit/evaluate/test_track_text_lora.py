@@ -11,12 +11,13 @@ import torch
 
 from cuvee.errors import EvaluationError
 from cuvee.evaluate.task import ACCURACY, Item, Provenance, Task
-from cuvee.evaluate.tracks import registry
+from cuvee.evaluate.tracks import registry, store
 from cuvee.evaluate.tracks.heads import prototypes
 from cuvee.evaluate.tracks.text import track as texts
 from cuvee.evaluate.tracks.text.low_rank import LowRank, adapt, applied
 from cuvee.evaluate.tracks.text.model import head_of
 from cuvee.evaluate.tracks.text.track import TextTrack
+from cuvee.evaluate.tracks.text.train import Training
 
 pytestmark = pytest.mark.transformers
 TRAINING = LowRank(rank=2, alpha=4, samples=64, rate=1e-2)
@@ -80,7 +81,28 @@ def test_a_track_of_full_fine_tunes_has_no_adapters() -> None:
     assert TextTrack(rank=8).training == LowRank(rank=8, alpha=16)
 
 
+def test_the_short_track_is_smaller_and_shares_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        texts.making, "all_tasks", lambda sizes: {name: _task() for name in texts.making.SEEN}
+    )
+    full, short = TextTrack(), TextTrack(short=True)
+    assert (full._sizes, short._sizes) == (texts.making.Sizes(6000, 300, 1500), texts.making.SHORT)
+    assert (full.training, short.training) == (Training(), Training(samples=480))
+    addresses = {track._address(name) for track in (full, short) for name in ("odd", "news20", "multitask")}
+    assert len(addresses) == 6 and full.digest != short.digest
+    data = _task().digest
+    assert full._address("news20") == store.address("text", "1", "news20", data, repr(Training()), "0")
+
+
 def test_every_track_of_the_registry_can_be_made() -> None:
     found = {name: registry.open_track(name, seed=2) for name in registry.names()}
-    assert {"text", "text-lora8", "vision", "language", "language-short", "trajectory-cosine"} <= set(found)
+    assert {
+        "text",
+        "text-short",
+        "text-lora8",
+        "vision",
+        "language",
+        "language-short",
+        "trajectory-cosine",
+    } <= set(found)
     assert all(track.name == name for name, track in found.items())

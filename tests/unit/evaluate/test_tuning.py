@@ -130,6 +130,34 @@ def test_an_interval_without_values_is_refused(ends: tuple[float, float]) -> Non
     assert caught.value.diagnostics[0].code == "CV-U372"
 
 
+def test_an_interval_that_no_number_spans_is_refused() -> None:
+    with pytest.raises(UsageError) as caught:
+        dimensions("ties", {"lambda": (-1e308, 1e308)})
+    assert caught.value.diagnostics[0].code == "CV-U372"
+
+
+def test_the_ends_of_a_log_range_are_its_ends() -> None:
+    """exp(log x) may be a little above x, and a value above the range of a signature is refused by the method."""
+    for high in (0.7000000001, 0.9, 1.1, 3.0, 7.7, 100.3):
+        dimension = Dimension("a", high / 10.0, high, log=True)
+        assert dimension.low <= min(dimension.levels(9)) and max(dimension.levels(9)) <= high
+
+
+def test_ranges_that_are_named_alone_hold_the_default() -> None:
+    assert dimensions("slerp", {"t": None}) == dimensions("slerp") == [Dimension("t", 0.0, 1.0)]
+    (kappa,) = dimensions("mergelock", {"kappa": None})  # from 1 to 10,000, by default 10
+    assert kappa.low <= 10 <= kappa.high and kappa.log
+
+
+def test_a_grid_of_too_many_choices_is_spread_over_all_of_them() -> None:
+    lists = [Dimension("a", choices=("x", "y", "z")), Dimension("b", choices=(1, 2, 3, 4))]
+    asking = searcher("grid", lists, 4)
+    points = [point for _ in range(4) if (point := asking.ask()) is not None]
+    assert asking.ask() is None and len(points) == 4
+    assert {p["a"] for p in points} == {"x", "y", "z"} and len({p["b"] for p in points}) > 1
+    assert searcher("grid", lists, 1).ask() == {"a": "x", "b": 1} and searcher("grid", lists, 0).ask() is None
+
+
 def test_ranges_are_read_from_the_command_line() -> None:
     assert parsed("density") == ("density", None)
     assert parsed("density=0.1:1") == ("density", [0.1, 1])
@@ -190,6 +218,8 @@ def test_the_command_tunes_what_is_named(tmp_path: Path, cli: Any, monkeypatch: 
     wrong = cli(*asked, "--tune", "densty", "-o", str(tmp_path), "-q")
     assert "CV-U030" in wrong.err and "densty" in wrong.err
     assert "at most 1" in cli(*asked, "--tune", "density=0.2:4", "-o", str(tmp_path), "-q").err
+    twice = cli(*asked, "--tune", "density=0.2:0.4", "--tune", "density", "-o", str(tmp_path), "-q")
+    assert (twice.code, "names `density` twice" in twice.err) == (2, True)
 
 
 @pytest.mark.parametrize("method", ["dare_linear", "ties"])

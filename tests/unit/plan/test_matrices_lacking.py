@@ -48,3 +48,17 @@ def test_silence_where_some_tensor_is_one_or_the_method_asks_for_none(method):
 def test_silence_where_layers_are_there_or_none_are_wanted():
     assert warned("wudi", LAYERS) == []
     assert warned("tsv_m", ("first.weight",), spectral=False) == []
+
+
+@pytest.mark.parametrize("method", ["wudi", "doge_ta", "swudi"])
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_network_of_convolutions_that_would_stay_as_it_is(method, flat):
+    """Whatever a method needs whole tensors or figures of the model for, it says that it finds no matrix."""
+    base = {"stem.weight": torch.zeros(6, 3, 3, 3), "stem.bias": torch.zeros(6)}
+    experts = [{name: tensor + k for name, tensor in base.items()} for k in (1, 2)]
+    plan = cuvee.merge(experts, base=base, method=method, flatten=flat).plan().value
+    notes = [note for note in plan.notes if note.code == "CV-P161"]
+    assert len(notes) == 1 - flat
+    for note in notes:
+        assert note.severity == "warning" and f"`{method}`" in note.message
+        assert "flatten: true" in (note.hint or "")

@@ -15,7 +15,6 @@ from cuvee.cli.options import output_options
 if TYPE_CHECKING:
     from cuvee.evaluate.bench import Done
     from cuvee.evaluate.contender import Contender
-    from cuvee.evaluate.track import Track
     from cuvee.evaluate.tracks.store import Making
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -63,8 +62,12 @@ def made(*, as_json: bool, quiet: bool) -> Callable[[Making], None]:
     def tell(making: Making) -> None:
         if not as_json and not quiet:
             what = f"{making.name} ({making.kind})"
-            after = "" if making.seconds is None else f" in {_duration(making.seconds)}, kept in the cache"
-            stderr(f"made {what}{after}" if after else f"making {what}")
+            if making.done:
+                stderr(f"{what} was interrupted, going on at {making.done:.0%} of its training")
+            elif making.seconds is None:
+                stderr(f"making {what}")
+            else:
+                stderr(f"made {what} in {_duration(making.seconds)}, kept in the cache")
 
     return tell
 
@@ -93,7 +96,12 @@ def command() -> None:
     "-m", "--method", "methods", multiple=True, required=True, help="A method; give it once for each."
 )
 @click.option(
-    "-n", "--count", "counts", multiple=True, type=int, help="Numbers of experts to merge (default: all)."
+    "-n",
+    "--count",
+    "counts",
+    multiple=True,
+    type=int,
+    help="Numbers of experts to merge (default: all); of checkpoints the last so many.",
 )
 @click.option(
     "--task", "tasks", multiple=True, help="Merge experts of these tasks alone; once for each (default: all)."
@@ -161,6 +169,7 @@ def run(
     from cuvee.evaluate.bench import run as run_grid
     from cuvee.evaluate.cells import Grid, Store
     from cuvee.evaluate.tracks import store
+    from cuvee.evaluate.tracks.registry import open_track
 
     grid = Grid(
         track,
@@ -175,31 +184,23 @@ def run(
         transfer=given["transfer"],
     )
     with store.told(made(as_json=as_json, quiet=quiet)):
-        failed = run_grid(grid, _opening(given["tasks"]), Store(out), told(as_json=as_json, quiet=quiet))
+        failed = run_grid(grid, open_track, Store(out), told(as_json=as_json, quiet=quiet))
     return 1 if failed else 0
-
-
-def _opening(tasks: tuple[str, ...]) -> Callable[[str, int], Track]:
-    """Opens tracks; EvaluationError CV-B006 for one without an expert on each of these tasks, before any work."""
-    from cuvee.evaluate.referee import Referee
-    from cuvee.evaluate.tracks.registry import open_track
-
-    def opened(name: str, seed: int) -> Track:
-        track = open_track(name, seed)
-        Referee(track, tasks)
-        return track
-
-    return opened
 
 
 def _contenders(methods: tuple[str, ...], tuned: tuple[str, ...], search: Any) -> tuple[Contender, ...]:
     """The methods with the ranges that were named; one that has none of the parameters keeps its usual ones."""
+    from cuvee.core.names import printable
     from cuvee.errors import UsageError
     from cuvee.evaluate.contender import Contender
     from cuvee.evaluate.space import dimensions, parsed
     from cuvee.methods import registry
 
-    ranges = dict(map(parsed, tuned))
+    named = [parsed(text) for text in tuned]
+    ranges = dict(named)
+    if len(ranges) < len(named):
+        twice = next(name for name in ranges if sum(one == name for one, _ in named) > 1)
+        raise UsageError("CV-U372", f"`--tune` names `{printable(twice)}` twice")
     known = {registry.get(m).name: registry.parameters_for(registry.get(m)) for m in methods}
     unknown = [name for name in ranges if not any(name in found for found in known.values())]
     if unknown:
@@ -239,11 +240,13 @@ def add(folder: Path, method: str, search: Any, as_json: bool, quiet: bool, **gi
     from cuvee.evaluate.addition import add as score
     from cuvee.evaluate.addition import duels, newcomer_of
     from cuvee.evaluate.cells import Store
-    from cuvee.evaluate.leaderboard import difference, drawn, measured
+    from cuvee.evaluate.leaderboard import difference, drawn, measured, probability
+    from cuvee.evaluate.tracks import store as models
     from cuvee.evaluate.tracks.registry import open_track
 
     newcomer, store = newcomer_of(method, search), Store(folder)
-    failed = score(newcomer, open_track, store, told(as_json=as_json, quiet=quiet))
+    with models.told(made(as_json=as_json, quiet=quiet)):
+        failed = score(newcomer, open_track, store, told(as_json=as_json, quiet=quiet))
     found = duels(store.results(), newcomer.label)
     if as_json:
         print_json({"schema": "cuvee.bench.add/1", "duels": [asdict(one) for one in found]})
@@ -252,9 +255,9 @@ def add(folder: Path, method: str, search: Any, as_json: bool, quiet: bool, **gi
         for one in found:
             verdict = "told apart" if one.apart else "not told apart"
             test = one.comparison
-            shown = [difference(test), measured(test), drawn(test), f"{one.adjusted:.4f}"]
-            rows.append([one.newcomer, one.other, *shown, verdict])
-        stdout(table(["method", "other", "difference (95 %)", "in", "over", "p (Holm)", ""], rows))
+            shown = [difference(test), measured(test), drawn(test), probability(one.adjusted)]
+            rows.append([one.newcomer, one.other, one.track, *shown, verdict])
+        stdout(table(["method", "other", "track", "difference (95 %)", "in", "over", "p (Holm)", ""], rows))
     return 1 if failed else 0
 
 
@@ -302,30 +305,35 @@ def report(folder: Path, as_json: bool, quiet: bool, **given: Any) -> int:
 @click.argument("folder", type=FOLDER)
 @click.argument("first")
 @click.argument("second")
+@click.option("--track", help="On this track; needed where both were scored on several.")
 @output_options
-def compare(folder: Path, first: str, second: str, as_json: bool, quiet: bool, **given: Any) -> int:
-    """Test whether two methods differ, on the items both were scored on.
+def compare(
+    folder: Path, first: str, second: str, track: str | None, as_json: bool, quiet: bool, **given: Any
+) -> int:
+    """Test whether two methods differ, on the items of a track that both were scored on.
 
     \b
     Examples:
       cuvee bench compare ./bench tsv_m ties
-      cuvee bench compare ./bench iso_c average --json
+      cuvee bench compare ./bench iso_c average --track text --json
     """
     from dataclasses import asdict
 
     from cuvee.cli.render import print_json, stdout
     from cuvee.evaluate.cells import Store
-    from cuvee.evaluate.leaderboard import difference, drawn, measured
+    from cuvee.evaluate.leaderboard import difference, drawn, measured, probability
     from cuvee.evaluate.paired import pairs
 
-    found = pairs(Store(folder).results(), first, second)
+    found = pairs(Store(folder).results(), first, second, track=track)
     if as_json:
-        print_json({"schema": "cuvee.bench.compare/1", "first": first, "second": second, **asdict(found)})
+        asked = {"first": first, "second": second, **({"track": track} if track else {})}
+        print_json({"schema": "cuvee.bench.compare/1", **asked, **asdict(found)})
         return 0
     verdict = "can be told apart" if found.p_value < 0.05 else "cannot be told apart"
+    chance = probability(found.p_value)
     stdout(
         f"{first} − {second}: {difference(found)} {measured(found)} with the 95 % interval over {drawn(found)}, "
-        f"p = {found.p_value:.4f}: they {verdict} at the 95 % level"
+        f"p {chance if chance.startswith('<') else f'= {chance}'}: they {verdict} at the 95 % level"
     )
     return 0
 

@@ -47,10 +47,11 @@ def command(model: str, out: Path | None, as_json: bool, quiet: bool, **given: A
     from cuvee.core.names import printable
 
     with _folder(model) as place:
-        found = list(_outcomes(place, **given))
-    if out is not None:
-        for one in found:
-            one.keep(out)
+        found = []
+        for one in _outcomes(place, **given):
+            found.append(one)
+            if out is not None:
+                one.keep(out)  # at once: a later program may fail after hours of an earlier one
     if as_json:
         print_json({"schema": "cuvee.bench.score/1", "outcomes": [one.as_json() for one in found]})
     elif not quiet:

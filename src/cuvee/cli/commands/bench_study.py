@@ -55,13 +55,14 @@ def command(name: str | None, out: Path | None, as_json: bool, quiet: bool, **gi
       cuvee bench study
       cuvee bench study scale --track text -o ./scale
     """
-    from cuvee.cli.commands.bench import told
+    from cuvee.cli.commands.bench import made, told
     from cuvee.cli.render import print_json, stdout
     from cuvee.core.disk import write_file
     from cuvee.errors import UsageError
     from cuvee.evaluate.cells import Store
     from cuvee.evaluate.pages import html, markdown
     from cuvee.evaluate.studies.study import on, report
+    from cuvee.evaluate.tracks import store as models
 
     if name is None:
         return _listed(as_json)
@@ -77,10 +78,11 @@ def command(name: str | None, out: Path | None, as_json: bool, quiet: bool, **gi
     )
     opened = cache(_open_track)
     say = told(as_json=as_json, quiet=quiet)
-    failed, results = _performed(study, opened, Store(out), given["seeds"], say)
-    parts = report(study, results)
-    if study.name == "mergeability":
-        parts += _forecasts(results, opened(study.track, given["seeds"][0]))
+    with models.told(made(as_json=as_json, quiet=quiet)):
+        failed, results = _performed(study, opened, Store(out), given["seeds"], say)
+        parts = report(study, results)
+        if study.name == "mergeability":
+            parts += _forecasts(results, opened(study.track, given["seeds"][0]))
     text = markdown(study.title, parts)
     write_file(out / f"study-{study.name}.md", text.encode())
     write_file(out / f"study-{study.name}.html", html(study.title, parts).encode())
@@ -144,11 +146,15 @@ def _open_track(name: str, seed: int) -> Track:
 
 
 def _forecasts(results: Results, track: Track) -> list[Section]:
-    """The figures of `cuvee analyze` against what the merges lost."""
+    """The figures of `cuvee analyze`, and those of scores on selection data, against what the merges lost."""
     from cuvee import analyze
     from cuvee.analyze.forecast import figures_of_pairs
+    from cuvee.cli.commands.advise import probed
     from cuvee.evaluate.studies import mergeability
 
     names = [name for name, task in track.tasks.items() if not task.unseen]
-    found = analyze.models(dict(track.base), {name: dict(track.expert(name)) for name in names})
-    return mergeability.sections(names, figures_of_pairs(found.figures), results)
+    experts = {name: dict(track.expert(name)) for name in names}
+    figures = figures_of_pairs(analyze.models(dict(track.base), experts).figures)
+    if all(track.tasks[name].selection for name in names):
+        figures = {**figures, **probed(track, experts, across=True).figures_of_pairs()}
+    return mergeability.sections(names, figures, results)

@@ -178,8 +178,8 @@ class Crew:
                 log_to_driver=False,
                 logging_level="error",
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = printable(str(error).strip().splitlines()[0], 200)
+        except Exception as error:  # noqa: BLE001 - Ray has no error of its own for a cluster that does not start
+            reason = printable(next(iter(str(error).strip().splitlines()), type(error).__name__), 200)
             raise UsageError("CV-U212", f"the Ray cluster cannot be reached: {reason}") from None
 
 

@@ -24,7 +24,7 @@ from cuvee.engine.fused.fuse import Fused, charging, fuse
 from cuvee.engine.fused.passes import Part, Tally
 from cuvee.engine.fused.selection import Probe
 from cuvee.engine.memo import Memo, summary_values
-from cuvee.engine.run import evaluator_of, make_tensor
+from cuvee.engine.run import evaluator_of, make_tensor, tell_of_kernels
 from cuvee.engine.spent import Account
 from cuvee.errors import CuveeError, RunError, Where
 from cuvee.plan.nodes import Apply, walk
@@ -117,6 +117,7 @@ class Workplace:
             if isinstance(event, Finding):
                 findings.append(event)
 
+        tell_of_kernels(self.options, tell)
         memo = memo_of(self.groups, learned)
         tensors = [self.tensors[region.tensor] for region in regions]
         for tensor in tensors:

@@ -19,30 +19,32 @@ from cuvee.engine.kernels.operations import TILE, Code, Norms
 from cuvee.engine.streams import uniforms_of
 from cuvee.plan.nodes import Apply
 
+# Bits for each element that the pass for a figure leaves to those after it: what is kept; and what may be (`sifted`).
+_BITS = {("drop", "factor"): 1, ("sce", "cuts"): 2}
+
 
 @dataclass(frozen=True, slots=True)
 class Draws:
     """The stages over one tensor whose bits are kept from one pass to the next, and the bytes of each."""
 
-    nodes: Sequence[Apply]
-    nbytes: int
+    nodes: Sequence[tuple[Apply, int]]
 
     @property
     def room(self) -> int:
         """Bytes of arena."""
-        return len(self.nodes) * padded(self.nbytes)
+        return sum(padded(nbytes) for _, nbytes in self.nodes)
 
     def place(self, known: Mapping[int, dict[str, Any]], arena: Arena) -> None:
         """Add the memory's addresses to the figures `known`."""
-        for node in self.nodes:
-            known[id(node)]["room"] = arena.take(self.nbytes)[0]
+        for node, nbytes in self.nodes:
+            known[id(node)]["room"] = arena.take(nbytes)[0]
 
 
 def draws(pending: Sequence[tuple[Apply, str]], total: int, most: int) -> Draws:
     """Of stages and the figures they lack, over `total` elements; none where bits would take more than `most` bytes."""
-    nodes = [node for node, figure in pending if node.stage == "drop" and figure == "factor"]
-    nbytes = -(-total // TILE) * TILE // 8
-    return Draws(nodes if len(nodes) * nbytes <= most else (), nbytes)
+    asked = ((node, _BITS.get((node.stage, figure), 0)) for node, figure in pending)
+    found = Draws([(node, -(-total // TILE) * TILE // 8 * bits) for node, bits in asked if bits])
+    return found if found.room <= most else Draws(())
 
 
 def norms(builder: Builder, node: Apply, before: Any, after: Any) -> bool:

@@ -11,8 +11,6 @@ import math
 from collections.abc import Collection, Generator, Mapping, Sequence
 from typing import Any
 
-from cuvee.engine.fused.asking import summary_of
-from cuvee.engine.fused.balance import spans
 from cuvee.engine.fused.builder import Unfusable
 from cuvee.engine.fused.selection import Gathering, Probe, chosen_of, cuts, ranked
 from cuvee.engine.fused.trace import TRACED
@@ -89,8 +87,12 @@ def gathering(figure: str, nodes: Sequence[Apply], kernels: Kernels) -> Generato
     if figure == "weights":
         return _energies(nodes[0], sum(sizes))
     if figure == "traced":
+        from cuvee.engine.fused.asking import summary_of
+
         return summary_of(nodes)
     if figure in ("sizes", "scores"):
+        from cuvee.engine.fused.balance import spans
+
         return spans(figure, nodes, kernels)
     if figure == "boosts":
         return _boosts(nodes)

@@ -10,8 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from cuvee.core.dtypes import FLOAT32
-from cuvee.engine.fused import asking, drops, varying
-from cuvee.engine.fused.balance import judged
+from cuvee.engine.fused import drops, sifted, varying
 from cuvee.engine.fused.builder import Builder, Unfusable, Value
 from cuvee.engine.fused.crowd import changed
 from cuvee.engine.fused.products import products
@@ -45,6 +44,8 @@ def probed(builder: Builder, probe: Probe, node: Apply, place: int, total: int) 
     if probe.kind in ("high", "low", "tied"):
         return _count(builder, probe, node, total)
     if probe.kind == "totals":
+        from cuvee.engine.fused import asking
+
         return asking.summed(builder, probe, node, place, lambda: _lines(lines))
     emit = {"gram": _gram, "signs": _signs, "energies": _energies, "movers": _movers, "norms": _norms}
     return emit[probe.kind](builder, node, lines)
@@ -92,6 +93,8 @@ def _norms(builder: Builder, node: Apply, lines: int) -> Results:
 def _judged(builder: Builder, probe: Probe, node: Apply) -> Value:
     """What a stage selects by."""
     if probe.by is not None:
+        from cuvee.engine.fused.balance import judged
+
         return judged(builder, node, *probe.by, least=min((low for low, _ in probe.windows), default=0))
     if node.stage != "sce":
         return builder.use(node.inputs[0])
@@ -131,6 +134,8 @@ def _movers(builder: Builder, node: Apply, lines: int) -> Results:
 
 def _pick(builder: Builder, probe: Probe, node: Apply, total: int) -> Results:
     room = min(total, _MOST)
+    if sifted.sifting(probe, node, builder.known.get(id(node), {})):
+        return _sift(builder, probe, node, total // TILE, room)
     found = [_Places(room, alone=node.group is None) for _ in probe.windows]
     picks = [
         {"bits": low, "key": high, "count": room, "data": own.address}
@@ -142,6 +147,15 @@ def _pick(builder: Builder, probe: Probe, node: Apply, total: int) -> Results:
             builder.emit(Code.PICK, None, value, **pick)
         builder.release(value)
     return lambda: [own.window(bounds) for own, bounds in zip(found, probe.windows, strict=True)]
+
+
+def _sift(builder: Builder, probe: Probe, node: Apply, tiles: int, room: int) -> Results:
+    """As `_pick` for a threshold, and bits for the passes after it."""
+    own, figures = _Places(room, alone=node.group is None), builder.known[id(node)]
+    value = _judged(builder, probe, node)
+    sifted.sift(builder, probe, figures, value, tiles, data=own.address, room=room)
+    builder.release(value)
+    return lambda: sifted.windows(probe, figures, tiles, own.window(probe.windows[1]))
 
 
 def _picked_changes(builder: Builder, probe: Probe, node: Apply, picks: Sequence[dict[str, int]]) -> bool:

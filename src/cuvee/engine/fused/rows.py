@@ -63,13 +63,11 @@ def merge_rows(
     feed: Feed, worker: Worker, kernels: Kernels, root: Node, dtype: DType, write: Write, share: int
 ) -> None:
     """Compute a tensor with `share` bytes of memory, about, and hand each block to `write(first, count, bytes)`."""
-    if any(wanted(node) for node in walk(root) if isinstance(node, Apply)):
-        raise Unfusable("figures besides ranks")
+    if reason := refusal(root, share):
+        raise Unfusable(reason)
     length, total = rows_of(root.shape)[1], feed.total
     lasting, again, late = _turns(root, share)
     step = _step(again, late, length, total)
-    if length > _MOST or ((again or late) and min(math.lcm(length, TILE), total) > _MOST):
-        raise Unfusable("rows are too long")
     worker.blocks.reserve(feed.room(dtype.size))
     scratch = (ctypes.c_uint32 * (5 * length + 16))()
     whole = [_Rows(node, length, scratch, bits=total) for node in lasting]
@@ -85,6 +83,17 @@ def merge_rows(
         program = program_of(root, dtype, known, same=feed.same)
         feed.parts = (part,)
         run(feed, worker, kernels, program, write, dtype.size)
+
+
+def refusal(root: Node, share: int) -> str | None:
+    """Why an expression that ranks rows is left to the generic path, by a worker with `share` bytes of memory."""
+    if any(wanted(node) for node in walk(root) if isinstance(node, Apply)):
+        return "figures besides ranks"
+    length, total = rows_of(root.shape)[1], math.prod(root.shape)
+    _, again, late = _turns(root, share)
+    if length > _MOST or ((again or late) and min(math.lcm(length, TILE), total) > _MOST):
+        return "rows are too long"
+    return None
 
 
 def _turns(root: Node, share: int) -> tuple[list[Apply], list[Apply], list[Apply]]:

@@ -12,7 +12,6 @@ from typing import Any
 
 from cuvee.core.dtypes import FLOAT32
 from cuvee.engine.blocks import access_of
-from cuvee.engine.fused.balance import balance
 from cuvee.engine.fused.builder import Builder, Figures, Unfusable, Value
 from cuvee.engine.fused.chosen import cut
 from cuvee.engine.fused.coefficients import shares
@@ -232,6 +231,12 @@ def _nearswap(builder: Builder, node: Apply, values: Values, figures: Figures) -
     return builder.scaled(moved, limit, Code.CLAMP)
 
 
+def _pcb(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
+    from cuvee.engine.fused.balance import balance  # few merges need it
+
+    return balance(builder, node, values, figures)
+
+
 def _traced(builder: Builder, node: Apply, values: Values, figures: Figures) -> Value:
     return trace(builder, node, 0, figures)
 
@@ -258,7 +263,7 @@ _EMITTERS: dict[str, Callable[[Builder, Apply, Values, Figures], Value]] = {
     "sce": sce,
     "magmax": magmax,
     "consensus": consensus,
-    "pcb": balance,
+    "pcb": _pcb,
     "slerp": _traced,
     "nuslerp": _traced,
     "multislerp": _traced,

@@ -14,6 +14,7 @@ from typing import Any
 from cuvee.core.dtypes import FLOAT32
 from cuvee.engine.fused.builder import Builder, Figures, Value
 from cuvee.engine.fused.crowd import Member, changed, memory
+from cuvee.engine.fused.sifted import settled
 from cuvee.engine.kernels.operations import CROWD, Code, Mover, Movers, Varied, Varying
 from cuvee.plan.nodes import Apply
 
@@ -95,6 +96,8 @@ def _emitted(
     head.least = least
     if chosen is not None and chosen.kept < chosen.total:
         head.selects, head.cut, head.ties = 1, chosen.bits, chosen.ties
+        bits = settled(figures, chosen)
+        head.marks = bits - ctypes.addressof(head) if bits else 0
     spare = _placed(builder, head, experts, found)
     for expert, weight in zip(experts, weights, strict=True):
         expert.weight = weight

@@ -12,6 +12,7 @@ from typing import Any
 
 from cuvee.engine.fused.builder import Builder, Figures, Unfusable, Value
 from cuvee.engine.fused.chosen import cut
+from cuvee.engine.fused.sifted import settled
 from cuvee.engine.fused.varying import averaged, decided
 from cuvee.engine.kernels.operations import Code, listed
 from cuvee.methods.parameters import each
@@ -107,13 +108,25 @@ def selected(builder: Builder, tensors: Sequence[Value], figures: Figures) -> li
     """The inputs of `sce` where they are selected, else 0; takes the place of what is given."""
     if "cuts" not in figures:
         return list(tensors)
+    chosen = figures["cuts"][0]
+    bits = settled(figures, chosen) if 0 < chosen.kept < chosen.total else 0
+    if bits:
+        return [_staying(builder, tensor, bits) for tensor in tensors]
     spread = variance(builder, tensors)
     kept = []
     for tensor in tensors:
         builder.hold(spread)
-        kept.append(cut(builder, figures["cuts"][0], spread, tensor))
+        kept.append(cut(builder, chosen, spread, tensor))
     builder.release(spread)
     return kept
+
+
+def _staying(builder: Builder, value: Value, bits: int) -> Value:
+    """A value where its bit is set, else 0; takes its place."""
+    to = builder.new()
+    builder.emit(Code.STAYING, to, value, data=bits)
+    builder.release(value)
+    return to
 
 
 def variance(builder: Builder, tensors: Sequence[Value]) -> Value:

@@ -6,6 +6,7 @@ Owns which source it is and which prebuilt one fits; compiling is the business o
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 from cuvee.core import native
@@ -19,7 +20,7 @@ SOURCE = HERE / "cuvee_kernels.c"
 HEADERS = tuple(
     f"cuvee_{name}.h"
     for name in (
-        *("tiles", "balance", "crowd", "kept", "varying", "gram", "picks", "norms", "movers"),
+        *("tiles", "balance", "crowd", "kept", "sifted", "varying", "gram", "picks", "norms", "movers"),
         *("counts", "ranks", "stream"),
     )
 )
@@ -41,6 +42,9 @@ def prebuilt() -> Path | None:
     return None
 
 
-def built() -> Path | None:
-    """The library in the cache, built now when it is not there; None without a compiler or a usable cache."""
-    return native.built(SOURCE, [SOURCE.with_name(name) for name in HEADERS])
+def built(failed: Callable[[str], None] = lambda reason: None) -> Path | None:
+    """The library in the cache, built now when it is not there; None without a compiler or a usable cache.
+
+    Why there is a compiler and no library is told to `failed`.
+    """
+    return native.built(SOURCE, [SOURCE.with_name(name) for name in HEADERS], failed)

@@ -24,7 +24,7 @@ enum {
     TRIM, KEEP, AGREE, LARGEST, QUOTIENT, HIGH, LOW, TIED, SUM, DOT, PICK,
     MOVED, BOOST, UNIQUE, LARGER, OUTWEIGHS, REACHED, AT_LEAST,
     RANKED, VARIANCE, LOAD_E4M3, LOAD_E5M2, SCORES, BALANCED, ORDERED, MIXED, ELECTED, GATHER, VOTED,
-    ABOVE, REACHES, EQUALS, CHOOSE, GREATER, DIVIDE, MARK, SPREADS, ENERGY, DECIDED, GRAM, PICK_CHANGE, STAYING, RECALL, NORMS, MOVERS, CODES
+    ABOVE, REACHES, EQUALS, CHOOSE, GREATER, DIVIDE, MARK, SPREADS, ENERGY, DECIDED, GRAM, PICK_CHANGE, STAYING, RECALL, NORMS, MOVERS, SIFT, CODES
 };
 enum { BAD_INPUT = 1, BAD_OUTPUT = 2, BAD_CODE = 4 };
 
@@ -127,6 +127,7 @@ static void pick(const Op *op, const float *a, int m) {
 
 #include "cuvee_crowd.h"
 #include "cuvee_kept.h"
+#include "cuvee_sifted.h"
 #include "cuvee_varying.h"
 #include "cuvee_gram.h"
 #include "cuvee_picks.h"
@@ -296,6 +297,7 @@ int cuvee_run(Op *ops, int32_t count, const void **in, void *out, int64_t first,
             case RECALL: memcpy(to, (const float *)op->data + line * TILE, (size_t)m * 4); break;
             case NORMS: bad_in |= norms(op->data, in, s, line, m, regs); break;
             case MOVERS: bad_in |= movers(op->data, in, s, line, m, to, regs); break;
+            case SIFT: bad_in |= sift(op, a, line, m); break;
             default: return BAD_CODE;
             }
             if (m < TILE && (op->code <= LOAD_F32 || op->code == RECALL || op->code == LOAD_E4M3 || op->code == LOAD_E5M2)) memset(to + m, 0, (size_t)(TILE - m) * 4);

@@ -18,7 +18,7 @@ from typing import Any
 
 from cuvee.core import native
 from cuvee.engine.kernels.build import built, prebuilt
-from cuvee.engine.kernels.operations import Op
+from cuvee.engine.kernels.operations import TILE, Op
 from cuvee.engine.kernels.passed import passed, record_of, remember
 
 _LOCK = threading.Lock()
@@ -26,11 +26,15 @@ _LOCK = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Whether kernels are in use, and why (not); `path` is the library."""
+    """Whether kernels are in use, and why (not); `path` is the library.
+
+    `failed`: they should be there and are not, so that merges are many times slower for no reason of the user's.
+    """
 
     usable: bool
     reason: str
     path: Path | None = None
+    failed: bool = False
 
 
 class Kernels:
@@ -52,6 +56,9 @@ class Kernels:
         self._exact = _function(library.cuvee_exact, whole, [pointer, wide, pointer])
         self._find = _function(library.cuvee_find, whole, [pointer, wide, wide, pointer])
         self._equal = _function(library.cuvee_equal, wide, [pointer, wide, ctypes.c_uint32])
+        self._settle = _function(
+            library.cuvee_settle, None, [pointer, pointer, wide, pointer, ctypes.c_uint32, wide]
+        )
         self._add = _function(library.cuvee_add, None, [pointer, pointer, wide])
         self._bad = _function(library.cuvee_not_finite, whole, [pointer, wide, whole, ctypes.c_uint64])
 
@@ -140,6 +147,13 @@ class Kernels:
         self._less(keys, len(keys), length, key, found)
         return found[0], found[1]
 
+    def settle(self, sure: int, open: int, tiles: int, keys: Any, cut: int, ties: int) -> None:
+        """Set those bits of `sure` that are set in `open` and whose key is above the cut, or among the first ties.
+
+        Addresses are integers; keys are in the order of the bits that are open.
+        """
+        self._settle(sure, open, tiles * (TILE // 64), keys, cut, ties)
+
     def total(self, *parts: Any) -> float:
         """The sum of float64 numbers in arrays, rounded once, as `math.fsum` has it, in a twentieth of its time.
 
@@ -195,21 +209,23 @@ def _load() -> tuple[Kernels | None, State]:
     if sys.byteorder != "little":
         return None, State(False, "this machine is big-endian")
     tried = State(False, "no C compiler was found and the package holds no library for this machine")
-    for finder in (prebuilt, built):
+    reasons: list[str] = []
+    for finder in (prebuilt, lambda: built(reasons.append)):
         try:
             path = finder()
             if path is None:
+                tried = State(False, reasons[0], failed=True) if reasons else tried
                 continue
             loaded = Kernels(path)
         except (OSError, AttributeError) as error:
-            tried = State(False, f"the library cannot be loaded: {error}")
+            tried = State(False, f"the library cannot be loaded: {error}", failed=True)
             continue
         if wrong := _wrong(loaded, path):
             message = (
                 f"the kernels in {path} differ from the reference ({', '.join(wrong)}); they are not used"
             )
             warnings.warn(message, RuntimeWarning, stacklevel=4)
-            tried = State(False, message, path)
+            tried = State(False, message, path, failed=True)
             continue
         return loaded, State(True, "tested against the reference", path)
     return None, tried

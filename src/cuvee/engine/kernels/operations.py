@@ -79,6 +79,7 @@ class Code(IntEnum):
         62  # float64 magnitudes of an input less a register in each line, before and after dropping (`Norms`)
     )
     MOVERS = 63  # the mean of those inputs less a register that are larger than a bound (`Movers`)
+    SIFT = 64  # bits of what is above `c`, and of what is not below `bits`; these are gathered (`Picked`), and d tiles
 
 
 class Op(ctypes.Structure):
@@ -241,6 +242,7 @@ class Varying(ctypes.Structure):
         ("ties", ctypes.c_int64),
         ("cut", ctypes.c_uint32),
         ("unused", ctypes.c_uint32),
+        ("marks", ctypes.c_int64),  # bytes behind the head
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from cuvee.core import cache, disk, native
+from cuvee.core import disk, native
 from cuvee.core.native import processor
 from cuvee.errors import CuveeError
 
@@ -33,7 +33,7 @@ def record_of(library: Path) -> Path | None:
     found = blake3("\0".join(told).encode())
     for part in parts:
         found.update(len(part).to_bytes(8, "little") + part)
-    return cache.folder() / "kernels" / f"{found.hexdigest(length=16)}.passed"
+    return native.home() / f"{found.hexdigest(length=16)}.passed"
 
 
 def passed(record: Path) -> bool:
@@ -47,8 +47,9 @@ def passed(record: Path) -> bool:
 def remember(record: Path, library: Path) -> None:
     """Note that a library passed; a cache that cannot be written only means that it is tested again."""
     try:
-        disk.make_folders(record.parent)
+        native.private_folder(record.parent)
         disk.write_file(record, f"{library.name} reproduced the golden vectors\n".encode())
+        disk.keep_from_others(record)
     except (CuveeError, OSError):
         return
 

@@ -71,17 +71,32 @@ class Outcome:
         return place
 
 
-def checked(program: str, scores: Mapping[str, Mapping[str, float]]) -> None:
-    """EvaluationError CV-B312 unless there is a score, and all are finite numbers."""
-    values = [value for found in scores.values() for value in found.values()]
-    wrong = [
-        v for v in values if isinstance(v, bool) or not isinstance(v, (int, float)) or not math.isfinite(v)
-    ]
-    if wrong or not values:
+def checked(
+    program: str, scores: Mapping[str, Mapping[str, Any]], items: Mapping[str, Any] | None = None
+) -> None:
+    """EvaluationError CV-B312 unless each task has a score, and all scores and numbers of items are finite."""
+    wrong = [v for found in scores.values() for v in found.values() if not _finite(v)]
+    if wrong or not scores or not all(scores.values()):
         said = f"gave {printable(repr(wrong[0]))} as a score" if wrong else "gave no score"
         raise EvaluationError(
             "CV-B312", f"`{printable(program)}` {said}; a finite number is expected for each task"
         )
+    for task, numbers in (items or {}).items():
+        if not isinstance(numbers, (list, tuple)) or not all(map(_finite, numbers)):
+            raise EvaluationError(
+                "CV-B312",
+                f"`{printable(program)}` gave items of `{printable(task)}` that are no list of finite numbers",
+            )
+
+
+def _finite(value: Any) -> bool:
+    """Whether a value is a number that a float holds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def kept(folder: Path) -> list[Outcome]:
@@ -119,7 +134,8 @@ def section(outcomes: Sequence[Outcome]) -> Section | None:
 
 def _score(one: Outcome, task: str, metric: str, value: float) -> str:
     items = one.items.get(task, ())
-    if len(items) < 2 or metric != next(iter(one.scores[task])):
+    known = isinstance(items, (list, tuple)) and len(items) > 1 and all(map(_finite, items))
+    if not known or metric != next(iter(one.scores[task])):
         return f"{value:.4g}"
     values = numpy.asarray(items, dtype=numpy.float64)
     interval = bootstrap([Sample(values, numpy.ones(len(values)))])

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 
 from cuvee.charts import Table, heat, lines
 from cuvee.evaluate.contender import Contender
-from cuvee.evaluate.leaderboard import difference, in_unit, percent, points, shown, signed, unit_of
+from cuvee.evaluate.leaderboard import (
+    difference,
+    in_unit,
+    percent,
+    points,
+    probability,
+    shown,
+    signed,
+    unit_of,
+)
 from cuvee.evaluate.pages import Part, Section
 from cuvee.evaluate.paired import Results, by_place, on_tasks, told_apart
 from cuvee.evaluate.scorecard import Scorecard
@@ -89,7 +98,7 @@ def beyond_base(found: Sequence[Board], results: Results) -> Section:
                     )
     adjusted = holm({number: test.p_value for number, test in tests.items()})
     header = ("experts", "method", "tasks", "method − base (95 %)", "in", "p (Holm)")
-    table = Table(header, [[*row, f"{adjusted[str(number)]:.4f}"] for number, row in enumerate(rows)])
+    table = Table(header, [[*row, probability(adjusted[str(number)])] for number, row in enumerate(rows)])
     clear = [number for number in tests if adjusted[number] < _LEVEL]
     better = sum(tests[number].difference.mean > 0 for number in clear)
     said = (

@@ -161,6 +161,6 @@ STUDIES: dict[str, Study] = {
 def study(name: str) -> Study:
     """The study of this name; UsageError for an unknown one."""
     if name not in STUDIES:
-        hint = did_you_mean(name, STUDIES) or f"there are {', '.join(STUDIES)}"
+        hint = did_you_mean(name, STUDIES) or "`cuvee bench study` lists them"
         raise UsageError("CV-U313", f"there is no study `{printable(name)}`", hint=hint)
     return STUDIES[name]

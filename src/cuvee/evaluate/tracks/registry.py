@@ -15,6 +15,7 @@ GROUP = "cuvee.tracks"
 _TRACKS = "cuvee.evaluate.tracks"
 _OWN: dict[str, tuple[str, str, dict[str, Any]]] = {
     "text": (f"{_TRACKS}.text.track", "TextTrack", {}),
+    "text-short": (f"{_TRACKS}.text.track", "TextTrack", {"short": True}),
     "text-lora8": (f"{_TRACKS}.text.track", "TextTrack", {"rank": 8}),
     "text-lora32": (f"{_TRACKS}.text.track", "TextTrack", {"rank": 32}),
     "vision": (f"{_TRACKS}.vision.track", "VisionTrack", {}),

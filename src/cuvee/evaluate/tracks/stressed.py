@@ -13,7 +13,7 @@ from cuvee.core.lazy import torch
 from cuvee.core.names import did_you_mean, printable
 from cuvee.errors import UsageError
 from cuvee.evaluate.task import Task
-from cuvee.evaluate.track import Examinee, Track
+from cuvee.evaluate.track import Examinee, Track, ordered
 from cuvee.evaluate.tracks import store
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Stressed:
         self.digest = store.address(track.digest, "stress 1", kind, str(seed))
         self.kind, self.seed = kind, seed
         self.extra = 0 if kind == "unequal" else 1  # how many experts more than tasks are handed out
+        self.ordered = ordered(track)
         self._track = track
 
     @property

@@ -11,18 +11,23 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
+
+from blake3 import blake3
 
 from cuvee.core import disk
 from cuvee.core.cache import folder as cache_folder
 from cuvee.core.lazy import numpy, torch
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.task import Item, Task
+from cuvee.evaluate.tracks import store
 from cuvee.evaluate.tracks.exchange import exchange
 from cuvee.evaluate.tracks.language.skills import CHECKS
 from cuvee.evaluate.tracks.language.tasks import COMPRESSION, FOLLOWED, Tokens
-from cuvee.evaluate.tracks.learning import cosine, learn, quick
+from cuvee.evaluate.tracks.learning import along, cosine, learn, quick
 from cuvee.evaluate.tracks.packages import package
+from cuvee.evaluate.tracks.sources import source_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,12 +54,16 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A pretrained model that can be built again and again, its tokenizer, and the id that ends a reply."""
+    """A pretrained model that can be built again and again, its tokenizer, and the id that ends a reply.
+
+    `ground`: the content address of the tokenizer, where it has one.
+    """
 
     name: str
     network: Callable[[], Any]
     tokens: Tokens
     end: int
+    ground: str = ""
 
 
 def smollm() -> Base:
@@ -62,15 +71,17 @@ def smollm() -> Base:
     from tokenizers import Tokenizer
 
     with _opened() as stored:
-        text = stored.source.file("tokenizer.json")
+        text = stored.source.file("tokenizer.json") or b""
         ends = int(stored.source.config["eos_token_id"])
-    found = Tokenizer.from_str((text or b"").decode())
+    found = Tokenizer.from_str(text.decode())
     tokens = Tokens(
         lambda words: found.encode(words, add_special_tokens=False).ids,
         lambda ids: found.decode(list(ids), skip_special_tokens=True),
         found.encode("<|endoftext|>", add_special_tokens=False).ids[0],
     )
-    return Base("smollm2-135m-instruct", _pretrained, tokens, ends)
+    code = blake3(source_of(__name__)).hexdigest()  # how the tokenizer is called stands here
+    ground = store.address(blake3(text).hexdigest(), metadata.version("tokenizers"), code)
+    return Base("smollm2-135m-instruct", _pretrained, tokens, ends, ground)
 
 
 def _opened() -> Any:
@@ -116,7 +127,7 @@ def fine_tune(
     batches = [b for task in tasks for b in _batches(task, base.tokens.begin, training, chance)]
     chance.shuffle(batches)
     losses = [partial(loss_of, network, batch) for batch in batches]
-    learn(network.parameters(), losses, rate=training.rate, decay=0.0, shape=cosine)
+    learn(network.parameters(), losses, rate=training.rate, decay=0.0, schedule=along(cosine))
     return trained_tensors(network.eval())
 
 

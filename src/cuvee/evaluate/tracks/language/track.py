@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from cuvee.evaluate.task import Task
+from cuvee.evaluate.task import Task, digest_of
 from cuvee.evaluate.tracks import store
 from cuvee.evaluate.tracks.deferred import Deferred
 from cuvee.evaluate.tracks.language import tasks as making
@@ -22,7 +22,7 @@ from cuvee.evaluate.tracks.language.model import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-_VERSION = "1"  # of the training procedure; part of every expert's address
+_VERSION = "2"  # of the training procedure; part of every expert's address
 SHORT = Training(steps=60)
 
 
@@ -56,7 +56,8 @@ class LanguageTrack:
     @cached_property
     def tasks(self) -> Mapping[str, Task]:
         """Six tasks with experts, two unseen ones, a shift of each task."""
-        return {name: making.make(name, self.model.tokens, self._sizes) for name in self._names}
+        tokens, ground = self.model.tokens, self.model.ground
+        return {name: making.make(name, tokens, self._sizes, ground) for name in self._names}
 
     @cached_property
     def base(self) -> Mapping[str, Tensor]:
@@ -97,6 +98,7 @@ class LanguageTrack:
         return self._models[name]
 
     def _address(self, name: str) -> str:
-        data = [self.tasks[task].digest for task in ([name] if name in self.tasks else self.seen)]
-        parts = ("language", _VERSION, self.model.name, name, *data, repr(self.training), str(self.seed))
+        """What training sees decides, not what is asked afterwards: other test items need no other experts."""
+        lessons = [digest_of(self.tasks[t].train) for t in ([name] if name in self.tasks else self.seen)]
+        parts = ("language", _VERSION, self.model.name, name, *lessons, repr(self.training), str(self.seed))
         return store.address(*parts)

@@ -82,9 +82,11 @@ def languages(codes: tuple[str, ...] = _LANGUAGES) -> Corpus:
     rows = []
     for name in _TRANSLATED:
         archive = package(name)
-        for code in codes:
-            for member in archive.members(f"locale/{code}/LC_MESSAGES/django.po"):
-                for source, translated in messages(archive.read(member).decode()):
+        ends = {code: f"locale/{code}/LC_MESSAGES/django.po" for code in codes}
+        held = dict(archive.walk(lambda member: member.endswith(tuple(ends.values()))))  # noqa: B023
+        for code, end in ends.items():
+            for member in sorted(name for name in held if name.endswith(end)):
+                for source, translated in messages(held[member].decode()):
                     text = " ".join(_MARKUP.sub(" ", translated).split())
                     if len(text.split()) > 1 and translated != source:
                         rows.append(Row(text, code, source))
@@ -101,12 +103,11 @@ def libraries() -> Corpus:
             for m in archive.members(".py")
             if "/test" not in m and "locale" not in m and "/models/" not in m
         ]
-        for member in sources[:: max(1, len(sources) // 300)]:
-            kept = [
-                own.sub("lib", line.strip())
-                for line in archive.read(member).decode().splitlines()
-                if _is_code(line)
-            ]
+        chosen = sources[:: max(1, len(sources) // 300)]
+        held = dict(archive.walk(set(chosen).__contains__))  # in one pass: each starts with the whole index
+        for member in chosen:
+            lines = held[member].decode().splitlines()
+            kept = [own.sub("lib", line.strip()) for line in lines if _is_code(line)]
             pieces = [" ; ".join(kept[i : i + 6]) for i in range(0, min(len(kept) - 6, 60), 6)]
             rows += [Row(piece, name, member) for piece in pieces]
     return _hashed(rows, "+".join(_LIBRARIES), "by file")

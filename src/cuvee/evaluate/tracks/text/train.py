@@ -8,11 +8,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cuvee.core.lazy import torch
 from cuvee.evaluate.task import Item, Task
 from cuvee.evaluate.tracks.heads import Head
+from cuvee.evaluate.tracks.learning import learn
 from cuvee.evaluate.tracks.text.model import build, embed
 
 if TYPE_CHECKING:
@@ -67,24 +69,18 @@ def train(
     chance = random.Random(seed)
     batches = [(t, b) for t in tasks for b in _batches(t, training.samples, chance)]
     chance.shuffle(batches)
-    optimiser = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad],
-        lr=training.rate,
-        weight_decay=training.decay,
-        fused=True,
-    )
-    total = len(batches)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min(1.0, (step + 1) / (0.1 * total)) * (1 - step / total)
-    )
-    for task, batch in batches:
-        logits = heads[task.name].logits(embed(model, [item.input for item in batch]))
-        loss = torch.nn.functional.cross_entropy(logits, torch.tensor([item.target for item in batch]))
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        optimiser.zero_grad()
+    losses = [partial(_loss, model, heads[task.name], batch) for task, batch in batches]
+    learn(model.parameters(), losses, rate=training.rate, decay=training.decay, schedule=_factor)
+
+
+def _factor(step: int, steps: int) -> float:
+    """Warm-up over a tenth of the steps, linear decay that ends after the last."""
+    return min(1.0, (step + 1) / (0.1 * steps)) * (1 - step / steps)
+
+
+def _loss(model: Any, head: Head, batch: Sequence[Item]) -> Tensor:
+    logits = head.logits(embed(model, [item.input for item in batch]))
+    return torch.nn.functional.cross_entropy(logits, torch.tensor([item.target for item in batch]))
 
 
 def _batches(task: Task, samples: int, chance: random.Random) -> Iterator[list[Item]]:

@@ -67,6 +67,7 @@ class TrajectoryTrack:
         documents: Callable[[], Iterator[Document]] = DOCUMENTS["python"][0],
     ) -> None:
         self.name = f"trajectory-{shape}"
+        self.ordered = True  # the experts are those of one run
         self.seed, self.shape, self.run = seed, shape, run or Run()
         self._documents = documents
 
@@ -135,9 +136,9 @@ class TrajectoryTrack:
 
         trained, _ = self._made
         losses = [partial(loss_of, network, batch) for batch in _batches(trained, self.run, self.seed)]
-        learning.learn(
-            network.parameters(), losses, rate=self.run.rate, shape=SHAPES[self.shape], after=after
-        )
+        schedule = learning.along(SHAPES[self.shape])
+        rate = self.run.rate
+        learning.learn(network.parameters(), losses, rate=rate, schedule=schedule, after=after, gathered=kept)
         return kept
 
 

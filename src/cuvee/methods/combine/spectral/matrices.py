@@ -142,6 +142,7 @@ def matrix_stage(  # noqa: PLR0913 (one keyword for each trait and default)
             takes=takes,
             access=_access if cut else "tensor",
             whole=is_matrix if cut and summarise is None else None,
+            acts=is_matrix,
             summarise=summarise,
             scope=scope,
             check=check,

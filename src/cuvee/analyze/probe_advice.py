@@ -1,0 +1,50 @@
+"""Whether to merge, and how, from scores of single models on selection data: rules beside those of the weights.
+
+A change of which half gains half as much as the whole is linear; an average of n scales every change by 1 / n. What
+halving costs ordered what averages lose on one track and not on another, so its rule only suggests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cuvee.analyze.advice import Advice, nothing_to_merge
+from cuvee.analyze.probes import Probes
+from cuvee.core.lazy import numpy
+from cuvee.core.names import printable
+
+KEPT = 0.5  # of what an expert gained: what half of a linear change keeps
+
+
+def advise_by_scores(probes: Probes) -> tuple[Advice, ...]:
+    """Every rule that speaks, the gravest first."""
+    useless = list(_useless(probes))
+    if len(probes.tasks) - len(useless) < 2:
+        found = len(probes.tasks) - len(useless)
+        said = f"{found} of {len(probes.tasks)} scores better than the base on its own task"
+        return (nothing_to_merge(said), *useless)
+    return (*useless, *_weak_at_half(probes))
+
+
+def _useless(probes: Probes) -> Iterator[Advice]:
+    for i in numpy.flatnonzero(~(probes.gain > 0)):
+        yield Advice(
+            "gains_nothing",
+            "warn",
+            f"leave `{printable(probes.tasks[i])}` out: it is no better than the base on its own task",
+            f"it scores {probes.own[i]:.3g} there, the base {probes.base[i]:.3g}",
+        )
+
+
+def _weak_at_half(probes: Probes) -> Iterator[Advice]:
+    weak = [i for i in numpy.flatnonzero(probes.gain > 0) if probes.halving[i] > KEPT * probes.gain[i]]
+    if weak:
+        named = ", ".join(f"`{printable(probes.tasks[i])}` {probes.halving[i]:.1%}" for i in weak)
+        yield Advice(
+            "weak_at_half",
+            "suggest",
+            "score sums with a coefficient near 1 beside averages",
+            "at half their change these experts lose more than half of their gain, in shares of their score "
+            f"(experimental): {named}",
+            ("task_arithmetic",),
+        )
