@@ -105,6 +105,25 @@ def test_an_archive_that_lies_in_the_cache_is_checked_too(
     assert one.fetched() == one.path
 
 
+def test_two_builds_may_fetch_the_same_package_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has come by half is never taken for the package, and is not in another's way."""
+    one = _given(tmp_path, monkeypatch, digest=hashlib.sha256(b"whole").hexdigest())
+    folders: list[Path] = []
+
+    def fake(command: list[str], folder: Path) -> None:
+        folders.append(folder)
+        (folder / one.file).write_bytes(b"who")
+        if len(folders) == 1:
+            assert one.fetched().read_bytes() == b"whole"  # the other build, while this one is half done
+        (folder / one.file).write_bytes(b"whole")
+
+    monkeypatch.setattr(packages, "_run", fake)
+    assert one.fetched().read_bytes() == b"whole"
+    assert len(set(folders)) == 2 and [p.name for p in one.path.parent.iterdir()] == [one.file]
+
+
 def test_the_origin_of_several_packages_names_them_all() -> None:
     found = packages.provenance(["emoji-datasource-twitter", "kanjivg", "mnist"], "by picture")
     assert found.source == "emoji-datasource-twitter+kanjivg+mnist"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -87,15 +88,18 @@ class Package:
                 f"the package `{self.name}` is not in the cache and connections are off",
                 hint=self._hint(),
             )
-        target = self.path.parent
-        disk.make_folders(target)
-        problem = _run(self._command(), target)
-        if problem is not None or not self.path.exists():
-            raise EvaluationError(
-                "CV-B010",
-                f"the package `{self.name}` could not be downloaded: {problem or 'no such file came'}",
-                hint=self._hint(),
-            )
+        disk.make_folders(self.path.parent)
+        # in a folder of its own until it is whole: another process may read or fetch the same package now
+        with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".") as apart:
+            come = Path(apart) / self.file
+            problem = _run(self._command(), come.parent)
+            if problem is not None or not come.exists():
+                raise EvaluationError(
+                    "CV-B010",
+                    f"the package `{self.name}` could not be downloaded: {problem or 'no such file came'}",
+                    hint=self._hint(),
+                )
+            disk.REAL.rename(come, self.path)
 
     def _command(self) -> list[str]:
         """What fetches the archive into the current folder without installing or running anything of it."""
