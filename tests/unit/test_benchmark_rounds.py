@@ -40,7 +40,9 @@ def test_a_ratio_is_to_the_faster_floor_of_its_round(programs: Any) -> None:
     assert found["spread"] == pytest.approx([1.0, 3.0])
     assert found["floor"] == 2.0 and found["floor_cpu"] == 1.0
     assert found["times_faster"] == pytest.approx(10.0)
-    assert found["at_most"] == pytest.approx(17.5)  # beside the floor of all rounds, not the 1.0 of the rival's
+    assert found["at_most"] == pytest.approx(
+        17.5
+    )  # beside the floor of all rounds, not the 1.0 of the rival's
 
 
 def test_without_a_rival_nothing_is_said_of_one(programs: Any) -> None:

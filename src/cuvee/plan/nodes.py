@@ -19,7 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 from cuvee.bundle.vocabulary.rows import RowTable
 from cuvee.core.dtypes import DType
@@ -30,7 +32,7 @@ from cuvee.methods.registry import stage
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Read:
     """A tensor of an opened source; `source` is its key in the plan."""
 
@@ -46,7 +48,7 @@ class Read:
         return ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Convert:
     """The child's values as `dtype`."""
 
@@ -62,7 +64,7 @@ class Convert:
         return (self.child,)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Difference:
     """`expert − base` in the compute dtype of both."""
 
@@ -78,7 +80,7 @@ class Difference:
         return (self.expert, self.base)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Sum:
     """Σ coefficient × child, in the given order; a coefficient of 1 multiplies nothing."""
 
@@ -93,7 +95,7 @@ class Sum:
         return tuple(node for _, node in self.terms)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Apply:
     """A stage on its inputs. `values` are its keyword arguments (a tuple for one value per input).
 
@@ -120,7 +122,7 @@ class Apply:
         return self.inputs
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Gather:
     """Rows along `axis` by a table: most are rows of `own`, the rest come from `others` or are filled."""
 
@@ -136,7 +138,7 @@ class Gather:
         return rest if self.own is None else (self.own, *rest)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Agree:
     """Inputs that must be equal, element by element; the value of the first."""
 
@@ -152,7 +154,7 @@ class Agree:
         return self.inputs
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Enter:
     """All inputs of one tensor on their way into the space `stage`; its `Coordinate`s are the values."""
 
@@ -170,7 +172,7 @@ class Enter:
         return self.inputs
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Coordinate:
     """Input number `index` in the coordinates of the space."""
 
@@ -186,7 +188,7 @@ class Coordinate:
         return (self.enter,)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Leave:
     """The tensor that `child`, in the coordinates of the space, stands for."""
 
@@ -212,18 +214,15 @@ def space_of(node: Node) -> Enter | None:
     return node.enter if isinstance(node, Coordinate) else None
 
 
-_ROOTS = 4096
-_walked: dict[int, tuple[Node, tuple[Node, ...]]] = {}  # by identity of a root, which lives as long
+_below: WeakKeyDictionary[Node, tuple[Node, ...]] = WeakKeyDictionary()  # nodes do not know their roots
 
 
 def walk(node: Node) -> Iterator[Node]:
     """Every node of the tree, children first, shared ones once."""
-    known = _walked.get(id(node))
-    if known is None:  # plans are walked many times
-        if len(_walked) >= _ROOTS:
-            _walked.clear()
-        known = _walked[id(node)] = (node, tuple(_nodes(node)))
-    return iter(known[1])
+    below = _below.get(node)
+    if below is None:  # plans are walked many times
+        below = _below[node] = tuple(_nodes(node)[:-1])
+    return chain(below, (node,))
 
 
 def _nodes(node: Node) -> list[Node]:
