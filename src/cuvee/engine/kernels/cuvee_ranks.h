@@ -128,22 +128,50 @@ static void rise(Ranked *all) {
 }
 
 /* Which entries of a row are kept, a bit for each. Entries are counted in narrow bins of magnitudes, 16 octaves of them; the
- * bin tells the rank well enough for most words, and of the others it is counted. Whether +0 is kept does not matter. Returns
+ * bin tells the rank well enough for most words; of the others it is counted. Whether +0 is kept does not matter. Returns
  * 0 where too much is unsure. */
 enum { NARROW = 2048, UNSURE = 48, COUNTED = 65535 };
 #define SIZE(i) (bits_of(x[i]) & 0x7fffffffu)
-static u32 counted(const float *x, int64_t n, int64_t at) { /* what is less, or equal and before */
-    const u32 key = SIZE(at);
-    const Whole own = (Whole){0} + (int32_t)key, sizes = (Whole){0} + 0x7fffffff;
-    Whole found = {0};
+/* How many magnitudes of a row are less than one; a bit in `equal` for each that is the same. */
+static u32 below(const float *x, int64_t n, u32 key, u16 *equal) {
     int64_t i = 0;
-    u32 rank = 0;
-    for (; i + 16 <= at; i += 16) found -= (*(const Whole *)(x + i) & sizes) <= own;
-    for (; i < at || (i < n && i & 15); i++) rank += i < at ? SIZE(i) <= key : SIZE(i) < key;
-    for (; i + 16 <= n; i += 16) found -= (*(const Whole *)(x + i) & sizes) < own;
-    for (; i < n; i++) rank += SIZE(i) < key;
-    for (int k = 0; k < 16; k++) rank += (u32)found[k];
-    return rank;
+    u32 less = 0;
+#ifdef __AVX512F__
+    const __m512i own = _mm512_set1_epi32((int)key), sizes = _mm512_set1_epi32(0x7fffffff);
+    for (; i + 16 <= n; i += 16) {
+        __m512i size = _mm512_and_si512(_mm512_loadu_si512(x + i), sizes);
+        less += (u32)__builtin_popcount(_mm512_cmplt_epi32_mask(size, own));
+        equal[i / 16] = (u16)_mm512_cmpeq_epi32_mask(size, own);
+    }
+#endif
+    for (; i < n; i += 16) {
+        u32 same = 0;
+        for (int k = 0; k < 16 && i + k < n; k++) {
+            less += SIZE(i + k) < key;
+            same |= (u32)(SIZE(i + k) == key) << k;
+        }
+        equal[i / 16] = (u16)same;
+    }
+    return less;
+}
+/* Settles open entries, `count` of them in rising order: those of one magnitude share one look at the row, since the rank of
+ * each is what is less and what is equal and before. */
+static void settle(const Ranked *all, const float *x, int64_t n, const u32 *words, u16 *open, int count, u16 *kept) {
+    u16 equal[(COUNTED + 1) / 16];
+    while (count) {
+        const u32 key = SIZE(open[0]);
+        u32 rank = below(x, n, key, equal);
+        int64_t seen = 0;
+        int left = 0;
+        for (int j = 0; j < count; j++) {
+            const int64_t at = open[j];
+            if (SIZE(at) != key) { open[left++] = (u16)at; continue; }
+            for (; seen < at / 16; seen++) rank += (u32)__builtin_popcount(equal[seen]);
+            const u32 before = (u32)__builtin_popcount(equal[seen] & ((1u << (at & 15)) - 1));
+            kept[at / 16] |= (u16)((u32)(words[at] <= all->most[rank + before]) << (at & 15));
+        }
+        count = left;
+    }
 }
 /* For each bin the words that surely keep are below the lower half, those that surely do not above the upper one. */
 static void bounds(const Ranked *all, u16 counts[4][NARROW], int many, u32 *table) {
@@ -206,16 +234,17 @@ static int drawn(const Ranked *all, const float *x, const u32 *words, u16 *bins,
     u16 *open = kept + (n + 63) / 64 * 4;
     memset(open + (n - 1) / 64 * 4, 0, 8);
     told(x, n, words, bins, table, kept, open);
-    int unsure = 0;
+    u16 unsure[UNSURE];
+    int count = 0;
     for (i = 0; i < n; i += 64) {
         u64 these;
         memcpy(&these, open + i / 16, 8);
         for (; these; these &= these - 1) {
-            const int64_t at = i + __builtin_ctzll(these);
-            if (++unsure > UNSURE) return 0;
-            kept[at / 16] |= (u16)((u32)(words[at] <= all->most[counted(x, n, at)]) << (at & 15));
+            if (count == UNSURE) return 0;
+            unsure[count++] = (u16)(i + __builtin_ctzll(these));
         }
     }
+    settle(all, x, n, words, unsure, count, kept);
     return 1;
 }
 
