@@ -6,11 +6,23 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+
+from cuvee.api.blend import Blend
+from cuvee.api.budget import budgeted, running
+from cuvee.api.execute import save
+from cuvee.engine.cluster.job import ClusterOptions
+from cuvee.engine.options import RunOptions
+from cuvee.recipe.load import parse_recipe
+from cuvee.sources.catalogue import catalogue
+from cuvee.sources.open import open_source
 
 RECIPES = {
     "linear": "{method: linear}",
     "ties": "{method: ties, density: 0.4}",
+    "ties_tensor": "{method: ties, density: 0.4, scope: tensor, count: official}",
+    "ties_model": "{method: ties, density: 0.4, scope: model, count: official}",
+    "task_arithmetic": "{method: task_arithmetic}",
     "dare_ties": "{method: dare_ties, density: 0.5}",
     "slerp": "{method: slerp, t: 0.3}",
     "lines": "{method: lines}",
@@ -45,3 +57,31 @@ def recipe(root: Path | str, method: str) -> str:
 def weights(folder: Path) -> dict[str, bytes]:
     """Every weight file and its bytes."""
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
+
+
+def uneven(root: Path) -> None:
+    """Make most rows of the wide tensor change little, and catalogue the models: a budget can leave blocks out."""
+    base = load_file(root / "base/model.safetensors")["embed.weight"]
+    for name in ("one", "two"):
+        tensors = load_file(root / name / "model.safetensors")
+        own = tensors["embed.weight"]
+        own[len(own) // 4 :] = (base + 0.01 * (own - base))[len(own) // 4 :]
+        save_file(tensors, root / name / "model.safetensors")
+    opened = [open_source(f"./{name}", anchor=root) for name in ("base", "one", "two")]
+    catalogue(opened[0], opened[1:])
+
+
+def within(
+    text: str, out: Path, cluster: ClusterOptions | None = None, *, budget: str = "60%"
+) -> tuple[dict[str, bytes], object]:
+    """Weights of a merge within a budget, on a cluster where one is given, and what its manifest says of the budget."""
+    blend = Blend(parse_recipe(text))
+    plan = blend.build()
+    try:
+        asked = budgeted(plan, budget, None)
+        assert any(asked.choice.spared.values())
+        inner = None if cluster is None else blend.on_cluster(cluster, within=asked)
+        figures = save(asked.plan, out, RunOptions(), runner=running(asked, inner)).finished.figures
+        return weights(out), figures["read_budget"]
+    finally:
+        plan.close()

@@ -11,7 +11,7 @@ from typing import Any
 
 import cluster_models
 import pytest
-from cluster_models import RECIPES, recipe, weights
+from cluster_models import RECIPES, recipe, uneven, weights, within
 from safetensors.torch import load_file, save_file
 
 import cuvee.engine.cluster.drive as driving
@@ -226,3 +226,29 @@ def test_counts_and_errors_survive_the_way() -> None:
     assert isinstance(error, Failed)
     again = error.error()
     assert type(again) is MissingTensor and again.diagnostics[0].hint == "look"
+
+
+@pytest.mark.parametrize("method", ["ties_tensor", "ties_model", "task_arithmetic"])
+@pytest.mark.parametrize("storage", ["shared", "driver"])
+def test_a_budget_leaves_out_the_same_blocks_on_workers(tmp_path: Path, method: str, storage: Any) -> None:
+    cluster_models.models(tmp_path / "models", wide=12_000)
+    uneven(tmp_path / "models")
+    text = recipe(tmp_path / "models", method)
+    local = within(text, tmp_path / "local")
+    assert within(text, tmp_path / "cluster", ClusterOptions(storage=storage)) == local
+    Blend(parse_recipe(text)).save(tmp_path / "whole", run=RunOptions(catalogue=False))
+    assert weights(tmp_path / "whole") != local[0]
+
+
+@pytest.mark.parametrize("method", ["ties_tensor", "ties_model"])
+def test_a_worker_without_kernels_looks_for_no_threshold_in_what_a_budget_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """It would find another one there, and nothing would tell."""
+    cluster_models.models(tmp_path / "models", wide=12_000)
+    uneven(tmp_path / "models")
+    monkeypatch.setattr("cuvee.engine.cluster.work.fuse", lambda *_: None)
+    with pytest.raises(RunError) as caught:
+        within(recipe(tmp_path / "models", method), tmp_path / "out", ClusterOptions())
+    assert caught.value.diagnostics[0].code == "CV-E280"
+    assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ from typing import Any
 
 import cluster_models
 import pytest
-from cluster_models import recipe, weights
+from cluster_models import recipe, uneven, weights, within
 from safetensors.torch import load_file, save_file
 
 from cuvee.api.blend import Blend
@@ -165,3 +165,17 @@ def test_what_is_known_is_neither_read_nor_made_again(
         save(found.plan, tmp_path / "two", RunOptions(), runner=runner, lineage=found.lineage)
     own.save(tmp_path / "full", run=RunOptions(catalogue=False))
     assert weights(tmp_path / "two") == weights(tmp_path / "full") != weights(tmp_path / "linear")
+
+
+def test_a_budget_reads_the_same_blocks_on_a_cluster(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers leave out what the driver chose, use its thresholds, and the driver measures the same error."""
+    monkeypatch.setenv("CUVEE_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(root, tmp_path / "models")
+    uneven(tmp_path / "models")
+    text = recipe(tmp_path / "models", "ties_tensor")
+    with Killer(1):
+        assert within(text, tmp_path / "cluster", ClusterOptions(workers=2)) == within(
+            text, tmp_path / "local"
+        )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
+    from cuvee.api.budgeted_plan import Budgeted
     from cuvee.api.execute import Runner, Saved
     from cuvee.api.remerge import Remerge
     from cuvee.engine.cluster.job import ClusterOptions
@@ -109,12 +110,18 @@ class Blend:
         finally:
             plan.close()
 
-    def on_cluster(self, cluster: ClusterOptions, again: Remerge | None = None) -> Runner:
-        """What runs this merge's plan on a cluster; with `again`, what is the same in an earlier output is copied."""
-        from cuvee.api.clustered import again_on_cluster, on_cluster
+    def on_cluster(
+        self, cluster: ClusterOptions, again: Remerge | None = None, *, within: Budgeted | None = None
+    ) -> Runner:
+        """What runs this merge's plan on a cluster; with `again`, what is the same in an earlier output is copied; with
+        `within`, workers read what that budget leaves.
+        """
+        from cuvee.api.clustered import again_on_cluster, on_cluster, within_on_cluster
         from cuvee.engine.cluster.job import origin_of
 
         origin = origin_of(self.recipe, self.anchor, self.offline, self.elsewhere, self.options)
+        if within is not None:
+            return within_on_cluster(within, origin, cluster)
         if again is None:
             return on_cluster(origin, cluster)
         return again_on_cluster(again, lambda taken: on_cluster(origin, cluster, taken))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,7 +112,7 @@ def budgeted(
         tables = replace(tables, needed=frozenset(thinned))
     less = _wrapped(plan, stand_ins, choice, sample)
     _check_reach(less, thinned)
-    return Budgeted(less, choice, plan, tables, lossless.prints, sample)
+    return Budgeted(less, choice, plan, tables, lossless.prints, sample, stand_ins)
 
 
 def _check_reach(plan: Plan, thinned: Mapping[int, Thinned]) -> None:
@@ -162,7 +162,9 @@ def _without_loss(plan: Plan, base: str, lossless: Spared) -> Budgeted:
     """Nothing but what changes no byte is left out."""
     total, read = _pages_without(plan, base, lossless)
     choice = Choice({}, lossless.nbytes, 0.0, 0.0, total, read)
-    return Budgeted(lossless.plan, choice, plan, lossless.tables, lossless.prints)
+    return Budgeted(
+        lossless.plan, choice, plan, lossless.tables, lossless.prints, stand_ins=lossless.stand_ins
+    )
 
 
 def _pages_without(plan: Plan, base: str, lossless: Spared) -> tuple[int, int]:
@@ -252,9 +254,9 @@ def _above(bound: float) -> str:
     return f"{math.ceil(bound / step - 1e-9) * step:.2g}"
 
 
-def running(asked: Budgeted) -> Any:
-    """What runs the plan and adds the measured error to the figures of its manifest."""
-    inner = runner_of(asked.tables, asked.prints)
+def running(asked: Budgeted, inner: Callable[..., Finished] | None = None) -> Any:
+    """What runs the plan (`inner`; None: this machine) and adds the measured error to the figures of its manifest."""
+    inner = inner or runner_of(asked.tables, asked.prints)
 
     def runner(plan: Plan, session: Staging, options: RunOptions, listener: Listener) -> Finished:
         finished = inner(plan, session, options, listener)

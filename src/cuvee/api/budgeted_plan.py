@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cuvee.api.sparing import Prints
 from cuvee.engine.tables import Tables
 from cuvee.plan.budget import Choice
 from cuvee.plan.plan import OutputTensor, Plan
+from cuvee.plan.sharing import StandIns
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Sample:
 class Budgeted:
     """A plan that leaves blocks out, what was chosen, the plan that reads everything, and thresholds that are known.
 
-    `sample` is what the error is measured on afterwards.
+    `sample` is what the error is measured on afterwards, `stand_ins` every block that is read from another source.
 
     `prints` are the sources' fingerprints from before their catalogue was asked.
     """
@@ -48,3 +49,4 @@ class Budgeted:
     tables: Tables | None = None
     prints: Prints = ()
     sample: Sample = Sample()
+    stand_ins: StandIns = field(default_factory=dict)

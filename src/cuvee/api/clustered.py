@@ -6,8 +6,10 @@ Owns what the driver is told about both. What workers do with it is the engine's
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from cuvee.api.budgeted_plan import Budgeted
 from cuvee.api.remerge import Remerge
 from cuvee.api.sparing import refuse_others, spared
 from cuvee.core.digests import REGION
@@ -42,6 +44,28 @@ def on_cluster(origin: Origin, cluster: ClusterOptions, taken: Taken = _NOTHING)
         return drive(less.plan, session, options, listener, origin, cluster, known, figure, taken)
 
     return run
+
+
+def within_on_cluster(asked: Budgeted, origin: Origin, cluster: ClusterOptions) -> Runner:
+    """A runner for a plan within a budget: workers read what the budget leaves, and look for no threshold in it."""
+
+    def run(plan: Plan, session: Staging, options: RunOptions, listener: Listener = ignore) -> Finished:
+        refuse_others(asked.prints)
+        tables, built = asked.tables, replace(asked.whole, layout=plan.layout).digest
+        cuts = {} if tables is None else _cuts(plan, tables)
+        needed = {} if tables is None else _needed(plan, tables)
+        figure = None if tables is None else tables.figure
+        known = Known(asked.stand_ins, cuts, needed, built)
+        return drive(plan, session, options, listener, origin, cluster, known, figure)
+
+    return run
+
+
+def _needed(plan: Plan, tables: Tables) -> dict[str, list[int]]:
+    """The stages of each tensor whose thresholds are not to be looked for."""
+    numbered = {t.meta.name: enumerate(walk(t.node)) for t in plan.tensors}
+    found = {name: [n for n, node in nodes if id(node) in tables.needed] for name, nodes in numbered.items()}
+    return {name: numbers for name, numbers in found.items() if numbers}
 
 
 def _cuts(plan: Plan, tables: Tables) -> dict[str, dict[int, object]]:
@@ -84,4 +108,4 @@ def _aligned(tensor: OutputTensor) -> bool:
     return not any(end * tensor.meta.dtype.size % REGION for end in ends)
 
 
-__all__ = ["again_on_cluster", "on_cluster"]
+__all__ = ["again_on_cluster", "on_cluster", "within_on_cluster"]

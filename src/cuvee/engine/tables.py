@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,17 @@ EPSILON = {FLOAT32: 2.0**-24, FLOAT16: 2.0**-11, BFLOAT16: 2.0**-8}
 Changes = Mapping[tuple[str, str], Mapping[str, Change]]  # by expert and base
 
 
+def refuse_summary(what: str, nodes: Sequence[Apply], needed: Collection[int]) -> None:
+    """RunError where the generic path asks what it must not look for: thresholds of stages that are `needed`."""
+    if what == "summary" and any(id(node) in needed for node in nodes):
+        raise RunError(
+            "CV-E280",
+            f"`{nodes[0].tensor}` cannot be made by the compiled kernels, and thresholds of what a budget leaves "
+            "out are known to them alone",
+            hint="merge without a budget; a NaN or infinity among the inputs is named then",
+        )
+
+
 @dataclass(slots=True)
 class Tables:
     """The changes that are catalogued, and the thresholds that follow from them."""
@@ -66,13 +77,7 @@ class Tables:
 
     def figure(self, what: str, nodes: Sequence[Apply]) -> Any:
         """As `Memo.get` has it: the figure of one application, or those of a group; None where it does not follow."""
-        if what == "summary" and any(id(node) in self.needed for node in nodes):
-            raise RunError(
-                "CV-E280",
-                f"`{nodes[0].tensor}` cannot be made by the compiled kernels, and thresholds of what a budget leaves "
-                "out are known to them alone",
-                hint="merge without a budget; a NaN or infinity among the inputs is named then",
-            )
+        refuse_summary(what, nodes, self.needed)
         found = self.cuts(nodes) if what == "cuts" else None
         return found[0] if found is not None and nodes[0].group is None else found
 

@@ -85,7 +85,6 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
     is_within = bool(within)
     is_again, cluster = bool(given["lineage"] or given["earlier"]), cluster_choices(given)
     _one_way({"a budget": is_within, "lineage": is_again})
-    _one_way({"a budget": is_within, "a cluster": cluster is not None})
     for way in ({"a budget": is_within}, {"a cluster": cluster is not None}):
         _one_way({**way, "`--catalog`": bool(given["catalog"])})
     options = recorded(run_choices(given), given["catalog"])
@@ -102,7 +101,7 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
     if is_within:
         from cuvee.cli.budgeted import merge_within
 
-        return merge_within(blend, out, options, manner, within)
+        return merge_within(blend, out, options, manner, within, cluster)
     if is_again:
         return merge_again(blend, out, options, manner, given["earlier"], cluster)
     return merge_into(blend, out, options, manner, cluster)

@@ -58,7 +58,8 @@ def drive(
     total = sum(t.meta.nbytes for t in plan.tensors)
     left = sum(t.meta.nbytes for t in waiting)
     tell(Started(len(plan.tensors), total, total - left))
-    job = Job(origin, plan.layout, plan.digest, options, _staged(session, cluster), known or Known())
+    known = known or Known()
+    job = Job(origin, plan.layout, known.built or plan.digest, options, _staged(session, cluster), known)
     with OneThreadEach() as mode, stop_flag() as stopped:
         crew = Crew(job, cluster, lambda: stopped.set)
         with crew if waiting else nullcontext():

@@ -6,7 +6,7 @@ A worker trusts nothing: it plans from the recipe and compares the digest with t
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,10 +49,15 @@ class Staged:
 class Known:
     """What a catalogue tells of a plan: blocks to be read from another source, by source, tensor and block; thresholds
     within tensors, by tensor and the number of their stage among its nodes.
+
+    Where blocks are left out with a loss, `needed` are the stages, named alike, whose thresholds are not looked for in
+    what is left, and `built` is the digest of the plan without that (empty: as the driver's).
     """
 
     stand_ins: Mapping[str, Mapping[str, Mapping[int, str]]] = field(default_factory=dict)
     cuts: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
+    needed: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    built: str = ""
 
 
 @dataclass(frozen=True, slots=True)

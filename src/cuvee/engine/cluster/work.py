@@ -26,6 +26,7 @@ from cuvee.engine.fused.selection import Probe
 from cuvee.engine.memo import Memo, summary_values
 from cuvee.engine.run import evaluator_of, make_tensor, tell_of_kernels
 from cuvee.engine.spent import Account
+from cuvee.engine.tables import refuse_summary
 from cuvee.errors import CuveeError, RunError, Where
 from cuvee.plan.nodes import Apply, walk
 from cuvee.plan.plan import OutputTensor
@@ -75,6 +76,12 @@ class Workplace:
         self.tensors = {tensor.meta.name: tensor for tensor in self.plan.tensors}
         self.groups = self.plan.groups()
         self.cuts = job.known.cuts
+        self.needed = {
+            id(node)
+            for name, numbers in job.known.needed.items()
+            for number, node in enumerate(walk(self.tensors[name].node))
+            if number in numbers
+        }
         self.job, self.staged = job, job.staged
         if job.staged is not None and not _proven(job):
             self.staged = None
@@ -86,7 +93,7 @@ class Workplace:
 
     def sweep(self, work: Sequence[Sequence[Sought]], learned: Learned) -> Mapping[int, Any] | None:
         """Tallies of probes over tensors, by number; None where the compiled kernels cannot tell."""
-        memo = memo_of(self.groups, learned)
+        memo = self._memo(learned)
         fused = self._fused(memo, [self.groups[sought[0].group][sought[0].place][0] for sought in work])
         if fused is None:
             return None
@@ -105,7 +112,7 @@ class Workplace:
 
     def summary(self, group: str, learned: Learned) -> Any:
         """The summary of a group, over all its tensors."""
-        evaluator = evaluator_of(self.plan, self.options, _unheard, memo_of(self.groups, learned))
+        evaluator = evaluator_of(self.plan, self.options, _unheard, self._memo(learned))
         with torch.no_grad():
             return evaluator.summary(self.groups[group][0][1])
 
@@ -118,7 +125,7 @@ class Workplace:
                 findings.append(event)
 
         tell_of_kernels(self.options, tell)
-        memo = memo_of(self.groups, learned)
+        memo = self._memo(learned)
         tensors = [self.tensors[region.tensor] for region in regions]
         for tensor in tensors:
             self._tell(memo, tensor)
@@ -140,6 +147,12 @@ class Workplace:
             finally:
                 output.close()
         return Done(tuple(made), tuple(findings))
+
+    def _memo(self, learned: Learned) -> Memo:
+        """What others found out; thresholds that only they can know are refused."""
+        memo = memo_of(self.groups, learned)
+        memo.known = lambda what, nodes: refuse_summary(what, nodes, self.needed)
+        return memo
 
     def _tell(self, memo: Memo, tensor: OutputTensor) -> None:
         """Thresholds within the tensor that are known."""
