@@ -15,6 +15,8 @@ from cluster_models import RECIPES, recipe, uneven, weights, within
 from safetensors.torch import load_file, save_file
 
 import cuvee.engine.cluster.drive as driving
+import cuvee.engine.cluster.work as working
+import cuvee.engine.fused.fuse as fusing
 from cuvee.api.blend import Blend
 from cuvee.core.digests import REGION, RegionHasher, joined_digest, tensor_digest
 from cuvee.engine.cluster.job import ClusterOptions, Failed, Job, failed, origin_of
@@ -238,6 +240,48 @@ def test_a_budget_leaves_out_the_same_blocks_on_workers(tmp_path: Path, method: 
     assert within(text, tmp_path / "cluster", ClusterOptions(storage=storage)) == local
     Blend(parse_recipe(text)).save(tmp_path / "whole", run=RunOptions(catalogue=False))
     assert weights(tmp_path / "whole") != local[0]
+
+
+def test_workers_ask_no_more_where_tensors_lie_than_what_is_known_takes(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where figures of a group are known, nobody looks at its tensors; asking fetches those that are far away."""
+    asked = {"now": 0, "least": 0}
+    kind = "now"
+    plain = fusing.extents_of
+
+    def counting(*given: Any) -> Any:
+        asked[kind] += 1
+        return plain(*given)
+
+    monkeypatch.setattr(fusing, "extents_of", counting)
+    for kind in asked:
+        if kind == "least":
+            monkeypatch.setattr(
+                Workplace, "_memo", lambda self, learned: working.memo_of(self.groups, learned)
+            )
+        Blend(parse_recipe(recipe(root, "ties"))).save(tmp_path / kind, cluster=ClusterOptions())
+    assert 0 < asked["now"] == asked["least"]
+
+
+def test_outputs_that_no_cluster_makes_are_refused(root: Path, tmp_path: Path) -> None:
+    text = recipe(root, "task_arithmetic").replace("{shard_size: 2MB}", "{kind: adapter, rank: 4}")
+    with pytest.raises(UsageError) as caught:
+        Blend(parse_recipe(text)).save(tmp_path / "out", cluster=ClusterOptions())
+    assert caught.value.diagnostics[0].code == "CV-U214"
+
+
+@pytest.mark.parametrize("output", ["{kind: adapter, rank: 4}", "{kind: package}"])
+def test_outputs_made_from_a_model_take_no_budget(tmp_path: Path, output: str) -> None:
+    """They are not made by what knows the thresholds of what is left out."""
+    cluster_models.models(tmp_path / "models")
+    uneven(tmp_path / "models")
+    text = recipe(tmp_path / "models", "task_arithmetic").replace("{shard_size: 2MB}", output)
+    text = text.replace("method: task_arithmetic", "method: emr" if "package" in output else "method: ties")
+    with pytest.raises(PlanError) as caught:
+        within(text, tmp_path / "out")
+    assert caught.value.diagnostics[0].code == "CV-P200"
+    assert "adapter or a package" in str(caught.value)
 
 
 @pytest.mark.parametrize("method", ["ties_tensor", "ties_model"])

@@ -83,6 +83,8 @@ def budgeted(
     What a catalogue proves needless is left out first, and is all where that keeps `read_budget`.
     """
     chosen = options or RunOptions.from_settings()
+    if plan.recipe.output.adapter is not None or plan.recipe.output.package is not None:
+        raise _refused(plan, "its output is no model, but an adapter or a package made from one")
     lossless = spared(plan, chosen)
     base, found = _base_of(plan, lossless, read_budget, max_deviation)
     if found is None:
@@ -110,9 +112,9 @@ def budgeted(
     add(stand_ins, lossless.stand_ins)
     if tables is not None:
         tables = replace(tables, needed=frozenset(thinned))
-    less = _wrapped(plan, stand_ins, choice, sample)
+    less = _noted(wrapped(plan, stand_ins, facts := _facts(choice)), choice, sample)
     _check_reach(less, thinned)
-    return Budgeted(less, choice, plan, tables, lossless.prints, sample, stand_ins)
+    return Budgeted(less, choice, plan, tables, lossless.prints, sample, stand_ins, facts)
 
 
 def _check_reach(plan: Plan, thinned: Mapping[int, Thinned]) -> None:
@@ -223,19 +225,19 @@ def rounding_of(plan: Plan) -> str:
     return " and ".join(sorted(kinds))
 
 
-def _wrapped(plan: Plan, stand_ins: Mapping[str, Any], choice: Choice, sample: Sample) -> Plan:
-    sources = dict(plan.sources)
+def _facts(choice: Choice) -> dict[str, dict[str, Any]]:
+    """What the identity of each source tells of which something is lost."""
     facts = {
         "read": choice.read,
         "of": choice.total,
         "identical": choice.identical,
         "bound": str(choice.bound),
     }
-    for key, blocks in stand_ins.items():
-        lost = choice.spared.get(key, {})
-        told = blake3(canonical_json({n: sorted(b) for n, b in lost.items()})).hexdigest()
-        shown = {**facts, "blocks": told} if lost else None
-        sources[key] = wrapped(plan, {key: blocks}, shown).sources[key]
+    blocks = {key: {n: sorted(b) for n, b in lost.items()} for key, lost in choice.spared.items() if lost}
+    return {key: {**facts, "blocks": blake3(canonical_json(b)).hexdigest()} for key, b in blocks.items()}
+
+
+def _noted(plan: Plan, choice: Choice, sample: Sample) -> Plan:
     message = (
         f"{size(choice.read + sample.nbytes)} of {size(choice.total)} of the experts are read "
         f"({size(sample.nbytes)} to measure the error, {size(choice.identical)} change nothing); besides rounding, "
@@ -243,7 +245,7 @@ def _wrapped(plan: Plan, stand_ins: Mapping[str, Any], choice: Choice, sample: S
         f"{rounding_of(plan)} at most {_above(choice.rounded)}"
     )
     note = Diagnostic("CV-P203", message, severity="note")
-    return replace(plan, sources=sources, notes=(*plan.notes, note))
+    return replace(plan, notes=(*plan.notes, note))
 
 
 def _above(bound: float) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from cuvee.api.sparing import Prints
 from cuvee.engine.tables import Tables
@@ -38,7 +40,8 @@ class Sample:
 class Budgeted:
     """A plan that leaves blocks out, what was chosen, the plan that reads everything, and thresholds that are known.
 
-    `sample` is what the error is measured on afterwards, `stand_ins` every block that is read from another source.
+    `sample` is what the error is measured on afterwards, `stand_ins` every block read from another source, `facts`
+    what is told of the sources of which something is lost.
 
     `prints` are the sources' fingerprints from before their catalogue was asked.
     """
@@ -50,3 +53,4 @@ class Budgeted:
     prints: Prints = ()
     sample: Sample = Sample()
     stand_ins: StandIns = field(default_factory=dict)
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -55,7 +55,7 @@ def within_on_cluster(asked: Budgeted, origin: Origin, cluster: ClusterOptions) 
         cuts = {} if tables is None else _cuts(plan, tables)
         needed = {} if tables is None else _needed(plan, tables)
         figure = None if tables is None else tables.figure
-        known = Known(asked.stand_ins, cuts, needed, built)
+        known = Known(asked.stand_ins, cuts, needed, asked.facts, built)
         return drive(plan, session, options, listener, origin, cluster, known, figure)
 
     return run

@@ -47,7 +47,8 @@ def refuse_summary(what: str, nodes: Sequence[Apply], needed: Collection[int]) -
             "CV-E280",
             f"`{nodes[0].tensor}` cannot be made by the compiled kernels, and thresholds of what a budget leaves "
             "out are known to them alone",
-            hint="merge without a budget; a NaN or infinity among the inputs is named then",
+            hint="merge without a budget; a NaN or infinity among the inputs, or why there are no kernels, is told "
+            "then",
         )
 
 

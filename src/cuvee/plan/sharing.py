@@ -52,16 +52,21 @@ def _alike(plan: Plan, one: str, other: str, name: str) -> bool:
     return plan.sources[one].source.tensors[name] == plan.sources[other].source.tensors[name]
 
 
-def wrapped(plan: Plan, stand_ins: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> Plan:
-    """The plan with its sources behind `SparedSource`; stand-ins are keys of sources."""
-    sources = dict(plan.sources)
+def wrapped(
+    plan: Plan, stand_ins: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]] | None = None
+) -> Plan:
+    """The plan with its sources behind `SparedSource`; stand-ins are keys of sources.
+
+    `facts` tell what is lost of those sources of which something is.
+    """
+    sources, facts = dict(plan.sources), facts or {}
     for key, tensors in stand_ins.items():
         blocks = {
             name: {number: plan.sources[other].source for number, other in found.items()}
             for name, found in tensors.items()
         }
         sources[key] = replace(
-            plan.sources[key], source=SparedSource(plan.sources[key].source, blocks, facts)
+            plan.sources[key], source=SparedSource(plan.sources[key].source, blocks, facts.get(key))
         )
     return replace(plan, sources=sources)
 

@@ -45,7 +45,6 @@ def test_any_number_of_expressions_is_walked_once_each() -> None:
 
 
 def test_an_expression_survives_pickling_after_a_walk() -> None:
-    """Cluster workers are sent them."""
     root, _ = _expression()
     list(walk(root))
     again = pickle.loads(pickle.dumps(root))

@@ -51,12 +51,14 @@ class Known:
     within tensors, by tensor and the number of their stage among its nodes.
 
     Where blocks are left out with a loss, `needed` are the stages, named alike, whose thresholds are not looked for in
-    what is left, and `built` is the digest of the plan without that (empty: as the driver's).
+    what is left, `facts` what their sources tell of it, and `built` is the digest of the plan without that (empty: the
+    driver's).
     """
 
     stand_ins: Mapping[str, Mapping[str, Mapping[int, str]]] = field(default_factory=dict)
     cuts: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
     needed: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     built: str = ""
 
 
@@ -113,6 +115,12 @@ def origin_of(recipe: Recipe, anchor: Path, offline: bool, elsewhere: bool, choi
             "models in memory cannot be merged on a cluster: its workers open sources themselves",
             hint="save the model, and name its folder",
         )
+    if recipe.output.adapter is not None or recipe.output.package is not None:
+        raise UsageError(
+            "CV-U214",
+            "adapters and packages are made on one machine, not on a cluster",
+            hint="leave `--engine ray` out, or merge a model there and use `cuvee extract lora`",
+        )
     return Origin(recipe, anchor.resolve(), Path.cwd(), offline, elsewhere, choices)
 
 
@@ -137,7 +145,7 @@ def rebuilt(job: Job) -> Plan:
             "a worker plans something else than the driver: its sources, or its version of cuvee, differ",
             hint="name sources that every machine sees, and install the same version everywhere",
         )
-    return wrapped(plan, job.known.stand_ins) if job.known.stand_ins else plan
+    return wrapped(plan, job.known.stand_ins, job.known.facts) if job.known.stand_ins else plan
 
 
 def failed(error: CuveeError) -> Failed:

@@ -151,7 +151,8 @@ class Workplace:
     def _memo(self, learned: Learned) -> Memo:
         """What others found out; thresholds that only they can know are refused."""
         memo = memo_of(self.groups, learned)
-        memo.known = lambda what, nodes: refuse_summary(what, nodes, self.needed)
+        if self.needed:
+            memo.known = lambda what, nodes: refuse_summary(what, nodes, self.needed)
         return memo
 
     def _tell(self, memo: Memo, tensor: OutputTensor) -> None:

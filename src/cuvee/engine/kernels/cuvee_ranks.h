@@ -133,6 +133,15 @@ static void rise(Ranked *all) {
 enum { NARROW = 2048, UNSURE = 48, COUNTED = 65535 };
 #define SIZE(i) (bits_of(x[i]) & 0x7fffffffu)
 /* How many magnitudes of a row are less than one; a bit in `equal` for each that is the same. */
+static inline u16 compared(const float *x, int n, u32 key, u32 *less) {
+    u32 below = 0, same = 0;
+    for (int k = 0; k < n; k++) {
+        below += SIZE(k) < key;
+        same |= (u32)(SIZE(k) == key) << k;
+    }
+    *less += below;
+    return (u16)same;
+}
 static u32 below(const float *x, int64_t n, u32 key, u16 *equal) {
     int64_t i = 0;
     u32 less = 0;
@@ -144,14 +153,8 @@ static u32 below(const float *x, int64_t n, u32 key, u16 *equal) {
         equal[i / 16] = (u16)_mm512_cmpeq_epi32_mask(size, own);
     }
 #endif
-    for (; i < n; i += 16) {
-        u32 same = 0;
-        for (int k = 0; k < 16 && i + k < n; k++) {
-            less += SIZE(i + k) < key;
-            same |= (u32)(SIZE(i + k) == key) << k;
-        }
-        equal[i / 16] = (u16)same;
-    }
+    for (; i + 16 <= n; i += 16) equal[i / 16] = compared(x + i, 16, key, &less);
+    if (i < n) equal[i / 16] = compared(x + i, (int)(n - i), key, &less);
     return less;
 }
 /* Settles open entries, `count` of them in rising order: those of one magnitude share one look at the row, since the rank of

