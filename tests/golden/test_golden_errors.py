@@ -148,18 +148,24 @@ GALLERY: dict[str, str] = {
     "plan_chat_template_syntax": MK + "chat_template: '{% for x in %}'\n",
     "plan_adapter": MK.replace("./math", "./base+./math"),
     "plan_scheme": MK.replace("./math", "ftp://bucket/x"),
+    "plan_kinds": OWN.replace("./code", "./whole") + "merge: {method: ties}\n",
 }  # fmt: skip
 
 
 @pytest.fixture
 def gallery(here: Path, make_llama: Any) -> Path:
-    """Three further models: one of another width, one that lacks a tensor, one of another architecture."""
+    """Further models: of another width, without a tensor, with one of whole numbers, of another architecture."""
     from safetensors.torch import save_file
 
     make_llama(here / "wide", 3, width=16)
     tensors = make_llama(here / "short", 4)
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, here / "short" / "model.safetensors")
+    tensors = make_llama(here / "whole", 6)
+    save_file(
+        tensors | {"model.norm.weight": tensors["model.norm.weight"].long()},
+        here / "whole" / "model.safetensors",
+    )
     make_llama(here / "gpt", 5)
     config = here / "gpt" / "config.json"
     config.write_text(config.read_text().replace('"llama"', '"mistral"').replace("LlamaFor", "MistralFor"))

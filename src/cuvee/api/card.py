@@ -23,6 +23,8 @@ from cuvee.recipe.model import Recipe, Reference, SourceSpec
 from cuvee.sinks.target import MANIFEST, beside
 from cuvee.sources.reference import WEIGHT_SUFFIXES
 
+_WITHIN = "CV-P203"  # what a budget left out, and the bound of its error
+
 
 def card_text(plan: Plan, name: str) -> str:
     """The text of README.md."""
@@ -33,7 +35,7 @@ def card_text(plan: Plan, name: str) -> str:
         [_source(plan, key, opened) for key, opened in plan.sources.items()],
         cuvee.__version__,
     )
-    notes = [d.message for d in plan.notes if d.severity == "warning"]
+    notes = [d.message for d in plan.notes if d.severity == "warning" or d.code == _WITHIN]
     recipe = plan.recipe.text or f"# built in Python: {plan.method_label}"
     return model_card(replace(facts, recipe=recipe, licence=licence, notes=notes))
 

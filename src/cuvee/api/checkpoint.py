@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cuvee.families import Family, identify
 from cuvee.recipe.model import InMemory, Reference
 from cuvee.sources.open import open_source
-from cuvee.sources.source import Source, stored_form
+from cuvee.sources.source import Source, meta_of, stored_form
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,8 +49,8 @@ class Checkpoint:
         self.source.close()
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor, read whole, in its own shape."""
-        meta = self.source.tensors[name]
+        """One tensor, read whole, in its own shape; MissingTensor where there is none of that name."""
+        meta = meta_of(self.source.tensors, name, self.source.label)
         return self.source.read(name).reshape(meta.shape)
 
     def summary(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from cuvee.core.cache import folder
 from cuvee.core.disk import REAL, make_folders, write_file
 from cuvee.engine.options import RunOptions
 from cuvee.errors import CuveeError
-from cuvee.plan.cost import Outlook, Prediction, Rates, floor_of, inputs_of, predict
+from cuvee.plan.cost import Outlook, Prediction, Rates, decoded, floor_of, inputs_of, predict
 from cuvee.plan.plan import Plan
 
 if TYPE_CHECKING:
@@ -61,9 +61,12 @@ def known_rates() -> Rates:
 
 
 def teaches(plan: Plan) -> bool:
-    """Whether a run of the plan moves so much, each input read once, that `remember` learns from it."""
+    """Whether a run of the plan moves so much, each input read once, that `remember` learns from it.
+
+    Inputs that are decoded, such as packed experts, tell how fast the processor is, not the disk.
+    """
     read = sum(meta.nbytes for meta in inputs_of(plan.tensors).values())
-    return read + plan.layout.total_bytes >= LARGE
+    return not decoded(plan) and read + plan.layout.total_bytes >= LARGE
 
 
 def remember(prediction: Prediction, seconds: float) -> None:

@@ -24,7 +24,7 @@ from cuvee.engine.options import RunOptions
 from cuvee.engine.rounds import Told, compiled_reads
 from cuvee.engine.work import moving, planning, seconds_of
 from cuvee.errors import SourceError
-from cuvee.plan.cost import PROGRAM, Means, inputs_of
+from cuvee.plan.cost import PROGRAM, Means, decoded, inputs_of
 from cuvee.plan.matrices import is_whole, repeats
 from cuvee.plan.nodes import Apply, Node, Read, walk
 from cuvee.plan.plan import OutputTensor, Plan
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 COMPILED = 38_000_000  # bytes of the interpreter and cuvee without torch
 _TORCH = 215_000_000  # more, where coefficients are computed with it
 _NUMPY = 13_000_000  # the same
+_DECODING, _DECODED = 20_000_000, 10_000_000  # more, where packed experts are decoded; of it by each worker
 _BY_TORCH = {"slerp_fold", "emr_expert", "layer_top", "one_bit", "slack", "tall_masks"}
 _BY_NUMPY = {"multislerp", "karcher"}
 _STEP = 128 * 1024  # elements of a block of each input
@@ -72,6 +73,7 @@ def foreseen(plan: Plan, options: RunOptions, tables: Tables | None = None) -> M
     stages = {n.stage for t in plan.tensors for n in walk(t.node) if isinstance(n, Apply)}
     program = COMPILED + (_TORCH if stages & _BY_TORCH else _NUMPY if tables or stages & _BY_NUMPY else 0)
     program += 0 if tables is None else tables.nbytes
+    program += _DECODING + options.threads * _DECODED if decoded(plan) else 0
     seconds = sum(seconds_of(t, compiled=t.meta.name in compiled) for t in plan.tensors)
     return Means(
         program=program + _gathered(plan, options.threads, told)

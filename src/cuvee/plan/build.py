@@ -31,6 +31,7 @@ from cuvee.plan.plan import Opened, OutputTensor, Plan
 from cuvee.plan.rules import apply_rules
 from cuvee.plan.views import Opener, View, as_dtype, promoted, raise_if, same_family
 from cuvee.plan.vocabulary import Realigner, realigner
+from cuvee.plan.whole_numbers import copied_of, integers_copied, kinds_differ
 from cuvee.recipe.model import BlockValues, Recipe
 from cuvee.sinks.layout import Layout, plan_layout, plan_parts
 
@@ -190,14 +191,17 @@ class Builder:
             simplest if off else None,
         )
 
-    def _integers(self, target: Target, fed: Fed) -> OutputTensor:
+    def _integers(self, target: Target, fed: Fed) -> OutputTensor | None:
         """Integer and boolean tensors are copied: from the base or first model, or after a check that all agree."""
+        if problem := kinds_differ(target, fed):
+            self.found.append(problem)
+            return None
         if self.recipe.differing_buffers == "error" and len(fed.nodes) > 1:
             labels = tuple(f.input.source for f in fed.feeds)
             node: Node = Agree(tuple(fed.nodes), labels)
         else:
-            node = fed.nodes[_whole(fed)]
-        meta = fed.metas[_whole(fed)]
+            node = fed.nodes[copied_of(fed)]
+        meta = fed.metas[copied_of(fed)]
         return self._output(target, node, fed.shape, meta.dtype, meta.dtype, {})
 
     def _stored(self, kept: Sequence[DType]) -> DType:
@@ -275,14 +279,6 @@ class Builder:
         raise_if(self.found)
 
 
-def _whole(fed: Fed) -> int:
-    """The input that is copied where some are whole numbers: the base or the first, unless that one holds floats."""
-    first = fed.base or 0
-    if not fed.metas[first].dtype.is_float:
-        return first
-    return [meta.dtype.is_float for meta in fed.metas].index(False)
-
-
 def _layout(config: Mapping[str, Any] | None, metas: list[TensorMeta], limit: int | None) -> Layout:
     """One folder of weights, or one for each component of a pipeline, under the names its library looks for."""
     if config is None or not is_pipeline(config):
@@ -290,17 +286,6 @@ def _layout(config: Mapping[str, Any] | None, metas: list[TensorMeta], limit: in
     parts = dict.fromkeys(meta.name.partition(".")[0] for meta in metas)
     stems = {part: stem_of(config[COMPONENTS].get(part, {})) for part in parts}
     return plan_parts(metas, stems, max_shard_bytes=limit)
-
-
-def integers_copied(tensors: Sequence[OutputTensor]) -> list[Diagnostic]:
-    """One note about all tensors of whole numbers and truth values, which no method merges."""
-    names = [t.meta.name for t in tensors if not t.meta.dtype.is_float]
-    if not names:
-        return []
-    some = ", ".join(f"`{printable(name)}`" for name in names[:3])
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    what = "1 tensor of whole numbers is" if len(names) == 1 else f"{len(names)} tensors of whole numbers are"
-    return [Diagnostic("CV-P101", f"{what} copied, not merged: {some}{more}", severity="note")]
 
 
 def slice_problems(chosen: Chosen, recipe: Recipe, target: Target) -> list[Diagnostic]:

@@ -18,6 +18,7 @@ from cuvee.plan.nodes import Apply, Node, Read, walk
 from cuvee.plan.plan import OutputTensor, Plan
 from cuvee.plan.reads import Reads, exactly, generic_reads
 from cuvee.plan.stored import laid_below, stored_below, untold
+from cuvee.sources.source import stored_form
 
 PROGRAM = 300_000_000  # bytes of the interpreter, torch and what a small merge takes besides its blocks
 APART = 1 / 3  # of the shorter of waiting for the device and computing, that does not pass during the longer
@@ -130,6 +131,14 @@ def inputs_of(tensors: Iterable[OutputTensor]) -> dict[tuple[str, str], TensorMe
             if isinstance(node, Read):
                 found[node.source, node.meta.name] = node.meta
     return found
+
+
+def decoded(plan: Plan) -> bool:
+    """Whether an input is stored otherwise than its values are read, as that of a packed expert is."""
+    inputs = inputs_of(plan.tensors).items()
+    return any(
+        stored_form(plan.sources[key].source, name).nbytes != meta.nbytes for (key, name), meta in inputs
+    )
 
 
 def cost(plan: Plan) -> Cost:

@@ -135,7 +135,8 @@ class Opener:
         if same in self._by_text:
             key = self._by_text[same]
             return key, self.opened[key]
-        source = open_source(written, anchor=anchor, limits=self.limits, offline=self.offline)
+        label = f"{alias} (in memory)" if isinstance(spec, InMemory) else None
+        source = open_source(written, anchor=anchor, limits=self.limits, offline=self.offline, label=label)
         key = alias if alias not in self.opened else f"{alias} ({len(self.opened)})"
         self.opened[key] = source
         self.paths[key] = _paths(written, anchor) if isinstance(spec, Reference) else ()

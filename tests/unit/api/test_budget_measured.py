@@ -19,8 +19,15 @@ from budget_models import (
 )
 
 from cuvee.api import budget_sample
-from cuvee.api.budget import budgeted, make_catalogue, measured
+from cuvee.api.again import again
+from cuvee.api.blend import Blend
+from cuvee.api.budget import budgeted, make_catalogue, measured, running
+from cuvee.api.card import card_text
+from cuvee.api.execute import save as written
+from cuvee.engine.options import RunOptions
+from cuvee.errors import UsageError
 from cuvee.plan import pages
+from cuvee.recipe.load import load_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -150,3 +157,28 @@ def test_whole_tensors_of_a_sample_are_counted_in_pages(tmp_path, monkeypatch) -
     plan.close()
     assert len(whole.tensors) > 2 and whole.nbytes >= 2 * 3 * 4096 * len(whole.tensors)
     assert some.nbytes <= 8 * 4096 and len(some.tensors) <= 1
+
+
+def test_an_output_of_a_budget_says_so_and_is_not_called_reproducible(tmp_path) -> None:
+    """What was left out is no part of the recipe: running that alone gives another model."""
+    random = np.random.default_rng(5)
+    base = base_of(random)
+    save(tmp_path / "base", base)
+    for k in range(2):
+        save(tmp_path / f"e{k}", {n: t + torch.randn(t.shape) * (n == "a.weight") for n, t in base.items()})
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "version: 1\nbase: ./base\nexperts: {a: ./e0, b: ./e1}\nmerge: {method: task_arithmetic}\n"
+    )
+    make_catalogue(["e0", "e1"], "base", anchor=tmp_path, offline=True)
+    blend = Blend(load_recipe(recipe), tmp_path)
+    plan = blend.build()
+    try:
+        asked = budgeted(plan, "50%", None)
+        written(asked.plan, tmp_path / "out", runner=running(asked))
+        assert "of the experts are read" in card_text(asked.plan, "out")
+    finally:
+        plan.close()
+    with pytest.raises(UsageError) as caught:
+        again(tmp_path / "out", tmp_path, RunOptions())
+    assert caught.value.diagnostics[0].code == "CV-U016"

@@ -10,12 +10,15 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
+import cuvee.api.outlook as outlooks
 from cuvee.api.blend import Blend
 from cuvee.api.budget import make_catalogue
 from cuvee.api.outlook import outlook
+from cuvee.api.pack import pack
 from cuvee.api.sparing import spared
 from cuvee.cli.app import app
 from cuvee.engine.options import RunOptions
+from cuvee.errors import UsageError
 from cuvee.recipe.load import parse_recipe
 
 OPTIONS = RunOptions(threads=1, memory=1 << 16)  # too little to keep a tensor between two passes
@@ -91,3 +94,29 @@ def test_a_factor_that_a_catalogue_does_not_tell_takes_its_pass_all_the_same(mod
     once = 3 * 2 * 2 * SHAPE[0] * SHAPE[1]  # three models of two tensors
     assert read == {"none": once, "l1": 2 * once}
     assert held["l1"] - held["none"] > once // 8
+
+
+def test_a_budget_needs_the_catalogue(models: Path) -> None:
+    (models / "recipe.yaml").write_text(text("tensor"))
+    found = CliRunner().invoke(
+        app, ["merge", "recipe.yaml", "-o", "out", "--read-budget", "50%", "--no-catalog"]
+    )
+    assert found.exit_code != 0 and not (models / "out").exists()
+    assert isinstance(found.exception, UsageError), found.exception
+    assert "`--no-catalog`" in str(found.exception)
+
+
+def test_decoding_takes_memory_and_tells_nothing_of_the_disk(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outlooks, "LARGE", 1)
+    pack("./one", "./base", models / "packed-one", anchor=models)
+    plain = Blend(parse_recipe(text("tensor"))).build()
+    packed = Blend(parse_recipe(text("tensor").replace("one: ./one", "one: ./packed-one"))).build()
+    try:
+        said = [outlook(plan, options=OPTIONS).prediction.peak_memory for plan in (plain, packed)]
+        assert said[1] - said[0] >= 20e6
+        assert outlooks.teaches(plain) and not outlooks.teaches(packed)
+    finally:
+        plain.close()
+        packed.close()

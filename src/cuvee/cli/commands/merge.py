@@ -86,7 +86,8 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
     is_again, cluster = bool(given["lineage"] or given["earlier"]), cluster_choices(given)
     _one_way({"a budget": is_within, "lineage": is_again})
     for way in ({"a budget": is_within}, {"a cluster": cluster is not None}):
-        _one_way({**way, "`--catalog`": bool(given["catalog"])})
+        _one_way({**way, "`--catalog`": given["catalog"] is True})
+    _one_way({"a budget": is_within, "`--no-catalog`": given["catalog"] is False})
     options = recorded(run_choices(given), given["catalog"])
     if given["dry_run"]:
         shown: dict[str, Any] = {"target": out, "options": options, "within": within}
@@ -121,5 +122,6 @@ def _one_way(asked: Mapping[str, bool]) -> None:
         raise UsageError(
             "CV-U001",
             f"a merge cannot be made with {' and '.join(ways)} at once",
-            hint="a budget: `--read-budget`, `--max-deviation`; lineage: `--lineage`, `--from`; a cluster: `--engine`",
+            hint="a budget: `--read-budget`, `--max-deviation`; lineage: `--lineage`, `--from`; a cluster: `--engine`; "
+            "what a budget leaves out is chosen by a catalogue",
         )
