@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,11 @@ def poke(path: Path, offset: int) -> None:
 
 @pytest.fixture
 def folder(here: Path) -> Path:
-    """Models with an adapter, and a recipe of all of them."""
+    """Models with an adapter, copied since tests change them, and a recipe of all of them."""
+    for model in list(here.iterdir()):
+        whole = model.resolve()
+        model.unlink()
+        shutil.copytree(whole, model)
     lora = here / "lora"
     lora.mkdir()
     factors = {"lora_A": torch.randn(2, 8), "lora_B": torch.randn(8, 2)}
