@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-import tempfile
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -89,15 +88,12 @@ class Package:
                 hint=self._hint(),
             )
         disk.make_folders(self.path.parent)
-        # in a folder of its own until it is whole: another process may read or fetch the same package now
-        try:
-            with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".") as apart:
-                come = Path(apart) / self.file
-                problem = _run(self._command(), come.parent)
-                if problem is None and come.exists():
-                    come.replace(self.path)
-        except OSError as error:
-            problem = error.strerror
+        with (
+            disk.scratch() as apart
+        ):  # until it is whole: another process may read or fetch the same package now
+            problem = _run(self._command(), apart)
+            if problem is None and (apart / self.file).exists():
+                disk.write_file(self.path, (apart / self.file).read_bytes())
         if not self.path.exists():
             raise EvaluationError(
                 "CV-B010",
