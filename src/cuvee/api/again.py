@@ -44,7 +44,12 @@ def again(
     if not found:
         raise UsageError("CV-U009", f"`{output}` holds no recipe", hint="outputs of `cuvee merge` do")
     manifest = parse((output / MANIFEST).read_bytes(), str(output / MANIFEST))
-    _refuse_within(output, manifest.content)
+    if manifest.left_out:
+        raise UsageError(
+            "CV-U016",
+            f"`{output}` was made within a budget: {manifest.left_out}",
+            hint="merge its recipe again with the same `--read-budget` or `--max-deviation`, and use `cuvee diff`",
+        )
     recipe = adjusted(load_recipe(found[0]), _changes(output))
     plan = build(recipe, Opener(anchor, offline, elsewhere=True), PlanOptions(allow_mixed=True))
     try:
@@ -59,17 +64,6 @@ def again(
         for name in names
         if name not in manifest.tensors or manifest.tensors[name].blake3 != made.get(name)
     ]
-
-
-def _refuse_within(output: Path, content: Mapping[str, Any]) -> None:
-    """UsageError for an output that a budget made: what it left out is no part of the recipe."""
-    for row in content.get("numerics", {}).get("figures", {}).get("read_budget", ())[:1]:
-        share = 100 * float(row["read"]) / max(1.0, float(row["of"]))
-        raise UsageError(
-            "CV-U016",
-            f"`{output}` was made within a budget: {share:.0f} % of its experts were read",
-            hint="merge its recipe again with the same `--read-budget` or `--max-deviation`, and use `cuvee diff`",
-        )
 
 
 def _in_memory(plan: Plan, options: RunOptions, listener: Listener) -> Mapping[str, str]:

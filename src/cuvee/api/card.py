@@ -66,7 +66,8 @@ def card_of_output(output: Path, name: str) -> str:
     sources = [_recorded(recipe, key, identities[key]) for key in order]
     version = str(manifest.content["cuvee"].get("version", ""))
     licence = licence_of(_Folder(output)) if output.is_dir() else None
-    return model_card(replace(_facts(recipe, name, sources, version), licence=licence))
+    notes = [f"made within a budget: {manifest.left_out}"] if manifest.left_out else []
+    return model_card(replace(_facts(recipe, name, sources, version), licence=licence, notes=notes))
 
 
 def _facts(recipe: Recipe, name: str, sources: list[CardSource], version: str) -> CardFacts:

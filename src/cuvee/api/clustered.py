@@ -5,9 +5,9 @@ Owns what the driver is told about both. What workers do with it is the engine's
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cuvee.api.budgeted_plan import Budgeted
 from cuvee.api.remerge import Remerge
@@ -22,6 +22,7 @@ from cuvee.engine.run import serialised
 from cuvee.engine.tables import Tables
 from cuvee.plan.nodes import Apply, walk
 from cuvee.plan.plan import OutputTensor, Plan
+from cuvee.plan.sharing import StandIns
 from cuvee.sinks.watched import Watched
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def on_cluster(origin: Origin, cluster: ClusterOptions, taken: Taken = _NOTHING)
     def run(plan: Plan, session: Staging, options: RunOptions, listener: Listener = ignore) -> Finished:
         less = spared(plan, options)
         refuse_others(less.prints)
-        known = Known(less.stand_ins, {} if less.tables is None else _cuts(plan, less.tables))
+        known = _known(plan, less.stand_ins, less.tables)
         figure = None if less.tables is None else less.tables.figure
         return drive(less.plan, session, options, listener, origin, cluster, known, figure, taken)
 
@@ -52,31 +53,34 @@ def within_on_cluster(asked: Budgeted, origin: Origin, cluster: ClusterOptions) 
     def run(plan: Plan, session: Staging, options: RunOptions, listener: Listener = ignore) -> Finished:
         refuse_others(asked.prints)
         tables, built = asked.tables, replace(asked.whole, layout=plan.layout).digest
-        cuts = {} if tables is None else _cuts(plan, tables)
-        needed = {} if tables is None else _needed(plan, tables)
+        known = _known(plan, asked.stand_ins, tables, asked.facts, built)
         figure = None if tables is None else tables.figure
-        known = Known(asked.stand_ins, cuts, needed, asked.facts, built)
         return drive(plan, session, options, listener, origin, cluster, known, figure)
 
     return run
 
 
-def _needed(plan: Plan, tables: Tables) -> dict[str, list[int]]:
-    """The stages of each tensor whose thresholds are not to be looked for."""
-    numbered = {t.meta.name: enumerate(walk(t.node)) for t in plan.tensors}
-    found = {name: [n for n, node in nodes if id(node) in tables.needed] for name, nodes in numbered.items()}
-    return {name: numbers for name, numbers in found.items() if numbers}
-
-
-def _cuts(plan: Plan, tables: Tables) -> dict[str, dict[int, object]]:
-    """Thresholds within tensors that are known, by tensor and the number of their stage among its nodes."""
-    found: dict[str, dict[int, object]] = {}
+def _known(
+    plan: Plan,
+    stand_ins: StandIns,
+    tables: Tables | None,
+    facts: Mapping[str, Any] | None = None,
+    built: str = "",
+) -> Known:
+    """What workers are told: thresholds within tensors that are known, and those that must not be looked for."""
+    cuts: dict[str, dict[int, Any]] = {}
+    needed: dict[str, list[int]] = {}
+    found = Known(stand_ins, cuts, needed, facts or {}, built)
+    if tables is None:
+        return found
     for tensor in plan.tensors:
         for number, node in enumerate(walk(tensor.node)):
+            if id(node) in tables.needed:
+                needed.setdefault(tensor.meta.name, []).append(number)
             if isinstance(node, Apply) and node.group is None:
                 told = tables.figure("cuts", [node])
                 if told is not None:
-                    found.setdefault(tensor.meta.name, {})[number] = told
+                    cuts.setdefault(tensor.meta.name, {})[number] = told
     return found
 
 

@@ -67,6 +67,14 @@ class Manifest:
     tensors: Mapping[str, TensorRecord]
     content: Mapping[str, Any]
 
+    @property
+    def left_out(self) -> str:
+        """What a read budget left out, in words; empty where everything was read, or what was not changed nothing."""
+        for row in self.content["numerics"].get("figures", {}).get("read_budget", ()):
+            if row.get("bound", 1.0) > 0:
+                return f"{100 * row['read'] / max(1.0, row['of']):.0f} % of its experts were read"
+        return ""
+
     def tensors_of(self, file: str) -> list[str]:
         """Names of the tensors in a file, in the order they lie there."""
         inside = [name for name, record in self.tensors.items() if record.file == file]

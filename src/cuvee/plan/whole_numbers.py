@@ -13,13 +13,13 @@ from cuvee.plan.arrangement import Target
 from cuvee.plan.feeds import Fed
 from cuvee.plan.plan import OutputTensor
 
-# Buffers whose values are whole in any type; some programs store them as floats.
-_COUNTERS = {"position_ids", "token_type_ids", "num_batches_tracked"}
-
 
 def kinds_differ(target: Target, fed: Fed) -> Diagnostic | None:
-    """What is wrong where one model has numbers with a fraction under the name and another has none."""
-    if target.name.rpartition(".")[2] in _COUNTERS or not any(m.dtype.is_float for m in fed.metas):
+    """What is wrong where one model has numbers with a fraction under the name and another has none.
+
+    Buffers are exempt: positions, counters and masks are whole in any type, and some programs store them as floats.
+    """
+    if target.place.role == "buffer" or not any(m.dtype.is_float for m in fed.metas):
         return None
     kinds = {f.input.source: m.dtype.name for f, m in zip(fed.feeds, fed.metas, strict=True)}
     shown = ", ".join(f"`{printable(name)}` {kind}" for name, kind in kinds.items())

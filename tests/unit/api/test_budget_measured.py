@@ -22,7 +22,7 @@ from cuvee.api import budget_sample
 from cuvee.api.again import again
 from cuvee.api.blend import Blend
 from cuvee.api.budget import budgeted, make_catalogue, measured, running
-from cuvee.api.card import card_text
+from cuvee.api.card import card_of_output, card_text
 from cuvee.api.execute import save as written
 from cuvee.engine.options import RunOptions
 from cuvee.errors import UsageError
@@ -159,7 +159,8 @@ def test_whole_tensors_of_a_sample_are_counted_in_pages(tmp_path, monkeypatch) -
     assert some.nbytes <= 8 * 4096 and len(some.tensors) <= 1
 
 
-def test_an_output_of_a_budget_says_so_and_is_not_called_reproducible(tmp_path) -> None:
+@pytest.mark.parametrize(("share", "lossy"), [("10%", True), ("50%", False)])
+def test_an_output_of_a_budget_is_reproducible_where_nothing_is_lost(tmp_path, share, lossy) -> None:
     """What was left out is no part of the recipe: running that alone gives another model."""
     random = np.random.default_rng(5)
     base = base_of(random)
@@ -174,11 +175,16 @@ def test_an_output_of_a_budget_says_so_and_is_not_called_reproducible(tmp_path) 
     blend = Blend(load_recipe(recipe), tmp_path)
     plan = blend.build()
     try:
-        asked = budgeted(plan, "50%", None)
+        asked = budgeted(plan, share, None)
+        assert (asked.choice.bound > 0) == lossy
         written(asked.plan, tmp_path / "out", runner=running(asked))
-        assert "of the experts are read" in card_text(asked.plan, "out")
+        assert not lossy or "of the experts are read" in card_text(asked.plan, "out")
     finally:
         plan.close()
+    assert ("made within a budget" in card_of_output(tmp_path / "out", "out")) == lossy
+    if not lossy:
+        assert again(tmp_path / "out", tmp_path, RunOptions()) == []
+        return
     with pytest.raises(UsageError) as caught:
         again(tmp_path / "out", tmp_path, RunOptions())
     assert caught.value.diagnostics[0].code == "CV-U016"

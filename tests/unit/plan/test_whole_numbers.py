@@ -30,9 +30,10 @@ def test_fractions_are_not_replaced_by_other_numbers(values: tuple[torch.Tensor,
     assert all(str(v.dtype).removeprefix("torch.") in found.message for v in values)
 
 
-def test_counters_that_a_program_stored_as_floats_stay_whole() -> None:
+@pytest.mark.parametrize("name", ["text.embeddings.position_ids", "bn.num_batches_tracked"])
+def test_buffers_that_a_program_stored_as_floats_stay_whole(name: str) -> None:
     for values in ((WHOLE.float(), WHOLE), (WHOLE, WHOLE.float())):
-        found = _merged("text.embeddings.position_ids", *values)
+        found = _merged(name, *values)
         assert found.dtype == torch.int64 and found.tolist() == [3, 4]
 
 

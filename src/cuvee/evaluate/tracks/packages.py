@@ -88,9 +88,8 @@ class Package:
                 hint=self._hint(),
             )
         disk.make_folders(self.path.parent)
-        with (
-            disk.scratch() as apart
-        ):  # until it is whole: another process may read or fetch the same package now
+        # it is put into the cache whole, since another process may read or fetch the same package now
+        with disk.scratch() as apart:
             problem = _run(self._command(), apart)
             if problem is None and (apart / self.file).exists():
                 disk.write_file(self.path, (apart / self.file).read_bytes())
