@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -143,9 +144,9 @@ def _counted(method: Method, side: int, experts: int) -> float:
     places = {name: Place(name, "q", 1, 2, Heads(4, 4, side // 4))}
     values = sample_values(method, experts)
     if "key" in values:
-        os.environ["CUVEE_LOCK_KEY"] = _SECRET
         values["key"] = fingerprint(_SECRET)
-    with warnings.catch_warnings(), Counting() as counting:
+    locked = patch.dict(os.environ, {"CUVEE_LOCK_KEY": _SECRET})  # this may run in a process of tests
+    with locked, warnings.catch_warnings(), Counting() as counting:
         warnings.simplefilter("ignore")
         run_method(method, models, start, values, places=places)
     return counting.total
