@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cuvee.api.blend import Blend
-from cuvee.api.budget import budgeted, running
-from cuvee.api.execute import save
+from cuvee.api.ways import Reading
 from cuvee.engine.cluster.job import ClusterOptions
 from cuvee.engine.options import RunOptions
 from cuvee.recipe.load import parse_recipe
 from cuvee.sources.catalogue import catalogue
 from cuvee.sources.open import open_source
+from cuvee.sources.spared import SparedSource
 
 RECIPES = {
     "linear": "{method: linear}",
@@ -76,12 +76,7 @@ def within(
 ) -> tuple[dict[str, bytes], object]:
     """Weights of a merge within a budget, on a cluster where one is given, and what its manifest says of the budget."""
     blend = Blend(parse_recipe(text))
-    plan = blend.build()
-    try:
-        asked = budgeted(plan, budget, None)
-        assert any(asked.choice.spared.values())
-        inner = None if cluster is None else blend.on_cluster(cluster, within=asked)
-        figures = save(asked.plan, out, RunOptions(), runner=running(asked, inner)).finished.figures
-        return weights(out), figures["read_budget"]
-    finally:
-        plan.close()
+    with blend.way(RunOptions(), Reading(read_budget=budget)) as found:
+        assert any(isinstance(opened.source, SparedSource) for opened in found.plan.sources.values())
+    figures = blend.save(out, run=RunOptions(), read_budget=budget, cluster=cluster).finished.figures
+    return weights(out), figures["read_budget"]

@@ -15,8 +15,7 @@ from test_cluster_work import CREWS, HereCrew
 
 import cuvee.engine.cluster.drive as driving
 from cuvee.api.blend import Blend
-from cuvee.api.execute import save as save_plan
-from cuvee.api.remerge import closed, remerge
+from cuvee.api.ways import Reading
 from cuvee.engine.cluster.job import ClusterOptions
 from cuvee.engine.fused.fuse import Fused
 from cuvee.engine.options import RunOptions
@@ -104,16 +103,12 @@ def test_without_a_catalogue_workers_read_everything(root: Path, tmp_path: Path)
     assert not CREWS[0].job.known.stand_ins and not CREWS[0].job.known.cuts
 
 
-def again(root: Path, out: Path, merge: str, earlier: Path | None, *, storage: Any = "auto") -> Any:
-    """A merge with lineage on the cluster; what was found of the earlier one, and what was done."""
-    own = made(root, merge)
-    plan = own.build()
-    found = remerge(plan, earlier, OPTIONS)
-    runner = own.on_cluster(ClusterOptions(storage=storage), found)
-    saved = save_plan(found.plan, out, OPTIONS, runner=runner, lineage=found.lineage)
-    closed(found)
-    plan.close()
-    return found, saved.finished
+def again(root: Path, out: Path, merge: str, earlier: Path | None, *, storage: Any = "auto") -> int:
+    """A merge with lineage on the cluster; how many tensors an earlier one has."""
+    own, cluster = made(root, merge), ClusterOptions(storage=storage)
+    own.save(out, run=OPTIONS, lineage=True, earlier=earlier, cluster=cluster)
+    with own.way(OPTIONS, Reading(lineage=True, earlier=earlier)) as found:
+        return sum(tensor.action == "copied" for tensor in found.less.tensors)
 
 
 @pytest.mark.parametrize("storage", ["auto", "driver"])
@@ -125,10 +120,10 @@ def test_a_merge_made_again_is_that_of_one_machine(
     again(root, tmp_path / "one", merge, None)
     changed(root, first)
     CREWS.clear()
-    found, _ = again(root, tmp_path / "two", merge, tmp_path / "one", storage=storage)
+    copied = again(root, tmp_path / "two", merge, tmp_path / "one", storage=storage)
     made(root, merge).save(tmp_path / "full", run=RunOptions(catalogue=False))
     assert weights(tmp_path / "two") == weights(tmp_path / "full") != weights(tmp_path / "one")
-    assert len(found.reused) == 12
+    assert copied == 12
     regions = CREWS[0].regions
     assert {r.tensor for r in regions} == {"embed.weight"}
     begin = first // MIB * MIB
@@ -138,10 +133,10 @@ def test_a_merge_made_again_is_that_of_one_machine(
 def test_thresholds_within_a_tensor_make_it_whole(root: Path, tmp_path: Path) -> None:
     again(root, tmp_path / "one", PER_TENSOR, None)
     changed(root, 7)
-    found, _ = again(root, tmp_path / "two", PER_TENSOR, tmp_path / "one")
+    copied = again(root, tmp_path / "two", PER_TENSOR, tmp_path / "one")
     made(root, PER_TENSOR).save(tmp_path / "full", run=RunOptions(catalogue=False))
     assert weights(tmp_path / "two") == weights(tmp_path / "full")
-    assert len(found.reused) == 12
+    assert copied == 12
 
 
 def test_a_damaged_earlier_output_is_found_out(root: Path, tmp_path: Path) -> None:

@@ -18,8 +18,7 @@ from cluster_models import recipe, uneven, weights, within
 from safetensors.torch import load_file, save_file
 
 from cuvee.api.blend import Blend
-from cuvee.api.execute import save
-from cuvee.api.remerge import remerge
+from cuvee.api.ways import Reading
 from cuvee.engine.cluster.job import ClusterOptions
 from cuvee.engine.events import Progress, Started
 from cuvee.engine.options import RunOptions
@@ -147,22 +146,19 @@ def test_what_is_known_is_neither_read_nor_made_again(
     for name, text in (("ties", merge), ("linear", other)):
         own = Blend(parse_recipe(text))
         own.save(tmp_path / f"local-{name}", run=RunOptions(catalogue=False))
-        plan = own.build()
-        found = remerge(plan, None, RunOptions())
-        runner = own.on_cluster(ClusterOptions(workers=2), found)
-        save(found.plan, tmp_path / name, RunOptions(), runner=runner, lineage=found.lineage)
+        own.save(tmp_path / name, run=RunOptions(), lineage=True, cluster=ClusterOptions(workers=2))
         assert weights(tmp_path / name) == weights(tmp_path / f"local-{name}")
     tensors = load_file(expert)
     tensors["embed.weight"][100] += 1.0
     save_file(tensors, expert)
     catalogued()
     own = Blend(parse_recipe(other))
-    plan = own.build()
-    found = remerge(plan, tmp_path / "linear", RunOptions())
-    assert any(tensor.parts for tensor in found.lighter.tensors)
+    with own.way(RunOptions(), Reading(earlier=tmp_path / "linear")) as found:
+        assert any(tensor.parts for tensor in found.less.tensors)
     with Killer(1):
-        runner = own.on_cluster(ClusterOptions(workers=2), found)
-        save(found.plan, tmp_path / "two", RunOptions(), runner=runner, lineage=found.lineage)
+        own.save(
+            tmp_path / "two", run=RunOptions(), earlier=tmp_path / "linear", cluster=ClusterOptions(workers=2)
+        )
     own.save(tmp_path / "full", run=RunOptions(catalogue=False))
     assert weights(tmp_path / "two") == weights(tmp_path / "full") != weights(tmp_path / "linear")
 

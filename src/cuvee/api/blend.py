@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cuvee.api.beforehand import as_merged
 from cuvee.api.modules import put
-from cuvee.api.outlook import outlook
+from cuvee.api.ways import PLAINLY, Cluster, Reading, Way, way
+from cuvee.engine.options import RunOptions
 from cuvee.plan.build import PlanOptions, build
 from cuvee.plan.cost import Outlook
 from cuvee.plan.explain import explain_html, explain_text
@@ -20,12 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from cuvee.api.budgeted_plan import Budgeted
-    from cuvee.api.execute import Runner, Saved
-    from cuvee.api.remerge import Remerge
+    from cuvee.api.execute import Saved
     from cuvee.engine.cluster.job import ClusterOptions
     from cuvee.engine.events import Listener
-    from cuvee.engine.options import RunOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +64,21 @@ class Blend:
         """A fresh plan; close it when done."""
         return build(self.recipe, Opener(self.anchor, self.offline, elsewhere=self.elsewhere), self.options)
 
-    def plan(self) -> PlanView:
-        """What would be read, computed and written."""
-        plan = self.build()
-        try:
-            merged, tables = as_merged(plan)
-            return PlanView(merged, outlook(merged, tables=tables))
-        finally:
-            plan.close()
+    def plan(
+        self,
+        *,
+        run: RunOptions | None = None,
+        read_budget: str | None = None,
+        max_deviation: float | None = None,
+        earlier: str | Path | None = None,
+    ) -> PlanView:
+        """What would be read, computed and written by `save` with the same arguments."""
+        options, reading = (
+            run or RunOptions.from_settings(),
+            Reading(read_budget, max_deviation, False, earlier),
+        )
+        with self.way(options, reading) as found:
+            return PlanView(found.less, found.outlook())
 
     def save(
         self,
@@ -83,48 +89,64 @@ class Blend:
         run: RunOptions | None = None,
         listener: Listener | None = None,
         cluster: ClusterOptions | None = None,
+        read_budget: str | None = None,
+        max_deviation: float | None = None,
+        lineage: bool = False,
+        earlier: str | Path | None = None,
     ) -> Saved:
         """Merge into a folder (or one `.safetensors` file); resumes an interrupted run of the same plan.
 
-        With `cluster`, workers of a Ray cluster do it.
+        Args:
+            path: of the output.
+            overwrite: replace an existing output, atomically.
+            resume: go on where an interrupted run ended.
+            run: memory, threads and the like.
+            listener: is told what happens.
+            cluster: the workers of a Ray cluster that do it.
+            read_budget: the most that is read of the experts, a share (`25%`) or a size (`8GB`).
+            max_deviation: the largest error, relative to what the merge adds to the base (at least 0, below 1).
+            lineage: record what each tensor is made from, for a later merge's `earlier`.
+            earlier: an output with lineage; what is the same there is taken from it.
+
+        Raises:
+            PlanError: no bound can be given for the budget (CV-P200), or it cannot be kept (CV-P202).
+            UsageError: a budget and lineage are asked for at once (CV-U001), or `earlier` has none (CV-U281).
         """
         from cuvee.api.execute import save
         from cuvee.engine.events import ignore
-        from cuvee.engine.options import RunOptions
-        from cuvee.engine.run import run as here
 
-        options = run or RunOptions.from_settings()
-        if cluster is not None:
-            options = replace(options, recording="off")  # this machine reads nothing
-        plan = self.build()
-        try:
+        options, reading = (
+            run or RunOptions.from_settings(),
+            Reading(read_budget, max_deviation, lineage, earlier),
+        )
+        with self.way(options, reading, cluster) as found:
             return save(
-                plan,
+                found.plan,
                 Path(path),
-                options,
+                found.options,
                 overwrite=overwrite,
                 resume=resume,
                 listener=listener or ignore,
-                runner=here if cluster is None else self.on_cluster(cluster),
+                runner=found.runner,
+                lineage=found.lineage,
             )
+
+    @contextmanager
+    def way(
+        self, options: RunOptions, reading: Reading = PLAINLY, cluster: ClusterOptions | None = None
+    ) -> Iterator[Way]:
+        """A fresh plan and how it is run, here or by the workers of a Ray cluster; closed at the end."""
+        plan = self.build()
+        try:
+            with way(plan, options, reading, None if cluster is None else self._placed(cluster)) as found:
+                yield found
         finally:
             plan.close()
 
-    def on_cluster(
-        self, cluster: ClusterOptions, again: Remerge | None = None, *, within: Budgeted | None = None
-    ) -> Runner:
-        """What runs this merge's plan on a cluster; with `again`, what is the same in an earlier output is copied; with
-        `within`, workers read what that budget leaves.
-        """
-        from cuvee.api.clustered import again_on_cluster, on_cluster, within_on_cluster
+    def _placed(self, cluster: ClusterOptions) -> Cluster:
         from cuvee.engine.cluster.job import origin_of
 
-        origin = origin_of(self.recipe, self.anchor, self.offline, self.elsewhere, self.options)
-        if within is not None:
-            return within_on_cluster(within, origin, cluster)
-        if again is None:
-            return on_cluster(origin, cluster)
-        return again_on_cluster(again, lambda taken: on_cluster(origin, cluster, taken))
+        return origin_of(self.recipe, self.anchor, self.offline, self.elsewhere, self.options), cluster
 
     def load(self, run: RunOptions | None = None) -> dict[str, Tensor]:
         """Merge in memory: a dictionary of tensors."""

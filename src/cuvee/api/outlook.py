@@ -7,6 +7,7 @@ unwritable cache changes nothing but the estimate.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from cuvee.engine.options import RunOptions
 from cuvee.errors import CuveeError
 from cuvee.plan.cost import Outlook, Prediction, Rates, decoded, floor_of, inputs_of, predict
 from cuvee.plan.plan import Plan
+from cuvee.plan.reads import exactly
 
 if TYPE_CHECKING:
     from cuvee.engine.tables import Tables
@@ -32,16 +34,19 @@ def outlook(
     target: Path | None = None,
     options: RunOptions | None = None,
     tables: Tables | None = None,
+    ahead: int = 0,
 ) -> Outlook:
     """The prediction for a run into `target` (the working folder where it is not known yet), with the thresholds that
-    follow from a catalogue's `tables`.
+    follow from a catalogue's `tables`, and so many bytes read `ahead` of everything that the plan tells.
     """
     # The kernels' side of the engine, which checking does without.
     from cuvee.engine.foresight import foreseen
 
     rates = known_rates()
     chosen = options or RunOptions.from_settings()
-    prediction = predict(plan, chosen, rates, foreseen(plan, chosen, tables))
+    means = foreseen(plan, chosen, tables)
+    means = replace(means, before=means.before + exactly(ahead))
+    prediction = predict(plan, chosen, rates, means)
     try:
         free: int | None = REAL.free((target or Path()).absolute().parent if target else Path().absolute())
     except (CuveeError, OSError):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from blake3 import blake3
 
 from cuvee.api.lineage import Key, Keys, key_of, keys_of
-from cuvee.api.sparing import Prints, prints_of, refuse_others, spared
+from cuvee.api.sparing import Prints, Spared, prints_of, refuse_others, spared
 from cuvee.bundle.manifest_form import Manifest, parse
 from cuvee.core.digests import TensorHasher
 from cuvee.core.limits import DEFAULT
@@ -36,6 +36,7 @@ from cuvee.sources.folder import open_path
 from cuvee.sources.source import Source
 
 if TYPE_CHECKING:
+    from cuvee.api.execute import Runner
     from cuvee.sinks.sink import Staging
 
 _KEY = "earlier output"
@@ -64,16 +65,37 @@ class Remerge:
         """What the manifest says."""
         return {name: key.as_json() for name, key in self.keys.items()}
 
-    def run(self, plan: Plan, session: Staging, options: RunOptions, listener: Listener) -> Finished:
-        """Run it in place of `plan`, whose digest and manifest stay those of a full merge."""
-        tell = serialised(listener)
-        mended = self.checked(tell)
-        less = spared(replace(self.lighter, notes=()), options, self.left_out)
-        session = mended.around(session) if mended is not None else session
-        finished = less.runner(less.plan, session, options, tell)
-        for name in self.reused:
-            self._check(name, session.digests[name])
-        return finished
+    def less(self, options: RunOptions) -> Spared:
+        """What is read, without what a catalogue proves needless."""
+        found = spared(replace(self.lighter, notes=()), options, self.left_out)
+        earlier = self.lighter.sources.get(_KEY)  # which is held against its manifest
+        others = (p for p in found.prints if earlier is None or p[0] is not earlier.source)
+        return replace(found, prints=tuple(others))
+
+    def runner(self, less: Spared) -> Runner:
+        """What runs `less` in place of the plan, whose digest and manifest stay those of a full merge."""
+
+        def run(plan: Plan, session: Staging, options: RunOptions, listener: Listener) -> Finished:
+            tell = serialised(listener)
+            mended = self.checked(tell)
+            session = mended.around(session) if mended is not None else session
+            finished = less.runner(less.plan, session, options, tell)
+            for name in self.reused:
+                self._check(name, session.digests[name])
+            return finished
+
+        return run
+
+    @property
+    def nbytes_checked(self) -> int:
+        """Bytes of the earlier output that are held against its manifest before anything is written."""
+        whole = set(self.reused)
+        return sum(t.meta.nbytes for t in self.lighter.tensors if t.parts or t.meta.name in whole)
+
+    @property
+    def nbytes_filled(self) -> int:
+        """Bytes of tensors made in parts that are copied between these."""
+        return sum(_between(tensor) for tensor in self.lighter.tensors if tensor.parts)
 
     def checked(self, tell: Callable[[Event], None]) -> Mended | None:
         """Hold all that is taken against the earlier manifest; what fills up tensors that are taken in part.
@@ -260,10 +282,15 @@ def _parts(tensor: OutputTensor, key: Key, old: Key) -> tuple[tuple[int, int], .
     return tuple(found)
 
 
+def _between(tensor: OutputTensor) -> int:
+    """Bytes of a tensor that are not of its parts."""
+    return tensor.meta.nbytes - tensor.meta.dtype.size * sum(stop - start for start, stop in tensor.parts)
+
+
 def _message(plan: Plan, lighter: Plan, reused: list[str], left_out: StandIns) -> str:
     parts = [tensor for tensor in lighter.tensors if tensor.parts]
     taken = sum(t.meta.nbytes for t in lighter.tensors if t.meta.name in reused)
-    taken += sum(t.meta.nbytes - t.meta.dtype.size * sum(b - a for a, b in t.parts) for t in parts)
+    taken += sum(map(_between, parts))
     read, whole = nbytes_read(lighter, left_out), nbytes_read(plan, {})
     some = f", and parts of {len(parts)} others" if parts else ""
     return (

@@ -13,6 +13,7 @@ from cuvee.core.names import did_you_mean, printable
 from cuvee.errors import Diagnostic, UsageError
 
 if TYPE_CHECKING:
+    from cuvee.api.ways import Reading
     from cuvee.engine.cluster.job import ClusterOptions
     from cuvee.engine.options import RunOptions
     from cuvee.plan.build import PlanOptions
@@ -88,9 +89,17 @@ def run_options(function: F) -> F:
     return function
 
 
-def budget_options(function: F) -> F:
-    """Options that bound what is read of the experts, or the error of reading less."""
+def reading_options(function: F) -> F:
+    """Options that bound what is read of the experts, or the error of that, or name an output that has a part of it."""
     for option in (
+        click.option(
+            "--from",
+            "earlier",
+            type=EXISTING,
+            default=None,
+            metavar="OUTPUT",
+            help="Take what is the same from an earlier output with lineage.",
+        ),
         click.option(
             "--max-deviation",
             type=float,
@@ -108,10 +117,12 @@ def budget_options(function: F) -> F:
     return function
 
 
-def budget_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The budget asked for, as `budgeted` takes it; empty where there is none."""
-    within = {key: given[key] for key in ("read_budget", "max_deviation")}
-    return within if any(value is not None for value in within.values()) else {}
+def reading_of(given: Mapping[str, Any]) -> Reading:
+    """What `reading_options`, and `--lineage` where there is one, ask for."""
+    from cuvee.api.ways import Reading
+
+    asked = {key: given[key] for key in ("read_budget", "max_deviation", "earlier")}
+    return Reading(**asked, lineage=given.get("lineage", False))
 
 
 def cluster_options(function: F) -> F:

@@ -5,26 +5,26 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cuvee.api.beforehand import lightened
 from cuvee.api.blend import Blend
-from cuvee.api.execute import Lineage, Runner, Saved, laid_out, save
-from cuvee.api.outlook import outlook, remember, teaches
+from cuvee.api.execute import Saved, laid_out, save
+from cuvee.api.outlook import remember, teaches
+from cuvee.api.ways import PLAINLY, Reading, Way
 from cuvee.cli.profile import profiled
 from cuvee.cli.progress import listener
 from cuvee.cli.render import json_line, notes, stderr, stdout
 from cuvee.engine.options import RunOptions
-from cuvee.engine.run import run
-from cuvee.errors import Interrupted
+from cuvee.errors import Diagnostic, Interrupted
+from cuvee.plan.cost import Outlook
 from cuvee.plan.explain import explain_text, size
 from cuvee.plan.plan import Plan
 
 if TYPE_CHECKING:
     from cuvee.engine.cluster.job import ClusterOptions
-    from cuvee.engine.tables import Tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,95 +42,68 @@ class Manner:
 
 
 def merge_into(
-    blend: Blend, out: Path, options: RunOptions, manner: Manner, cluster: ClusterOptions | None = None
-) -> int:
-    """Plan and run a merge, on a cluster where one is given; the exit code."""
-    runner = run if cluster is None else blend.on_cluster(cluster)
-    options = options if cluster is None else replace(options, recording="off")  # this machine reads nothing
-    plan = blend.build()
-    try:
-        return run_plan(plan, out, options, manner, runner)
-    finally:
-        plan.close()
-
-
-def merge_again(
     blend: Blend,
     out: Path,
     options: RunOptions,
     manner: Manner,
-    earlier: Path | None,
     cluster: ClusterOptions | None = None,
+    reading: Reading = PLAINLY,
 ) -> int:
-    """As `merge_into`, with lineage, and what is the same in an earlier output taken from there."""
-    from cuvee.api.remerge import closed, lineage_of, remerge
-
-    plan = blend.build()
-    try:
-        found = remerge(plan, earlier, options)
-        try:
-            runner = found.run if cluster is None else blend.on_cluster(cluster, found)
-            if options.recording == "on":  # what the inputs hold is known when they were read
-                options = options if earlier is None else replace(options, recording="missing")
-                return run_plan(found.plan, out, options, manner, runner, lambda: lineage_of(plan, options))
-            options = replace(options, recording="off")
-            return run_plan(found.plan, out, options, manner, runner, found.lineage)
-        finally:
-            closed(found)
-    finally:
-        plan.close()
+    """Plan and run a merge, on a cluster where one is given, and report; the exit code."""
+    with blend.way(options, reading, cluster) as found:
+        found = replace(found, plan=laid_out(found.plan, out), less=laid_out(found.less, out))
+        ahead = _told_before(found, out, manner)
+        began = time.monotonic()
+        saved = _saved(found, out, manner)
+        # With what is synced in the end.
+        if ahead is not None and found.is_plain and not saved.finished.resumed_bytes:
+            remember(ahead.prediction, time.monotonic() - began)
+        _report(found.plan, saved, manner)
+        warned = any(note.severity == "warning" for note in found.plan.notes)
+        return 4 if manner.strict and warned else 0
 
 
-def run_plan(
-    plan: Plan,
-    out: Path,
-    options: RunOptions,
-    manner: Manner,
-    runner: Runner = run,
-    lineage: Lineage | None = None,
-    tables: Tables | None = None,
-) -> int:
-    """Run a plan and report; `tables` are those that the runner has thresholds from."""
-    plan, here = laid_out(plan, out), runner is run
-    if here:
-        plan, runner, tables = lightened(plan, options)
+def _told_before(found: Way, out: Path, manner: Manner) -> Outlook | None:
+    """Say what will be done; what it will take, where somebody asks."""
     is_shown = not (manner.as_json or manner.quiet)
-    ahead = outlook(plan, out, options, tables) if is_shown or teaches(plan) else None
+    ahead = found.outlook(out) if is_shown or teaches(found.less) else None
     if manner.as_json:
         json_line({"type": "version", "schema": "cuvee.merge/1"})
-        for note in plan.notes:
-            json_line({"type": "diagnostic", **note.as_dict()})
-    else:
-        if is_shown:
-            stderr(explain_text(plan, ahead, notes=False))
-        notes(plan.notes, manner.quiet)
+        _tell(found.plan.notes, manner)
+        return ahead
+    if is_shown:
+        stderr(explain_text(found.less, ahead, notes=False))
+    _tell(found.plan.notes, manner)
+    return ahead
+
+
+def _tell(found: Iterable[Diagnostic], manner: Manner) -> None:
+    if not manner.as_json:
+        notes(found, manner.quiet)
+        return
+    for note in found:
+        json_line({"type": "diagnostic", **note.as_dict()})
+
+
+def _saved(found: Way, out: Path, manner: Manner) -> Saved:
+    """Run it, and say what was found on the way."""
     try:
-        began = time.monotonic()
         saved = save(
-            plan,
+            found.plan,
             out,
-            options,
+            found.options,
             overwrite=manner.overwrite,
             resume=manner.resume,
             listener=profiled(listener(as_json=manner.as_json, quiet=manner.quiet), as_json=manner.as_json),
-            runner=runner,
-            lineage=lineage,
+            runner=found.runner,
+            lineage=found.lineage,
         )
     except (Interrupted, KeyboardInterrupt):
         if not manner.as_json:
             stderr(f"resume with: {manner.again}")
         raise
-    if manner.as_json:
-        for note in saved.notes:
-            json_line({"type": "diagnostic", **note.as_dict()})
-    else:
-        notes(saved.notes, manner.quiet)
-    # A cluster says nothing of this machine.
-    if ahead is not None and here and not saved.finished.resumed_bytes:
-        remember(ahead.prediction, time.monotonic() - began)  # with what is synced in the end
-    _report(plan, saved, manner)
-    warned = any(note.severity == "warning" for note in plan.notes)
-    return 4 if manner.strict and warned else 0
+    _tell(saved.notes, manner)
+    return saved
 
 
 def _report(plan: Plan, saved: Saved, manner: Manner) -> None:

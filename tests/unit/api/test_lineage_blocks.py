@@ -91,7 +91,9 @@ def merged(out, method="task_arithmetic", *, earlier=None, options=OPTIONS, weig
     """Merge with lineage, from an earlier output where there is one; what was found of it, and what was read."""
     plan = blend(method, weight).build()
     found = remerge(plan, earlier if earlier is None else Path(earlier), options)
-    saved = save_plan(found.plan, Path(out), options, runner=found.run, lineage=found.lineage)
+    saved = save_plan(
+        found.plan, Path(out), options, runner=found.runner(found.less(options)), lineage=found.lineage
+    )
     closed(found)
     plan.close()
     return found, saved.finished
@@ -291,7 +293,9 @@ def test_an_input_that_changes_before_the_run_is_told(earlier) -> None:
     found = remerge(blend().build(), earlier and Path(earlier), OPTIONS)
     changed(0)
     with pytest.raises(RunError, match="CV-E072"):
-        save_plan(found.plan, Path("two"), OPTIONS, runner=found.run, lineage=found.lineage)
+        save_plan(
+            found.plan, Path("two"), OPTIONS, runner=found.runner(found.less(OPTIONS)), lineage=found.lineage
+        )
     assert not Path("two").exists()
 
 
@@ -313,7 +317,7 @@ def test_an_earlier_output_that_changes_while_it_is_copied_is_found_out(monkeypa
 
     monkeypatch.setattr(type(found), "checked", touched)
     with pytest.raises(RunError) as caught:
-        save_plan(found.plan, Path("two"), OPTIONS, runner=found.run)
+        save_plan(found.plan, Path("two"), OPTIONS, runner=found.runner(found.less(OPTIONS)))
     assert caught.value.diagnostics[0].code == "CV-E281"
     assert not Path("two").exists()
 
@@ -388,7 +392,7 @@ def test_what_kernels_give_up_is_told_once(monkeypatch) -> None:
     found = remerge(plan, Path("one"), OPTIONS)
     assert parts(found) == {"a.weight": ((STEP, 2 * STEP), (3 * STEP, 4 * STEP))}
     monkeypatch.setattr(fuse, "run", giving_up)
-    save_plan(found.plan, Path("two"), OPTIONS, runner=found.run, listener=listener)
+    save_plan(found.plan, Path("two"), OPTIONS, runner=found.runner(found.less(OPTIONS)), listener=listener)
     monkeypatch.setattr(fuse, "run", run)
     closed(found)
     assert {name: told.get(name, 0) for name in NAMES} == {t.meta.name: t.meta.nbytes for t in plan.tensors}
@@ -403,12 +407,12 @@ def test_an_interrupted_merge_goes_on() -> None:
     found = remerge(plan, Path("one"), OPTIONS)
 
     def broken(plan, session, options, listener):
-        found.run(plan, session, options, listener)
+        found.runner(found.less(options))(plan, session, options, listener)
         raise RunError("CV-E022", "over")
 
     with pytest.raises(RunError, match="over"):
         save_plan(found.plan, Path("two"), OPTIONS, runner=broken)
-    done = save_plan(found.plan, Path("two"), OPTIONS, runner=found.run).finished
+    done = save_plan(found.plan, Path("two"), OPTIONS, runner=found.runner(found.less(OPTIONS))).finished
     assert done.resumed_bytes > 0
     assert weights("two") == fresh("full")
 

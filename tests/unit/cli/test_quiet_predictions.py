@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import cuvee
-from cuvee.api import outlook
-from cuvee.cli import running
+from cuvee.api import outlook, ways
 from cuvee.cli.running import Manner, merge_into
 from cuvee.engine.options import RunOptions
 
@@ -27,13 +26,13 @@ def test_it_is_made_where_somebody_asks(
     for name in ("one", "two"):
         save_file({"w": torch.ones(64, 64)}, tmp_path / f"{name}.safetensors")
     made: list[Any] = []
-    genuine = running.outlook
+    genuine = ways.outlook
 
     def counted(*given: Any) -> Any:
         made.append(given)
         return genuine(*given)
 
-    monkeypatch.setattr(running, "outlook", counted)
+    monkeypatch.setattr(ways, "outlook", counted)
     if large:
         monkeypatch.setattr(outlook, "LARGE", 3 * 64 * 64 * 4)  # what is read and written
     blend = cuvee.merge([str(tmp_path / f"{n}.safetensors") for n in ("one", "two")], method="linear")

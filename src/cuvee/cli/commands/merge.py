@@ -11,14 +11,14 @@ import click
 
 from cuvee.cli.options import (
     EXISTING,
-    budget_of,
-    budget_options,
     cluster_choices,
     cluster_options,
     is_offline,
     output_options,
     plan_choices,
     plan_options,
+    reading_of,
+    reading_options,
     run_choices,
     run_options,
 )
@@ -47,15 +47,7 @@ if TYPE_CHECKING:
     help="Catalogue what is read, for later merges. / Read everything, whatever a catalogue says.",
 )
 @click.option("--lineage", is_flag=True, help="Record what each tensor is made from, for a later `--from`.")
-@click.option(
-    "--from",
-    "earlier",
-    type=EXISTING,
-    default=None,
-    metavar="OUTPUT",
-    help="Take what is the same from an earlier output with lineage.",
-)
-@budget_options
+@reading_options
 @plan_options
 @run_options
 @cluster_options
@@ -71,7 +63,7 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
     An interrupted run is resumed by the same command. Nothing appears at OUT before it is complete.
     """
     from cuvee.cli.commands.plan import show
-    from cuvee.cli.running import Manner, merge_again, merge_into
+    from cuvee.cli.running import Manner, merge_into
     from cuvee.cli.saved import blend_of, check_lock
     from cuvee.recipe.override import adjusted
 
@@ -81,17 +73,20 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
     blend = replace(blend, recipe=adjusted(blend.recipe, given))
     if given["locked"]:
         check_lock(blend, given["locked"])
-    within = budget_of(given)
-    is_within = bool(within)
-    is_again, cluster = bool(given["lineage"] or given["earlier"]), cluster_choices(given)
-    _one_way({"a budget": is_within, "lineage": is_again})
-    for way in ({"a budget": is_within}, {"a cluster": cluster is not None}):
-        _one_way({**way, "`--catalog`": given["catalog"] is True})
-    _one_way({"a budget": is_within, "`--no-catalog`": given["catalog"] is False})
+    reading, cluster = reading_of(given), cluster_choices(given)
+    _one_way({"a budget": reading.is_within, "`--catalog`": given["catalog"] is True})
+    _one_way({"a cluster": cluster is not None, "`--catalog`": given["catalog"] is True})
+    _one_way({"a budget": reading.is_within, "`--no-catalog`": given["catalog"] is False})
     options = recorded(run_choices(given), given["catalog"])
     if given["dry_run"]:
-        shown: dict[str, Any] = {"target": out, "options": options, "within": within}
-        return show(blend, as_json=given["as_json"], quiet=given["quiet"], **shown)
+        return show(
+            blend,
+            as_json=given["as_json"],
+            quiet=given["quiet"],
+            target=out,
+            options=options,
+            reading=reading,
+        )
     manner = Manner(
         overwrite=given["overwrite"],
         resume=not given["no_resume"],
@@ -99,13 +94,7 @@ def command(recipe: Path, out: Path, **given: Any) -> int:
         quiet=given["quiet"],
         strict=given["strict"],
     )
-    if is_within:
-        from cuvee.cli.budgeted import merge_within
-
-        return merge_within(blend, out, options, manner, within, cluster)
-    if is_again:
-        return merge_again(blend, out, options, manner, given["earlier"], cluster)
-    return merge_into(blend, out, options, manner, cluster)
+    return merge_into(blend, out, options, manner, cluster, reading)
 
 
 def recorded(options: RunOptions, catalog: bool | None) -> RunOptions:
@@ -122,6 +111,5 @@ def _one_way(asked: Mapping[str, bool]) -> None:
         raise UsageError(
             "CV-U001",
             f"a merge cannot be made with {' and '.join(ways)} at once",
-            hint="a budget: `--read-budget`, `--max-deviation`; lineage: `--lineage`, `--from`; a cluster: `--engine`; "
-            "what a budget leaves out is chosen by a catalogue",
+            hint="a budget: `--read-budget`, `--max-deviation`, chosen by a catalogue; a cluster: `--engine`",
         )

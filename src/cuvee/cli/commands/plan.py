@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,16 +10,17 @@ import click
 
 from cuvee.cli.options import (
     EXISTING,
-    budget_of,
-    budget_options,
     is_offline,
     output_options,
     plan_choices,
     plan_options,
+    reading_of,
+    reading_options,
 )
 from cuvee.errors import UsageError
 
 if TYPE_CHECKING:
+    from cuvee.api.ways import Reading
     from cuvee.engine.options import RunOptions
 
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), default=None, help="Save the plan; `cuvee merge` runs it."
 )
-@budget_options
+@reading_options
 @plan_options
 @output_options
 def command(recipe: Path, pattern: str | None, graph: bool, dot: bool, out: Path | None, **given: Any) -> int:
@@ -54,11 +54,11 @@ def command(recipe: Path, pattern: str | None, graph: bool, dot: bool, out: Path
     from cuvee.cli.saved import blend_of, save_plan
     from cuvee.recipe.override import adjusted
 
-    within = budget_of(given)
-    if within and out is not None:
+    reading = reading_of(given)
+    if (reading.is_within or reading.is_again) and out is not None:
         raise UsageError(
             "CV-U001",
-            "a saved plan holds no budget",
+            "a saved plan holds no budget and no earlier output",
             hint="give it to `cuvee merge` instead, with the saved plan",
         )
     blend = blend_of(
@@ -78,7 +78,7 @@ def command(recipe: Path, pattern: str | None, graph: bool, dot: bool, out: Path
             "changes",
         )
         save_plan(plan, blend, out, {k: given[k] for k in keys})
-    asked: dict[str, Any] = {"pattern": pattern, "graph": graph, "dot": dot, "within": within}
+    asked: dict[str, Any] = {"pattern": pattern, "graph": graph, "dot": dot, "reading": reading}
     return show(blend, as_json=given["as_json"], quiet=given["quiet"], **asked)
 
 
@@ -92,21 +92,17 @@ def show(
     dot: bool = False,
     target: Path | None = None,
     options: RunOptions | None = None,
-    within: Mapping[str, Any] | None = None,
+    reading: Reading | None = None,
 ) -> int:
-    """Print a plan in the form asked for, as a run with `options` goes about it, `within` a budget; the exit code."""
-    from cuvee.api.beforehand import as_merged
-    from cuvee.api.outlook import outlook
+    """Print a plan in the form asked for, as a run with `options` goes about it; the exit code."""
+    from cuvee.api.ways import PLAINLY
     from cuvee.cli.render import notes, print_json, stdout
+    from cuvee.engine.options import RunOptions
     from cuvee.errors import PlanError
     from cuvee.plan import explain
 
-    whole = blend.build()
-    try:
-        plan, tables = as_merged(whole, options, **(within or {}))
-        ahead = outlook(plan, target, options, tables)
-    finally:
-        whole.close()
+    with blend.way(options or RunOptions.from_settings(), reading or PLAINLY) as found:
+        plan, ahead = found.less, found.outlook(target)
     chosen = explain.selected(plan, pattern) if pattern else []
     if pattern and not chosen:
         raise PlanError("CV-P021", f"no output tensor matches `{pattern}`")

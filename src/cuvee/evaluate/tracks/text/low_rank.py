@@ -34,6 +34,15 @@ class LowRank:
     rate: float = 5e-4
     decay: float = 0.0
 
+    @classmethod
+    def usual(cls, rank: int) -> LowRank:
+        """The track's own training at a rank.
+
+        Rate of rank 8 by the selection parts of movie, language and news20: 78.7, 78.4 and 78.3 with 1e-3, 78.0, 75.7
+        and 78.3 with 5e-4.
+        """
+        return cls(rank, 2 * rank, rate=1e-3 if rank <= 8 else 5e-4)
+
     @property
     def config(self) -> dict[str, Any]:
         """PEFT's `adapter_config.json`."""

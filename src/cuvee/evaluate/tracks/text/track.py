@@ -43,7 +43,7 @@ class TextTrack:
         self.seed = seed
         self._sizes = making.SHORT if short else making.FULL
         usual = SHORT if short else Training()
-        self.training = training or (LowRank(rank=rank, alpha=2 * rank) if rank else usual)
+        self.training = training or (LowRank.usual(rank) if rank else usual)
         self._models: dict[str, Mapping[str, Tensor]] = {}
 
     @cached_property
