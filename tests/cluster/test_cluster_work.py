@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import os
+import shutil
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +22,7 @@ import cuvee.engine.cluster.work as working
 from cuvee.api.blend import Blend
 from cuvee.core.digests import REGION, RegionHasher, joined_digest, tensor_digest
 from cuvee.engine.cluster.job import ClusterOptions, Failed, Job, failed, origin_of
+from cuvee.engine.cluster.likeness import samples_of
 from cuvee.engine.cluster.portable import portable, restored
 from cuvee.engine.cluster.regions import batches, unit_of
 from cuvee.engine.cluster.work import Workplace
@@ -26,7 +30,7 @@ from cuvee.engine.events import Finding, Started
 from cuvee.engine.fused.fuse import Fused
 from cuvee.engine.fused.selection import Window
 from cuvee.engine.options import RunOptions
-from cuvee.errors import MissingTensor, PlanError, RunError, UsageError
+from cuvee.errors import Interrupted, MissingTensor, PlanError, RunError, UsageError
 from cuvee.plan.build import PlanOptions
 from cuvee.recipe.load import parse_recipe
 from cuvee.recipe.model import InMemory
@@ -196,6 +200,47 @@ def test_a_worker_that_plans_something_else_says_so(root: Path, tmp_path: Path) 
     with pytest.raises(PlanError, match="plans something else"):
         Workplace(job)
     plan.close()
+
+
+def test_a_machine_with_other_weights_under_the_same_names_is_refused(root: Path, tmp_path: Path) -> None:
+    """Fine-tunes of one model have equal headers: plans are the same."""
+    shutil.copytree(root, tmp_path / "models")
+    blend = Blend(parse_recipe(recipe(tmp_path / "models", "linear")))
+    plan = blend.build()
+    origin = origin_of(blend.recipe, tmp_path, False, False, PlanOptions())
+    job = Job(origin, plan.layout, plan.digest, RunOptions(), None, samples=samples_of(plan))
+    plan.close()
+    Workplace(job).plan.close()
+    weights_file = tmp_path / "models/one/model.safetensors"
+    data = bytearray(weights_file.read_bytes())
+    tensors = load_file(weights_file)
+    save_file({name: -tensor for name, tensor in tensors.items()}, weights_file)
+    assert len(weights_file.read_bytes()) == len(data)
+    with pytest.raises(PlanError, match="holds other bytes there") as caught:
+        Workplace(job)
+    assert caught.value.diagnostics[0].code == "CV-E212"
+    weights_file.write_bytes(data)
+    Workplace(job).plan.close()
+    with pytest.raises(PlanError, match=r"the driver 0\.0\.1"):
+        Workplace(replace(job, version="0.0.1"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_thresholds_are_gathered_ends_the_run(
+    number: signal.Signals, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ending(HereCrew):
+        def run(self, tasks: Sequence[Any], done: Any) -> None:
+            os.kill(os.getpid(), number)
+            while not self.stopped():
+                pass
+
+    monkeypatch.setattr(driving, "Crew", Ending)
+    blend = Blend(parse_recipe(recipe(root, "ties_model")))
+    with pytest.raises(Interrupted) as caught:
+        blend.save(tmp_path / "out", run=RunOptions(), cluster=ClusterOptions())
+    assert caught.value.exit_code == 128 + number
+    assert not (tmp_path / "out").exists()
 
 
 def test_models_in_memory_are_refused(root: Path) -> None:

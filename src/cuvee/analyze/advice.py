@@ -69,10 +69,12 @@ def _strangers(e: Evidence) -> Iterator[Advice]:
     for i, name in enumerate(e.experts):
         cosine, change, covered = e.figures.base_cosines[i], e.figures.relative[i], e.coverage[i]
         if cosine < STRANGER_COSINE or change >= STRANGER_CHANGE or covered < COVERED:
+            is_near = cosine >= STRANGER_COSINE and change < STRANGER_CHANGE
+            why = "too little of it can be compared" if is_near else "it has no common base with the others"
             yield Advice(
                 "no_common_base",
                 "stop",
-                f"do not merge `{printable(name)}` by its weights: it has no common base with the others",
+                f"do not merge `{printable(name)}` by its weights: {why}",
                 f"cosine with the base {cosine:.2f} (a fine-tune: at least {STRANGER_COSINE:g}), change "
                 f"{change:.2f} of the base's norm (below {STRANGER_CHANGE:g}), {covered:.0%} of the parameters in "
                 f"the same shape (at least {COVERED:.0%})",

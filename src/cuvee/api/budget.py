@@ -264,7 +264,7 @@ def running(asked: Budgeted, inner: Callable[..., Finished] | None = None) -> An
         finished = inner(plan, session, options, listener)
         choice = asked.choice
         read = float(choice.read + asked.sample.nbytes)
-        row = {"read": read, "of": float(choice.total), **measured(asked)}
+        row = {"read": read, "of": float(choice.total), "lost": float(choice.lost), **measured(asked)}
         for key, value in (("bound", choice.bound), ("rounded", choice.rounded)):
             row |= {key: value} if value != float("inf") else {}
         figures = {**finished.figures, "read_budget": [row]}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cuvee.api.apart import refuse_shared
 from cuvee.api.fetch import fetch
 from cuvee.api.given import Models
 from cuvee.api.modules import put
@@ -66,7 +67,7 @@ class Candidates:
 
         Args:
             out: tensors to fill instead of new ones: every name, contiguous, on the CPU, in shape and type of the
-                result. Their content is undefined after an error.
+                result, in memory of their own. Their content is undefined after an error.
             changes: parameters that differ from those of `hold`; those of other candidates are forgotten. Where the
                 method is a chain, a parameter is `stage.parameter` (two stages of one name change together).
 
@@ -76,11 +77,19 @@ class Candidates:
         """
         plan = self._variants.plan(self.models.recipe(changes))
         tensors = _fresh(plan) if out is None else _fitting(plan, out)
+        if out is not None:
+            refuse_shared(self._variants.first, tensors)
         self._run(self._shortened(plan), tensors)
         return tensors
 
     def into(self, module: Module, **changes: Any) -> Module:
-        """Put one candidate into a live module, every key or an error; returns the module."""
+        """Put one candidate into a live module, every key or an error; returns the module.
+
+        UsageError for a module that is held itself.
+        """
+        own = module.state_dict() if hasattr(module, "state_dict") else {}
+        places = {tensor.data_ptr(): (name, tensor) for name, tensor in own.items()}  # tied ones have one
+        refuse_shared(self._variants.first, dict(places.values()))
         self._buffers = self.merge(out=self._buffers or None, **changes)
         return put(self._buffers, module)
 

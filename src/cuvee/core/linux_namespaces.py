@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 _MOUNTS, _MESSAGES, _USERS, _NETWORK = 0x00020000, 0x08000000, 0x10000000, 0x40000000  # CLONE_NEW…
-_READ_ONLY, _RECURSIVE, _PRIVATE = 1, 0x4000, 1 << 18  # MS_…
+_READ_ONLY, _BIND, _RECURSIVE, _PRIVATE = 1, 0x1000, 0x4000, 1 << 18  # MS_…
 
 
 @functools.cache
@@ -30,7 +30,8 @@ def available() -> bool:
 
 
 def seclude(hidden: Sequence[Path]) -> bool:
-    """From now on this process, and all it starts, finds these folders empty and has no network; whether it worked.
+    """From now on this process, and all it starts, finds these folders and files empty and has no network; whether it
+    worked.
 
     It may no longer look into processes outside either, as it has a user namespace of its own. The second one keeps it
     from undoing the first: mounts that come from outside are locked. This process must have one thread.
@@ -41,9 +42,11 @@ def seclude(hidden: Sequence[Path]) -> bool:
     try:
         _enter(unshare, _USERS | _MOUNTS | _NETWORK | _MESSAGES)
         _done(mount(b"none", b"/", None, _RECURSIVE | _PRIVATE, None))
-        for folder in hidden:
-            if folder.is_dir():
-                _done(mount(b"none", os.fsencode(folder), b"tmpfs", _READ_ONLY, b"size=4k"))
+        for place in hidden:
+            if place.is_dir():
+                _done(mount(b"none", os.fsencode(place), b"tmpfs", _READ_ONLY, b"size=4k"))
+            elif place.is_file():
+                _done(mount(b"/dev/null", os.fsencode(place), None, _BIND, None))
         _enter(unshare, _USERS | _MOUNTS)
     except OSError:
         return False

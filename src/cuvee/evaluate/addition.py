@@ -52,6 +52,13 @@ class Newcomer:
     label: str
     method: Method
 
+    @property
+    def name(self) -> str:
+        """What its cells say of it: a method's name, or the module and name of a function."""
+        if isinstance(self.method, Contender):
+            return self.method.method
+        return f"{self.method.module}:{self.method.name}" if isinstance(self.method, Function) else self.label
+
     @classmethod
     def registered(cls, contender: Contender) -> Newcomer:
         """A method of the registry."""
@@ -120,6 +127,7 @@ def add(newcomer: Newcomer, open_track: OpenTrack, store: Store, tell: Listener 
     """
     results = store.results()
     _check_protocol(results)
+    _refuse_namesake(results, newcomer)
     places = _places([r for r in results if r[0].protocol == PROTOCOL], newcomer)
     failed = 0
     for track_name, seed in sorted({(cell.track, cell.seed) for cell in places}):
@@ -159,6 +167,17 @@ def _is(label: str, newcomer: str) -> bool:
     return label == newcomer or label in (f"{newcomer} (untuned)",) or label.startswith(f"{newcomer} (budget")
 
 
+def _refuse_namesake(results: Results, newcomer: Newcomer) -> None:
+    """UsageError CV-U395 where another function of this name stands in the table."""
+    others = {cell.method for cell, _ in results if cell.label == newcomer.label} - {newcomer.name}
+    if others:
+        raise UsageError(
+            "CV-U395",
+            f"`{printable(newcomer.label)}` stands in the table already, made by `{printable(min(others))}`",
+            hint="give the function a name of its own",
+        )
+
+
 def _places(results: Results, newcomer: Newcomer) -> list[Cell]:
     """A cell of the newcomer for each set, seed and budget that a method of the table has."""
     contender = newcomer.method if isinstance(newcomer.method, Contender) else None
@@ -168,7 +187,7 @@ def _places(results: Results, newcomer: Newcomer) -> list[Cell]:
             continue
         own = replace(
             cell,
-            method=contender.method if contender else newcomer.label,
+            method=newcomer.name,
             label=newcomer.label,
             settings=dict(contender.settings) if contender else {},
             search=contender.search if contender and cell.budget else "",

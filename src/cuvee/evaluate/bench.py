@@ -50,7 +50,7 @@ class Done:
     number: int
     total: int
     seconds: float
-    state: str  # scored, kept, failed
+    state: str  # scored, kept, failed, left out
     mean: float = float("nan")
     unit: str = ""
     problem: str = ""
@@ -83,7 +83,7 @@ class Ring:
             budget=cell.budget,
             examinee=self.held[0],
             unseen=cell.unseen,
-            hidden=[self.store.cells()],
+            hidden=self.store.tellings(),
             selected=self.selected,
         )
 
@@ -91,18 +91,37 @@ class Ring:
 def run(grid: Grid, open_track: OpenTrack, store: Store, tell: Listener = lambda done: None) -> int:
     """Score every cell of the grid that the store lacks; how many failed.
 
-    `open_track(name, seed)` gives the track. A method that cannot take this number of experts is left out of that set;
-    one that fails is reported and the others go on. EvaluationError CV-B006 for a task of the grid that the track has
-    no expert for, before anything is made.
+    `open_track(name, seed)` gives the track. A method that cannot take this number of experts is left out of that set,
+    which is told, and counts as failed where it fits none; one that fails is reported and the others go on.
+    EvaluationError CV-B006 for a task of the grid that the track has no expert for, before anything is made.
     """
     failed = 0
     for seed in grid.seeds:
         track = open_track(grid.track, seed)
         demand_experts(track, grid.tasks)
         store.describe(described(track), seed)
-        ring = Ring(track, store)
-        failed += score_all(ring, list(_cells(grid, track, seed)), tell)
+        failed += _tell_of_unfit(grid, track, seed, tell)
+        failed += score_all(Ring(track, store), list(_cells(grid, track, seed)), tell)
     return failed
+
+
+def _tell_of_unfit(grid: Grid, track: Track, seed: int, tell: Listener) -> int:
+    """Tell of methods that cannot take a set's number of experts; how many fit no set at all."""
+    sets = list(grid.sets(_merged_names(grid, track), seed, last=ordered(track)))
+    without = 0
+    for contender in grid.methods:
+        unfit = [tasks for tasks in sets if not takes(contender, track, tasks)]
+        without += len(unfit) == len(sets)
+        least, most = registry.get(contender.method).inputs
+        asked = f"{least} or more" if most is None else f"{least} to {most}" if least < most else f"{least}"
+        for tasks in {len(tasks): tasks for tasks in unfit}.values():  # once for each number of experts
+            cell = Cell(track.name, track.digest, seed, tasks, contender.method, label_of(contender))
+            tell(Done(cell, 0, 0, 0.0, "left out", problem=f"it merges {asked} experts"))
+    return without
+
+
+def _merged_names(grid: Grid, track: Track) -> list[str]:
+    return [n for n, task in track.tasks.items() if not task.unseen and (not grid.tasks or n in grid.tasks)]
 
 
 def score_all(ring: Ring, waiting: Sequence[tuple[Cell, Method | None]], tell: Listener) -> int:
@@ -128,7 +147,7 @@ def _work(cell: Cell) -> float:
 
 def _cells(grid: Grid, track: Track, seed: int) -> Iterator[tuple[Cell, Method | None]]:
     """The cells of one seed: references first, then the methods, set by set."""
-    names = [n for n, t in track.tasks.items() if not t.unseen and (not grid.tasks or n in grid.tasks)]
+    names = _merged_names(grid, track)
     asked = grid.references
     references = ("base", "experts", *_offered(track)) if asked is None else tuple(map(of_reference, asked))
     for tasks in grid.sets(names, seed, last=ordered(track)):

@@ -19,11 +19,12 @@ from blake3 import blake3
 from cuvee.core import disk
 from cuvee.core.digests import canonical_json
 from cuvee.core.lazy import numpy
-from cuvee.errors import EvaluationError
+from cuvee.errors import EvaluationError, UsageError
 from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.manifest import surroundings
 from cuvee.evaluate.scorecard import Scorecard
 
+MOST_SEED = 2**63 - 1
 PROTOCOL = 2  # of how methods choose and are compared: cells of several are never joined
 REFERENCES = ("base", "experts", "multitask", "last")  # scored beside the methods, not tuned
 _EXPERT, _OWN = "expert ", "reference "
@@ -31,7 +32,8 @@ _EXPERT, _OWN = "expert ", "reference "
 
 def is_reference(label: str) -> bool:
     """Whether a row is of a model that was there before any merge."""
-    return label in REFERENCES or label.startswith((_EXPERT, _OWN))
+    marked = label.startswith((_EXPERT, _OWN)) and not label.startswith((f"{_EXPERT}(", f"{_OWN}("))
+    return marked or label in REFERENCES  # a method called `expert` stands as `expert (budget 4)`
 
 
 def of_reference(name: str) -> str:
@@ -56,7 +58,7 @@ def of_expert(task: str) -> str:
 
 def expert_of(label: str) -> str | None:
     """The task of the expert that a label is of; None for another label."""
-    return label.removeprefix(_EXPERT) if label.startswith(_EXPERT) else None
+    return label.removeprefix(_EXPERT) if label.startswith(_EXPERT) and is_reference(label) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,14 @@ class Grid:
     untuned: bool = False
     tasks: tuple[str, ...] = ()
     transfer: bool = False
+
+    def __post_init__(self) -> None:
+        """UsageError CV-U397 for a seed that no generator, or no table, takes."""
+        wrong = next((seed for seed in self.seeds if not 0 <= seed <= MOST_SEED), None)
+        if wrong is not None:
+            raise UsageError(
+                "CV-U397", f"`{wrong}` is no seed", hint=f"take a whole number from 0 to {MOST_SEED}"
+            )
 
     def sets(self, names: Sequence[str], seed: int, *, last: bool = False) -> Iterator[tuple[str, ...]]:
         """The sets of tasks for one seed, largest first; each in the track's order.
@@ -160,8 +170,9 @@ class Store:
         self.folder = folder
 
     def has(self, cell: Cell) -> bool:
-        """Whether the cell is finished."""
-        return self._path(cell).exists()
+        """Whether the cell is finished; EvaluationError CV-B021 where its file was damaged since."""
+        path = self._path(cell)
+        return path.exists() and bool(_read(path))
 
     def put(self, cell: Cell, card: Scorecard) -> None:
         """Keep a result, with the versions and the machine that made it."""
@@ -173,6 +184,15 @@ class Store:
         """The folder of finished cells, made where it is not there."""
         disk.make_folders(self.folder / "cells")
         return self.folder / "cells"
+
+    def tellings(self) -> list[Path]:
+        """Every folder and file in which test scores stand: cells, other programs' scores, tables and reports."""
+        made = (
+            *self.folder.glob("results.*"),
+            *self.folder.glob("leaderboard.*"),
+            *self.folder.glob("study-*"),
+        )
+        return [self.cells(), self.folder / "scores", *made]
 
     def describe(self, track: Mapping[str, Any], seed: int) -> None:
         """Keep what a track is made of, beside the cells: `tracks/<name>-<seed>-<digest>.json`."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cuvee.api.candidates import Candidates, hold
+from cuvee.errors import NonFinite
 from cuvee.evaluate.search import Kind, searcher
 from cuvee.evaluate.selection import BudgetSpent, Selection
 from cuvee.evaluate.space import Dimension, dimensions
@@ -53,7 +55,11 @@ class Contender:
         asking = searcher(self.search, tuned, room.budget - 1, self.seed)
         try:
             while (point := asking.ask()) is not None:
-                candidate = _merged(room, held, point)
+                try:
+                    candidate = _merged(room, held, point)
+                except NonFinite:  # values that overflow lose; the best so far stands
+                    asking.tell(point, -math.inf)
+                    continue
                 value = room.evaluate(candidate, {**self.settings, **point})
                 asking.tell(point, value)
                 if value > highest:

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,20 +25,35 @@ _SEARCHES = {
     *(f"ctypes.{name}" for name in ("string_at", "wstring_at", "PyObj_FromPtr")),
 }
 _PROGRAMS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn"}
+_WHOLE = {"open", "os.rename"}  # lead into a folder by one that is above it
+_BY_DESCRIPTOR = {"open", "os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.mkdir"}
+_DESCRIPTORS = "/proc/self/fd"
 _MEMORY = re.compile(r"/proc/\d+(/task/\d+)?/(mem|map_files)(/|$)")
 
 
 def shut(hidden: Sequence[Path] = ()) -> None:
-    """Shut this process off from the tracks' data in the cache and from the `hidden` folders, for good.
+    """Shut this process off from the tracks' data in the cache and from the `hidden` folders and files, for good.
 
-    Where the system grants namespaces, other programs find these folders empty too and have no network; else starting
+    Where the system grants namespaces, other programs find these empty too and have no network; else starting
     one is refused, as no rule would follow it. What is refused raises LeakError CV-B372.
     """
     folders = [*(cache_folder() / "evaluate" / name for name in _KEPT_DATA), *hidden]
     places = [str(folder.resolve()) for folder in folders]
     _close(places)
     alone = linux_namespaces.available() and linux_namespaces.seclude([Path(place) for place in places])
+    if not alone:
+        _forbid_starting()
     _watch(places, _SEARCHES if alone else _SEARCHES | _PROGRAMS)
+
+
+def _forbid_starting() -> None:
+    """Shut the one way to start a program that no audit event tells of, which `multiprocessing` takes."""
+    import _posixsubprocess
+
+    def refused(*_: object) -> int:
+        raise LeakError("CV-B372", "a method started a program, which leads to test items")
+
+    vars(_posixsubprocess)["fork_exec"] = refused
 
 
 def _watch(places: Sequence[str], refused: set[str]) -> None:
@@ -53,6 +68,7 @@ def _watch(places: Sequence[str], refused: set[str]) -> None:
         os.fsdecode,
         os.PathLike,
     )
+    join, beginnings = os.path.join, _beginnings
     shut_off, never = tuple(places), frozenset(refused)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -65,17 +81,29 @@ def _watch(places: Sequence[str], refused: set[str]) -> None:
         try:
             for given in arguments:
                 if isinstance(given, (str, bytes, path_like)):
-                    check(event, real(decode(given)), shut_off)
+                    path = decode(given)
+                    for start in beginnings(event, path):
+                        check(event, real(join(start, path)), shut_off)
         finally:
             own.busy = False
 
     sys.addaudithook(hook)
 
 
+def _beginnings(event: str, path: str, listed: Callable[[str], list[str]] = os.listdir) -> list[str]:
+    """The folders that a path may begin at: the working one, and every one that is open, as no event names it."""
+    if path.startswith("/") or event not in _BY_DESCRIPTOR:
+        return [""]
+    found = [""]
+    with suppress(OSError):
+        found += [f"{_DESCRIPTORS}/{number}" for number in listed(_DESCRIPTORS)]
+    return found
+
+
 def _check(event: str, found: str, places: Sequence[str]) -> None:
     """LeakError for a place inside a shut folder, for a folder that leads there by descriptor, and for memory."""
     inside = any(f"{found}/".startswith(f"{place}/") for place in places)
-    above = event == "open" and any(f"{place}/".startswith(f"{found.rstrip('/')}/") for place in places)
+    above = event in _WHOLE and any(f"{place}/".startswith(f"{found.rstrip('/')}/") for place in places)
     if inside or above or _MEMORY.match(found):
         raise LeakError(
             "CV-B372",

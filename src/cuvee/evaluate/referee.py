@@ -122,7 +122,7 @@ class Referee:
                 if room.best is None:
                     raise
                 weights, settings = room.best
-            settled = _copied(weights)
+            settled = _copied(weights, self.track.base)
         taken = max(room.ledger.evaluations, len(room.log))
         if taken > granted:
             raise EvaluationError(
@@ -163,8 +163,8 @@ class Referee:
         return {n: self.score(self.track.expert(n), f"expert {n}") for n in self.names}
 
 
-def _copied(weights: Weights) -> dict[str, Tensor]:
-    """Plain tensors with the values of these; EvaluationError for anything else."""
+def _copied(weights: Weights, base: Weights) -> dict[str, Tensor]:
+    """Plain tensors with the values of these; EvaluationError for anything else, or what the base has not."""
     out = {}
     for name, tensor in weights.items():
         if not isinstance(tensor, torch.Tensor):
@@ -173,6 +173,24 @@ def _copied(weights: Weights) -> dict[str, Tensor]:
                 f"the method gave `{printable(str(name))}` as {type(tensor).__name__}, a tensor is expected",
                 hint="return tensors by name, and the settings that were chosen",
             )
+        _demand_place(str(name), tensor, base)
         out[str(name)] = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
         out[str(name)].copy_(tensor.detach())
     return out
+
+
+def _demand_place(name: str, tensor: Tensor, base: Weights) -> None:
+    """EvaluationError CV-B012 for a tensor that is not the base's by name and shape, or holds no real numbers."""
+    if name not in base:
+        what = "the base has no such tensor"
+    elif tensor.shape != base[name].shape:
+        what = f"its shape is {list(tensor.shape)}, the base's {list(base[name].shape)}"
+    elif tensor.is_complex():
+        what = "it holds complex numbers"
+    else:
+        return
+    raise EvaluationError(
+        "CV-B012",
+        f"the method gave `{printable(name)}`, and {what}",
+        hint="return tensors of the base's names and shapes; those that are left out are the base's",
+    )

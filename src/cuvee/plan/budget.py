@@ -45,7 +45,8 @@ class Choice:
     nothing. `bound` is the largest norm of the error over the norm of the merged update, which is `update` at least (0
     when nothing that differs is left out, infinite when the update may be nothing), besides rounding; `rounded` counts
     all rounding, too. `bounded`: whether there is anything at all whose error can be bounded. `base` is the source
-    that stands in. `errors`: of blocks of which something is left out, the largest squared norm of the error.
+    that stands in. `errors`: of blocks of which something is left out, the largest squared norm of the error. `lost`
+    counts blocks left out of which nobody holds the bytes; without an error signs of zeros may still be others.
     """
 
     spared: Mapping[str, Mapping[str, frozenset[int]]]
@@ -59,6 +60,7 @@ class Choice:
     update: float = 0.0
     base: str = ""
     errors: Mapping[_Where, float] = field(default_factory=dict)
+    lost: int = 0
 
 
 def summed(tensor: OutputTensor) -> Mapping[Key, float] | None:
@@ -170,6 +172,11 @@ def _told(
         asked=_asked(plan, experts, spared, equal),
         update=math.sqrt(max(0.0, least)),
         errors=errors,
+        lost=sum(
+            len(gone - equal.get(key, {}).get(name, {}).keys())
+            for key, tensors in spared.items()
+            for name, gone in tensors.items()
+        ),
     )
 
 

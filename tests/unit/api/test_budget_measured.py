@@ -188,3 +188,23 @@ def test_an_output_of_a_budget_is_reproducible_where_nothing_is_lost(tmp_path, s
     with pytest.raises(UsageError) as caught:
         again(tmp_path / "out", tmp_path, RunOptions())
     assert caught.value.diagnostics[0].code == "CV-U016"
+
+
+def test_where_no_error_is_left_signs_of_zeros_may_be(tmp_path) -> None:
+    """An expert that counts nothing is left out without an error, but what is added to -0 decides its sign."""
+    random = np.random.default_rng(5)
+    base = {name: torch.full_like(tensor, -0.0) for name, tensor in base_of(random).items()}
+    save(tmp_path / "base", base)
+    for k in range(2):
+        save(tmp_path / f"e{k}", {n: t + torch.randn(t.shape) for n, t in base.items()})
+    recipe = tmp_path / "r.yaml"
+    merge = "{method: task_arithmetic, lambda: 0}"
+    recipe.write_text(f"version: 1\nbase: ./base\nexperts: {{a: ./e0, b: ./e1}}\nmerge: {merge}\n")
+    make_catalogue(["e0", "e1"], "base", anchor=tmp_path, offline=True)
+    blend = Blend(load_recipe(recipe), tmp_path)
+    saved = blend.save(tmp_path / "out", run=RunOptions(), read_budget="10%")
+    (row,) = saved.finished.figures["read_budget"]
+    assert row["bound"] == 0 and row["lost"] > 0
+    with pytest.raises(UsageError) as caught:
+        again(tmp_path / "out", tmp_path, RunOptions())
+    assert caught.value.diagnostics[0].code == "CV-U016"

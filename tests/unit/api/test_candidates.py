@@ -225,3 +225,31 @@ def test_what_is_computed_in_float64_counts_in_the_figures_of_the_model(method: 
             more = {} if lam is None else {"lam": lam}
             expected = cuvee.merge(models[1:], base=models[0], method=method, **values, **more).load()
             same(held.merge(**more), expected)
+
+
+def test_what_is_filled_lies_apart_from_what_is_held() -> None:
+    layer, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    with cuvee.hold([layer, dict(other.state_dict())], method="linear", weight=1.0) as held:
+        room = torch.empty(9)
+        overlapping = {"weight": room[:6].view(2, 3), "bias": room[5:7]}
+        views = {"weight": layer.weight.detach().view(-1).view(2, 3), "bias": torch.empty(2)}
+        for out in (dict(layer.state_dict()), overlapping, views):
+            with pytest.raises(UsageError, match="lies in the memory of") as caught:
+                held.merge(out=out)
+            assert caught.value.diagnostics[0].code == "CV-U220"
+        with pytest.raises(UsageError, match="lies in the memory of the model"):
+            held.into(layer)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())
+        side_by_side = {"weight": room[:6].view(2, 3), "bias": room[6:8]}
+        assert torch.equal(held.merge(out=side_by_side)["bias"], held.merge()["bias"])
+        held.into(torch.nn.Linear(3, 2))
+
+
+def test_a_module_of_other_shapes_is_told_them() -> None:
+    models = [{"weight": torch.ones(2, 3)}, {"weight": torch.zeros(2, 3)}]
+    with cuvee.hold(models, method="linear", weight=1.0) as held, pytest.raises(UsageError) as caught:
+        held.into(torch.nn.Linear(2, 2))
+    said = caught.value.diagnostics[0].message
+    assert "`weight` is [2, 2] in the module and [2, 3] in the merge" in said
+    assert "`bias` is the module's alone" in said

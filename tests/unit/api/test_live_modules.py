@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import cuvee
+from cuvee.engine.options import RunOptions
 from cuvee.errors import UsageError
 
 
@@ -47,3 +48,60 @@ def test_a_module_without_memory_and_what_is_no_module() -> None:
     assert "meta" in refused(blend, empty)
     assert torch.equal(blend.into(empty.to_empty(device="cpu")).weight, torch.ones(6, 4))
     assert "str" in refused(blend, "model")
+
+
+class Pair(torch.nn.Module):
+    """Two parameters of their own whose memory is given, and a buffer."""
+
+    def __init__(self, one: torch.Tensor, two: torch.Tensor) -> None:
+        super().__init__()
+        self.one, self.two = torch.nn.Parameter(one), torch.nn.Parameter(two)
+        self.register_buffer("mean", torch.zeros(2))
+
+
+def pair(one: float, two: float, mean: float = 0.0, count: int = 4) -> cuvee.Blend:
+    model = {
+        "one": torch.full((count,), one),
+        "two": torch.full((count,), two),
+        "mean": torch.full((2,), mean),
+    }
+    return cuvee.merge([model, model], method="linear")
+
+
+def test_one_memory_under_two_parameters_takes_no_two_values() -> None:
+    """`b.weight.data = a.weight.data` ties as well as one parameter under two names does."""
+    room = torch.zeros(4)
+    said = refused(pair(1.0, 2.0), Pair(room, room))
+    assert "`two`" in said and "`one`" in said
+    assert torch.equal(room, torch.zeros(4))
+    assert torch.equal(pair(3.0, 3.0).into(Pair(room, room)).two, torch.full((4,), 3.0))
+
+
+def test_memory_shared_in_part_and_expanded_entries_are_refused() -> None:
+    room = torch.zeros(6)
+    assert "share a part" in refused(pair(1.0, 2.0), Pair(room[:4], room[2:]))
+    assert "expanded" in refused(pair(1.0, 2.0), Pair(torch.zeros(1).expand(4), torch.zeros(4)))
+    assert torch.equal(room, torch.zeros(6))
+
+
+def test_a_buffer_under_two_names_takes_no_two_values() -> None:
+    module = Pair(torch.zeros(2), torch.zeros(2))
+    module.two.data = module.mean
+    assert "two values" in refused(pair(1.0, 2.0, 3.0, count=2), module)
+
+
+def test_values_that_the_modules_type_cannot_hold_are_refused() -> None:
+    module = Pair(torch.zeros(4), torch.zeros(4)).half()
+    said = refused(pair(1.0, 70000.0), module)
+    assert "4 values of `two`" in said and "float16" in said
+    assert torch.equal(module.one, torch.zeros(4).half())
+    assert torch.equal(pair(1.0, 65504.0).into(module).two, torch.full((4,), 65504.0).half())
+
+
+def test_tied_entries_of_equal_not_a_numbers_are_one_value() -> None:
+    room = torch.zeros(4)
+    options = RunOptions(non_finite="allow")
+    model = {"one": torch.tensor([1.0, torch.nan, 2.0, 3.0]), "mean": torch.zeros(2)}
+    model["two"] = model["one"].clone()
+    made = cuvee.merge([model, model], method="linear").into(Pair(room, room), options)
+    assert made.one.isnan().tolist() == [False, True, False, False]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from cuvee.engine.fused.ahead import PIECE, Ahead, pieces
 from cuvee.engine.options import RunOptions
 from cuvee.engine.schedule import scheduled
 from cuvee.engine.spent import PHASES, Account, Spent, by_method, total
+from cuvee.errors import SourceError
 
 
 @pytest.fixture
@@ -99,6 +101,19 @@ def test_what_is_cached_or_gone_is_not_asked_for(tmp_path: Path, monkeypatch: py
         with reader:
             reader._thread.join()
     assert asked == []
+
+
+def test_a_damaged_source_is_left_to_those_who_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+
+    def batches() -> Iterator[list[Extent]]:
+        yield []
+        raise SourceError("CV-S201", "does not decode")
+
+    with Ahead(batches(), 0) as reader:
+        reader._thread.join()
+    assert not told
 
 
 def test_time_is_charged_to_phases_that_add_up(blend: cuvee.Blend, tmp_path: Path) -> None:

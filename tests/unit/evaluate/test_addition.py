@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,44 @@ def test_a_function_cannot_pass_for_a_method_or_a_reference() -> None:
         with pytest.raises(UsageError, match=f"`{name}`") as caught:
             newcomer_of(f"{__name__}:{name}")
         assert caught.value.diagnostics[0].code == "CV-U395"
+
+
+def test_functions_called_like_the_words_before_a_task_are_ranked(store: Store) -> None:
+    """`expert a` and `reference b` are references; `expert (budget 3)` is a method."""
+    for name in ("expert", "reference"):
+        add(Newcomer(name, summed), opened, store)
+        assert {d.newcomer for d in duels(store.results(), name)} == {
+            f"{name} (untuned)",
+            f"{name} (budget 3)",
+        }
+        assert f"{name} (budget 3)" in {d.other for d in duels(store.results(), "average")}
+
+
+def test_another_function_of_the_same_name_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = types.ModuleType("other_module")
+    other.summed = lambda room: (room.base, {})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "other_module", other)
+    add(newcomer_of(f"{__name__}:summed"), opened, store)
+    before = store.results()
+    with pytest.raises(UsageError, match="stands in the table already") as caught:
+        add(newcomer_of("other_module:summed"), opened, store)
+    assert caught.value.diagnostics[0].code == "CV-U395"
+    assert len(store.results()) == len(before)
+    told: list[Done] = []
+    assert add(newcomer_of(f"{__name__}:summed"), opened, store, told.append) == 0
+    assert {d.state for d in told} == {"kept"}
+
+
+def test_weights_that_are_not_the_bases_are_named(store: Store) -> None:
+    wrong = {
+        "shape": {"weight": torch.ones(3)},
+        "no such": {"weight": torch.ones(8), "other": torch.ones(1)},
+        "complex": {"weight": torch.ones(8, dtype=torch.complex64)},
+    }
+    for said, weights in wrong.items():
+        told: list[Done] = []
+        assert add(Newcomer(said, lambda room, w=weights: (w, {})), opened, store, told.append) > 0  # type: ignore[misc]
+        assert said in told[0].problem and "CV-B012" in told[0].problem
 
 
 def test_the_command_adds_and_prints_duels(store: Store, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:

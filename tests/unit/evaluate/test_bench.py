@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from linear_track import HERE, Track, items
 
-from cuvee.errors import EvaluationError
+from cuvee.errors import EvaluationError, UsageError
 from cuvee.evaluate.addition import add, duels, newcomer_of
 from cuvee.evaluate.bench import Done, Ring, run, score_all
 from cuvee.evaluate.cells import Cell, Grid, Store, space_of
@@ -38,13 +38,13 @@ def opened(name: str, seed: int) -> Track:
 def test_a_grid_is_run_once_and_resumed(tmp_path: Path) -> None:
     first: list[Done] = []
     assert run(GRID, opened, Store(tmp_path), first.append) == 0
-    assert {d.state for d in first} == {"scored"}
+    assert {d.state for d in first if d.total} == {"scored"}
     # two experts: base, experts, three methods; one expert (two sets): base, experts, average, task_arithmetic
-    assert len(first) == 5 + 2 * 4
+    assert sum(bool(done.total) for done in first) == 5 + 2 * 4
     next(iter((tmp_path / "cells").iterdir())).unlink()
     again: list[Done] = []
     run(GRID, opened, Store(tmp_path), again.append)
-    assert sorted(d.state for d in again) == ["kept"] * 12 + ["scored"]
+    assert sorted(d.state for d in again if d.total) == ["kept"] * 12 + ["scored"]
 
 
 def test_a_method_that_fails_is_reported_and_the_others_go_on(tmp_path: Path) -> None:
@@ -320,3 +320,42 @@ def test_without_selection_items_nothing_is_tuned(tmp_path: Path) -> None:
     assert run(grid, lambda name, seed: Bare(), Store(tmp_path), told.append) == 1
     problem = next(done.problem for done in told if done.state == "failed")
     assert "CV-B374" in problem and {d.cell.budget for d in told if d.state == "scored"} == {0}
+
+
+def test_a_method_for_more_experts_is_said_to_be_left_out(tmp_path: Path, monkeypatch: Any, cli: Any) -> None:
+    told: list[Done] = []
+    methods = (Contender("average"), Contender("slerp"))
+    assert (
+        run(Grid("linear", methods, counts=(2, 1), budget=0), opened, Store(tmp_path / "a"), told.append) == 0
+    )
+    left = [(d.cell.label, len(d.cell.tasks), d.problem) for d in told if d.state == "left out"]
+    assert left == [("slerp", 1, "it merges 2 experts")]
+    assert {d.cell.label for d in told if len(d.cell.tasks) == 1} - {"slerp"} == {
+        "base",
+        "experts",
+        "average",
+    }
+    # where it fits no set, nothing that was asked for is done
+    assert run(Grid("linear", methods, counts=(1,), budget=0), opened, Store(tmp_path / "b")) == 1
+    monkeypatch.setattr("cuvee.evaluate.tracks.registry.open_track", opened)
+    words = ["-m", "slerp", "--count", "1", "--budget", "0", "-o", str(tmp_path / "cli")]
+    done = cli("bench", "run", "linear", *words)
+    assert done.code == 1
+    assert "slerp (1 expert, seed 0): left out, it merges 2 experts" in done.err
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_that_no_table_holds_are_refused(seed: int) -> None:
+    with pytest.raises(UsageError) as caught:
+        Grid("linear", (), seeds=(0, seed))
+    assert caught.value.diagnostics[0].code == "CV-U397"
+
+
+def test_a_damaged_cell_is_not_kept_as_finished(tmp_path: Path) -> None:
+    store, grid = Store(tmp_path), Grid("linear", (Contender("average"),), budget=0)
+    run(grid, opened, store)
+    path = next(store.cells().iterdir())
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(EvaluationError) as caught:
+        run(grid, opened, store)
+    assert caught.value.diagnostics[0].code == "CV-B021" and path.name in str(caught.value)

@@ -228,3 +228,11 @@ def test_the_seed_is_that_of_random_masks_too(method: str) -> None:
     found = [Contender(method, {"density": 0.5}, seed=seed)(room)[0][WEIGHT] for seed in (0, 0, 1)]
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2]) == (method == "ties")
+
+
+def test_values_that_overflow_lose_and_the_best_so_far_stands() -> None:
+    contender = Contender("task_arithmetic", space={"lambda": (1e37, 1e39)}, search="grid")
+    choice = Referee(Track(), budget=4).choose(contender)
+    assert len(choice.log) == choice.spent.evaluations < 4
+    assert all(settings.get("lambda", 0) < 1e39 for settings, _ in choice.log)
+    assert torch.isfinite(choice.weights[WEIGHT]).all()

@@ -12,6 +12,8 @@ from cuvee.cli.options import output_options
 if TYPE_CHECKING:
     from cuvee.analyze import Analysis
 
+_LISTED = 10  # tensors that are left out
+
 
 @click.command("analyze")
 @click.argument("base")
@@ -64,9 +66,20 @@ def command(
         print_json(found.as_json())
     elif not quiet:
         stdout(_text(found))
+        for name, reason in _left_out(found):
+            stderr(f"left out: {name} {reason}")
         if out is not None:
             stderr(f"report: {out}")
     return 0
+
+
+def _left_out(found: Analysis) -> list[tuple[str, str]]:
+    """The tensors that no figure counts, and why; of many the first."""
+    from cuvee.core.names import printable
+
+    rows = [(f"`{printable(one.name)}`", printable(one.reason)) for one in found.skipped]
+    more = len(rows) - _LISTED
+    return [*rows[:_LISTED], (f"{more} more", "(all of them: `--json`)")] if more > 0 else rows
 
 
 def _text(found: Analysis) -> str:

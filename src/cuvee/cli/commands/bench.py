@@ -49,8 +49,11 @@ def told(*, as_json: bool, quiet: bool) -> Callable[[Done], None]:
             end = f"{mean}in {done.seconds:.0f} s" if done.state == "scored" else done.problem
             eta = "" if math.isnan(done.left) or not done.left else f" · about {_duration(done.left)} left"
             tuned = f", budget {done.cell.budget}" if done.cell.budget else ""
-            what = f"{done.cell.label} ({len(done.cell.tasks)} experts, seed {done.cell.seed}{tuned})"
-            stderr(f"{done.number}/{done.total} {what}: {done.state} {end}{eta}")
+            count = len(done.cell.tasks)
+            what = f"{done.cell.label} ({count} expert{'s' * (count != 1)}, seed {done.cell.seed}{tuned})"
+            place = f"{done.number}/{done.total} " if done.total else ""
+            comma = "," if done.state == "left out" else ""
+            stderr(f"{place}{what}: {done.state}{comma} {end}{eta}")
 
     return tell
 

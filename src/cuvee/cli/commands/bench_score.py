@@ -74,7 +74,9 @@ def command(model: str, out: Path | None, as_json: bool, quiet: bool, **given: A
 @contextmanager
 def _folder(model: str) -> Iterator[str]:
     """The folder of a model; of a recipe a temporary one, removed afterwards."""
-    if not model.endswith((".yaml", ".yml")):
+    from cuvee.cli.options import existing_output
+
+    if existing_output(Path(model)).suffix not in (".yaml", ".yml"):
         yield model
         return
     from cuvee.api import load

@@ -5,6 +5,8 @@ Owns Ray: nothing else imports it. Must not know what the work is.
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -171,6 +173,7 @@ class Crew:
         self._sent = self._ray.put(dict(self.learned))
 
     def _connect(self) -> None:
+        heard = signal.getsignal(signal.SIGTERM)
         try:
             self._ray.init(
                 address=self.options.address,
@@ -181,6 +184,9 @@ class Crew:
         except Exception as error:  # noqa: BLE001 - Ray has no error of its own for a cluster that does not start
             reason = printable(next(iter(str(error).strip().splitlines()), type(error).__name__), 200)
             raise UsageError("CV-U212", f"the Ray cluster cannot be reached: {reason}") from None
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, heard)  # Ray puts a handler of its own there
 
 
 class _Remote:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from cuvee.core.digests import RegionHasher, joined_digest
 from cuvee.core.disk import write_file
 from cuvee.engine.cluster.crew import Crew, Task
-from cuvee.engine.cluster.figures import learn
+from cuvee.engine.cluster.figures import Ended, learn
 from cuvee.engine.cluster.job import ClusterOptions, Job, Known, Origin, Staged
+from cuvee.engine.cluster.likeness import samples_of
 from cuvee.engine.cluster.regions import Batch, Region, Taken, batches
 from cuvee.engine.cluster.work import Done, Made, memo_of
 from cuvee.engine.events import Event, Finding, Finished, Listener, Progress, Started, peak_memory
@@ -59,10 +60,11 @@ def drive(
     left = sum(t.meta.nbytes for t in waiting)
     tell(Started(len(plan.tensors), total, total - left))
     known = known or Known()
-    job = Job(origin, plan.layout, known.built or plan.digest, options, _staged(session, cluster), known)
+    told = known.built or plan.digest
+    job = Job(origin, plan.layout, told, options, _staged(session, cluster), known, samples_of(plan))
     with OneThreadEach() as mode, stop_flag() as stopped:
         crew = Crew(job, cluster, lambda: stopped.set)
-        with crew if waiting else nullcontext():
+        with suppress(Ended), crew if waiting else nullcontext():
             if waiting:
                 whole = learn(plan, waiting, crew, options, figure)
                 most = {"most": _RETURNED} if job.staged is None else {}

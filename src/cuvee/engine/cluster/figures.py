@@ -24,6 +24,11 @@ from cuvee.methods.registry import stage
 from cuvee.plan.nodes import Apply, walk
 from cuvee.plan.plan import OutputTensor, Plan
 
+
+class Ended(Exception):
+    """Work must end before all figures were found."""
+
+
 _SHARES = 4  # pieces of work for each worker in a round
 
 
@@ -100,6 +105,8 @@ def _sweep(items: list[Work], crew: Crew) -> None:
             sought.append(Sought(part.node.group or "", part.place, number, part.tally.probe))
         work.append((tensor.meta.nbytes, tuple(sought)))
     crew.run(_tasks(work, crew.size), lambda task, found: _combine(found, tallies))
+    if crew.stopped():  # counts are not whole
+        raise Ended
 
 
 def _tasks(work: list[tuple[int, tuple[Sought, ...]]], workers: int) -> list[Task]:

@@ -9,9 +9,12 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+from cuvee.core.names import printable
+from cuvee.engine.cluster.likeness import Samples, differing
 from cuvee.engine.options import RunOptions
 from cuvee.errors import CuveeError, Diagnostic, PlanError, UsageError
 from cuvee.plan.build import PlanOptions, build
@@ -21,6 +24,7 @@ from cuvee.plan.views import Opener
 from cuvee.recipe.model import InMemory, Recipe
 from cuvee.sinks.layout import Layout
 
+VERSION: str = import_module("cuvee").__version__
 Storage = Literal["auto", "shared", "driver"]
 
 
@@ -72,6 +76,8 @@ class Job:
     options: RunOptions
     staged: Staged | None
     known: Known = field(default_factory=Known)
+    samples: Samples = field(default_factory=dict)
+    version: str = VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,19 +139,24 @@ def _specs(recipe: Recipe) -> list[Any]:
 
 def rebuilt(job: Job) -> Plan:
     """The plan, built here; PlanError when it is another one than the driver's."""
+    if job.version != VERSION:
+        raise _other(f"a worker has version {VERSION} of cuvee, the driver {job.version}")
     origin = job.origin
     with suppress(OSError):
         os.chdir(origin.working)  # some paths of recipes are relative to it
     opener = Opener(origin.anchor, origin.offline, elsewhere=origin.elsewhere)
     plan = replace(build(origin.recipe, opener, origin.choices), layout=job.layout)
-    if plan.digest != job.digest:
+    found = differing(job.samples, plan)
+    if plan.digest != job.digest or found is not None:
         plan.close()
-        raise PlanError(
-            "CV-E212",
-            "a worker plans something else than the driver: its sources, or its version of cuvee, differ",
-            hint="name sources that every machine sees, and install the same version everywhere",
-        )
+        what = "its sources differ" if found is None else f"`{printable(found)}` holds other bytes there"
+        raise _other(f"a worker plans something else than the driver: {what}")
     return wrapped(plan, job.known.stand_ins, job.known.facts) if job.known.stand_ins else plan
+
+
+def _other(message: str) -> PlanError:
+    hint = "name sources that every machine sees, and install the same version everywhere"
+    return PlanError("CV-E212", message, hint=hint)
 
 
 def failed(error: CuveeError) -> Failed:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from cuvee.core.tensors import Extent
+from cuvee.errors import CuveeError
 
 PIECE = 4 << 20  # bytes asked for at once
 LEAST, MOST = 16 << 20, 256 << 20
@@ -59,7 +60,7 @@ class Ahead:
 
     def _run(self) -> None:
         try:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, CuveeError):  # a damaged source is told by who reads it
                 self._ask()
         finally:
             self._close()
