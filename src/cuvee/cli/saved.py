@@ -12,6 +12,7 @@ from cuvee.api.lock import differences, lock_of
 from cuvee.bundle.json_files import dump_json, load_object
 from cuvee.core.disk import write_file
 from cuvee.core.limits import DEFAULT
+from cuvee.core.near import nearest
 from cuvee.errors import PlanError, UsageError, VerifyError, Where
 from cuvee.plan.build import PlanOptions
 from cuvee.plan.plan import Plan
@@ -98,7 +99,9 @@ def _whole(content: dict[str, Any]) -> bool:
 
 
 def check_lock(blend: Blend, path: Path) -> None:
-    """VerifyError when a source is not as the lock says."""
+    """VerifyError when a source is not as the lock says; UsageError CV-U100 where there is no lock."""
+    if not path.exists():
+        raise UsageError("CV-U100", f"there is no lock at `{path}`", hint=nearest(path))
     plan = blend.build()
     plan.close()
     found = differences(plan, load_object(path.read_bytes(), str(path)))

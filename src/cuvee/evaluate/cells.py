@@ -221,8 +221,12 @@ class Store:
         }
 
     def tracks(self) -> list[Mapping[str, Any]]:
-        """What the tracks of the folder are made of."""
-        return [_read(path) for path in sorted((self.folder / "tracks").glob("*.json"))]
+        """What the tracks of the folder are made of; EvaluationError CV-B021 for a damaged file."""
+        found = {path: _read(path) for path in sorted((self.folder / "tracks").glob("*.json"))}
+        for path, content in found.items():
+            if not isinstance(content.get("track"), str):
+                raise _damaged(path, KeyError("track"))
+        return list(found.values())
 
     def _files(self) -> Iterator[tuple[Path, Mapping[str, Any]]]:
         files = sorted((self.folder / "cells").glob("*.json"))

@@ -47,6 +47,7 @@ def test_too_little_in_common_is_no_common_base() -> None:
     }
     found = analyze.models({"w": BASE, "v": torch.ones(6400)}, experts)
     assert [one.rule for one in found.advice if "`half`" in one.text] == ["no_common_base"]
+    assert any("too little of it can be compared" in one.text for one in found.advice)
 
 
 @pytest.mark.parametrize(

@@ -215,3 +215,20 @@ def test_the_command(raw: Any, tmp_path: Path, cli: Any) -> None:
     assert (tmp_path / "r.html").read_text().startswith("<!DOCTYPE html>")
     data = cli("analyze", *paths, "--json").json
     assert data["model"]["parameters"] == 560
+
+
+def test_the_command_names_what_it_left_out(tmp_path: Path, cli: Any) -> None:
+    torch.manual_seed(0)
+    base = {f"{i}.w": torch.randn(8, 8) for i in range(14)}
+    broken = {name: tensor + 0.1 * torch.randn(8, 8) for name, tensor in base.items()}
+    broken["3.w"][0, 0] = torch.nan
+    for place, model in (("base", base), ("one", {n: t * 1.1 for n, t in base.items()}), ("two", broken)):
+        save_file(model, tmp_path / f"{place}.safetensors")
+    places = [str(tmp_path / f"{name}.safetensors") for name in ("base", "one", "two")]
+    done = cli("analyze", *places)
+    assert done.code == 0
+    assert [line for line in done.err.splitlines() if line.startswith("left out: `3.w`")]
+    assert "NaN or infinity" in done.err
+    few = {name: tensor for name, tensor in base.items() if name == "0.w"}
+    save_file(few, tmp_path / "two.safetensors")
+    assert "left out: 3 more (all of them: `--json`)" in cli("analyze", *places).err

@@ -75,6 +75,9 @@ def test_a_lock_that_holds_says_so(blend: Path, cli: Any) -> None:
     outcome = cli("lock", "r.yaml", "--check", "-o", "cuvee.lok")
     assert outcome.code == 2
     assert "did you mean `cuvee.lock`?" in outcome.err
+    outcome = cli("merge", "r.yaml", "-o", "out", "--locked", "cuvee.lok")
+    assert outcome.code == 2
+    assert "there is no lock at `cuvee.lok`" in outcome.err and "did you mean `cuvee.lock`?" in outcome.err
 
 
 @pytest.mark.parametrize("name", ["x.bin", "x.pt", "x.pth", "x.gguf"])

@@ -178,16 +178,19 @@ def test_the_command_line_scores_keeps_and_reports(tmp_path: Path, cli: Any) -> 
     bench = tmp_path / "bench"
     run(Grid("linear", (Contender("average"),), budget=0), lambda n, s: Track(), Store(bench))
     line = " ".join(program(tmp_path, f"print({json.dumps(GOOD)!r})"))
-    done = cli("bench", "score", "./model", "--command", line, "-o", str(bench))
+    done = cli("bench", "score", str(tmp_path), "--command", line, "-o", str(bench))
     assert done.code == 0 and "maths  acc" in done.out
     assert "Scores by other programs" in cli("bench", "report", str(bench)).out
-    nothing = cli("bench", "score", "./model")
+    nothing = cli("bench", "score", str(tmp_path))
     assert (nothing.code, "CV-U312" in nothing.err) == (2, True)
+    missing = cli("bench", "score", str(tmp_path / "model"), "--command", line)
+    assert (missing.code, "CV-U100" in missing.err) == (2, True)
 
 
 def test_what_one_program_said_is_kept_where_the_next_fails(tmp_path: Path, cli: Any) -> None:
     line = " ".join(program(tmp_path, f"print({json.dumps(GOOD)!r})"))
-    done = cli("bench", "score", "m", "--command", line, "--inspect", "nosuch.py", "-o", str(tmp_path / "b"))
+    words = ["--command", line, "--inspect", "nosuch.py", "-o", str(tmp_path / "b")]
+    done = cli("bench", "score", str(tmp_path), *words)
     assert done.code != 0 and len(outcome.kept(tmp_path / "b")) == 1
 
 

@@ -359,3 +359,7 @@ def test_a_damaged_cell_is_not_kept_as_finished(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError) as caught:
         run(grid, opened, store)
     assert caught.value.diagnostics[0].code == "CV-B021" and path.name in str(caught.value)
+    (tmp_path / "tracks" / "other.json").write_text("{}")
+    with pytest.raises(EvaluationError, match=r"other\.json") as caught:
+        store.tracks()
+    assert caught.value.diagnostics[0].code == "CV-B021"
