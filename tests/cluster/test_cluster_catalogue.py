@@ -133,7 +133,9 @@ def test_a_merge_made_again_is_that_of_one_machine(
 def test_thresholds_within_a_tensor_make_it_whole(root: Path, tmp_path: Path) -> None:
     again(root, tmp_path / "one", PER_TENSOR, None)
     changed(root, 7)
+    CREWS.clear()
     copied = again(root, tmp_path / "two", PER_TENSOR, tmp_path / "one")
+    assert {region.tensor for region in CREWS[0].regions} == {"embed.weight"}
     made(root, PER_TENSOR).save(tmp_path / "full", run=RunOptions(catalogue=False))
     assert weights(tmp_path / "two") == weights(tmp_path / "full")
     assert copied == 12

@@ -18,11 +18,13 @@ from cluster_models import RECIPES, recipe, uneven, weights, within
 from safetensors.torch import load_file, save_file
 
 import cuvee.engine.cluster.drive as driving
+import cuvee.engine.cluster.likeness as likeness
 import cuvee.engine.cluster.work as working
 from cuvee.api.blend import Blend
+from cuvee.api.pack import pack
 from cuvee.core.digests import REGION, RegionHasher, joined_digest, tensor_digest
 from cuvee.engine.cluster.job import ClusterOptions, Failed, Job, failed, origin_of
-from cuvee.engine.cluster.likeness import samples_of
+from cuvee.engine.cluster.likeness import differing, samples_of
 from cuvee.engine.cluster.portable import portable, restored
 from cuvee.engine.cluster.regions import batches, unit_of
 from cuvee.engine.cluster.work import Workplace
@@ -223,6 +225,32 @@ def test_a_machine_with_other_weights_under_the_same_names_is_refused(root: Path
     Workplace(job).plan.close()
     with pytest.raises(PlanError, match=r"the driver 0\.0\.1"):
         Workplace(replace(job, version="0.0.1"))
+
+
+def test_files_are_compared_whatever_their_folders_and_where_both_machines_have_them(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A packed expert lies in two folders, which sort otherwise elsewhere; what has to be fetched is not compared."""
+    for name in ("models", "elsewhere"):
+        shutil.copytree(root, tmp_path / name)
+        packed = tmp_path / ("z" if name == "models" else "a")
+        pack(str(tmp_path / name / "one"), str(tmp_path / name / "base"), packed)
+    plans = [
+        Blend(
+            parse_recipe(
+                f"version: 1\nexperts: {{a: {tmp_path}/{packed}, b: {tmp_path}/{name}/two}}\n"
+                "merge: {method: linear}\n"
+            )
+        ).build()
+        for packed, name in (("z", "models"), ("a", "elsewhere"))
+    ]
+    samples = dict(zip(plans[1].sources, samples_of(plans[0]).values(), strict=True))
+    assert len(samples) == 2 and differing(samples, plans[1]) is None
+    assert differing(dict.fromkeys(samples, ("other",)), plans[1]) is not None
+    monkeypatch.setattr(likeness, "unfetched", lambda source: [source])
+    assert differing(dict.fromkeys(samples, ("other",)), plans[1]) is None
+    for plan in plans:
+        plan.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

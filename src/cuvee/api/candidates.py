@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cuvee.api.apart import refuse_shared
 from cuvee.api.fetch import fetch
 from cuvee.api.given import Models
-from cuvee.api.modules import put
+from cuvee.api.modules import plain, put
 from cuvee.core.lazy import torch
 from cuvee.core.names import printable
 from cuvee.engine.events import ignore
@@ -87,7 +87,7 @@ class Candidates:
 
         UsageError for a module that is held itself.
         """
-        own = module.state_dict() if hasattr(module, "state_dict") else {}
+        own = plain(module.state_dict()) if hasattr(module, "state_dict") else {}
         places = {tensor.data_ptr(): (name, tensor) for name, tensor in own.items()}  # tied ones have one
         refuse_shared(self._variants.first, dict(places.values()))
         self._buffers = self.merge(out=self._buffers or None, **changes)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from cuvee.api.apart import span
 from cuvee.core.lazy import torch
@@ -24,11 +25,12 @@ def put(tensors: Tensors, module: Module) -> Module:
     UsageError CV-U012 where names or shapes differ, where parameters or buffers of one memory (tied ones) would get two
     values, where they share it in part, where the module has no memory yet, and where its type holds no such values.
     """
-    own: Tensors | None = module.state_dict() if hasattr(module, "state_dict") else None
-    if own is None:
+    found = module.state_dict() if hasattr(module, "state_dict") else None
+    if found is None:
         raise _refused(f"a module is needed to put the merge into, not a {type(module).__name__}")
+    own = plain(found)
     tied = _tied(own)
-    _refuse_others(tensors, own, tied)
+    _refuse_others(tensors, own, tied, found)
     empty = next((name for name in tensors if own[name].is_meta), None)
     if empty is not None:
         text = f"the module has no memory for `{printable(empty)}` (device `meta`)"
@@ -39,18 +41,33 @@ def put(tensors: Tensors, module: Module) -> Module:
             text = f"the module ties `{printable(name)}` to `{printable(first)}`, and the merge has two values for them"
             raise _refused(text, "untie them in the module's config, or leave one out of the merge")
     for name, tensor in tensors.items():
-        _refuse_overflow(name, tensor, own[name].dtype)
+        _refuse_loss(name, tensor, own[name].dtype)
     module.load_state_dict(dict(tensors), strict=False)
     return module
+
+
+def plain(own: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The entries of a module's state that are tensors with a place for every element."""
+    return {
+        name: entry
+        for name, entry in own.items()
+        if isinstance(entry, torch.Tensor)
+        and not torch.nn.parameter.is_lazy(entry)
+        and entry.layout == torch.strided
+        and not entry.is_quantized
+    }
 
 
 def _refused(text: str, hint: str | None = None) -> UsageError:
     return UsageError("CV-U012", text, hint=hint)
 
 
-def _refuse_others(tensors: Tensors, own: Tensors, tied: Mapping[str, str]) -> None:
-    wrong = [f"`{printable(n)}` is the module's alone" for n in own if n not in tensors and n not in tied]
-    wrong += [f"`{printable(n)}` is the merge's alone" for n in tensors if n not in own]
+def _refuse_others(tensors: Tensors, own: Tensors, tied: Mapping[str, str], every: Mapping[str, Any]) -> None:
+    wrong = [
+        f"`{printable(n)}` of the module is no plain tensor" for n in every if n not in own and n in tensors
+    ]
+    wrong += [f"`{printable(n)}` is the module's alone" for n in every if n not in tensors and n not in tied]
+    wrong += [f"`{printable(n)}` is the merge's alone" for n in tensors if n not in every]
     wrong += [
         f"`{printable(n)}` is {list(own[n].shape)} in the module and {list(t.shape)} in the merge"
         for n, t in tensors.items()
@@ -76,24 +93,38 @@ def _tied(own: Tensors) -> dict[str, str]:
 
 
 def _refuse_shared(own: Tensors) -> None:
-    """Refuse a module of which two entries share a part of their memory, or one repeats an element."""
+    """Refuse a module of which two entries share an element, or one repeats its own."""
     for name, tensor in own.items():
         if any(size > 1 and step == 0 for size, step in zip(tensor.shape, tensor.stride(), strict=True)):
             raise _refused(f"`{printable(name)}` of the module is expanded: several entries are one number")
-    far = 0, ""
-    for start, stop, name in sorted(_spans(own)):
-        if start < far[0]:
-            text = f"`{printable(far[1])}` and `{printable(name)}` of the module share a part of their memory"
-            raise _refused(text, "give each of them memory of its own (`clone`)")
-        far = max(far, (stop, name))
+    spans = sorted((str(t.device), *span(t), name) for name, t in own.items() if t.numel())
+    reaching: list[tuple[str, int, str]] = []
+    for device, start, stop, name in spans:
+        reaching = [one for one in reaching if one[0] == device and one[1] > start]
+        for _, _, other in reaching:
+            if _meet(own[other], own[name]):
+                text = (
+                    f"`{printable(other)}` and `{printable(name)}` of the module share a part of their memory"
+                )
+                raise _refused(text, "give each of them memory of its own (`clone`)")
+        reaching.append((device, stop, name))
 
 
-def _spans(own: Tensors) -> Iterator[tuple[int, int, str]]:
-    # On another device than the CPU addresses are of that device alone.
-    if len({tensor.device for tensor in own.values()}) == 1:
-        for name, tensor in own.items():
-            if tensor.numel():
-                yield *span(tensor), name
+def _meet(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors whose spans overlap share an element: columns of one matrix do not."""
+    if (one.is_contiguous() and other.is_contiguous()) or one.element_size() != other.element_size():
+        return True
+    size, begin = one.element_size(), min(one.data_ptr(), other.data_ptr())
+    ends = max(span(one)[1], span(other)[1])
+    if (one.data_ptr() - other.data_ptr()) % size:
+        return True
+    taken = torch.zeros((ends - begin) // size, dtype=torch.bool)
+    for tensor in (one, other):
+        view = taken.as_strided(tensor.shape, tensor.stride(), (tensor.data_ptr() - begin) // size)
+        if view.any():
+            return True
+        view.fill_(True)
+    return False
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
@@ -102,14 +133,30 @@ def _same(one: Tensor, other: Tensor) -> bool:
     )
 
 
-def _refuse_overflow(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+def _refuse_loss(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    """Refuse values that a type does not hold: too large ones, and fractions or signs where it has none."""
+    lost = _lost(tensor, dtype)
+    if lost:
+        kind = str(dtype).removeprefix("torch.")
+        text = f"{lost} value{'s' * (lost > 1)} of `{printable(name)}` do not fit into the module's {kind}"
+        raise _refused(text, "convert the module to a wider type, or scale what is merged")
+
+
+def _lost(tensor: Tensor, dtype: torch.dtype) -> int:
+    """How many values change for more than a rounding."""
+    if tensor.dtype == dtype or not tensor.numel():
+        return 0
     if not (tensor.is_floating_point() and dtype.is_floating_point):
-        return
-    if torch.finfo(dtype).max < torch.finfo(tensor.dtype).max:
-        lost = int((~tensor.to(dtype).isfinite() & tensor.isfinite()).sum())
-        if lost:
-            kind = str(dtype).removeprefix("torch.")
-            text = (
-                f"{lost} value{'s' * (lost > 1)} of `{printable(name)}` do not fit into the module's {kind}"
-            )
-            raise _refused(text, "convert the module to a wider type, or scale what is merged")
+        back = tensor.to(dtype).to(tensor.dtype)
+        return 0 if dtype.is_floating_point and not tensor.is_complex() else int((back != tensor).sum())
+    kind = torch.finfo(dtype)
+    if kind.max >= torch.finfo(tensor.dtype).max:
+        return 0
+    wide = tensor.float() if tensor.element_size() == 1 else tensor  # eight bits have no arithmetic
+    least, largest = torch.aminmax(wide)
+    if max(-float(least), float(largest)) <= kind.max:  # False where there is a NaN
+        return 0
+    rounded = kind.max + kind.eps / 2 * 2.0 ** math.floor(
+        math.log2(kind.max)
+    )  # to the largest number below it
+    return int(((wide.abs() >= rounded) & wide.isfinite()).sum())

@@ -37,7 +37,7 @@ def outlook(
     ahead: int = 0,
 ) -> Outlook:
     """The prediction for a run into `target` (the working folder where it is not known yet), with the thresholds that
-    follow from a catalogue's `tables`, and so many bytes read `ahead` of everything that the plan tells.
+    follow from a catalogue's `tables`, and so many bytes read besides what the plan tells, as if `ahead` of it.
     """
     # The kernels' side of the engine, which checking does without.
     from cuvee.engine.foresight import foreseen

@@ -237,7 +237,7 @@ def remerge(plan: Plan, earlier: Path | None, options: RunOptions) -> Remerge:
         raise UsageError(
             "CV-U280",
             "no tensor has inputs that are all in a catalogue, and what they hold is known from there alone",
-            hint="run `cuvee catalog` with the experts and their base first, or add `--catalog`",
+            hint="run `cuvee catalog` with the experts and their base first, or merge with `--catalog`",
         )
     if earlier is None:
         return Remerge(plan, plan, keys, (), None, prints=prints)

@@ -67,9 +67,9 @@ def prints_of(plan: Plan) -> Prints:
 
 
 def refuse_others(prints: Prints) -> None:
-    """RunError when a source is not what it was when its catalogue was asked."""
+    """RunError when a source is not what it was when its catalogue was asked; of one without files nothing was told."""
     for source, before in prints:
-        if fingerprint(source) != before:
+        if before is not None and fingerprint(source) != before:
             raise changed(source.label)
 
 

@@ -72,8 +72,8 @@ PLAINLY = Reading()
 class Way:
     """A plan, and how it is run.
 
-    `less` is what is read for it, with thresholds from `tables`; `ahead` so many bytes besides, before anything is
-    written. `is_plain`: a run tells how fast this machine is.
+    `less` is what is read for it, with thresholds from `tables`; `ahead` so many bytes of an earlier output besides.
+    `is_plain`: a run tells how fast this machine is.
     """
 
     plan: Plan
@@ -100,7 +100,7 @@ def way(
         PlanError: no bound can be given for the budget (CV-P200), or it cannot be kept (CV-P202).
         UsageError: the earlier output has no lineage (CV-U281), or nothing is catalogued (CV-U280).
     """
-    if cluster is not None and not reading.is_again:
+    if cluster is not None:
         options = replace(options, recording="off")  # this machine reads a sample of a budget at most
     if reading.is_within:
         yield _within(plan, options, reading, cluster)
@@ -134,6 +134,10 @@ def _again(
 ) -> Iterator[Way]:
     from cuvee.api.remerge import closed, lineage_of, remerge
 
+    if plan.recipe.output.adapter is not None or plan.recipe.output.package is not None:
+        raise UsageError(
+            "CV-U001", "adapters and packages take nothing from an earlier output, and record no lineage"
+        )
     found = remerge(plan, None if earlier is None else Path(earlier), options)
     try:
         lineage: Lineage = found.lineage

@@ -169,7 +169,8 @@ def _is(label: str, newcomer: str) -> bool:
 
 def _refuse_namesake(results: Results, newcomer: Newcomer) -> None:
     """UsageError CV-U395 where another function of this name stands in the table."""
-    others = {cell.method for cell, _ in results if cell.label == newcomer.label} - {newcomer.name}
+    made = {cell.method for cell, _ in results if cell.label == newcomer.label}
+    others = made - {newcomer.name, newcomer.label}  # earlier versions kept the label alone
     if others:
         raise UsageError(
             "CV-U395",
@@ -182,12 +183,13 @@ def _places(results: Results, newcomer: Newcomer) -> list[Cell]:
     """A cell of the newcomer for each set, seed and budget that a method of the table has."""
     contender = newcomer.method if isinstance(newcomer.method, Contender) else None
     found: dict[str, Cell] = {}
+    earlier = any(cell.label == cell.method == newcomer.label for cell, _ in results)
     for cell, _ in results:
         if is_reference(cell.label) or cell.label == newcomer.label:
             continue
         own = replace(
             cell,
-            method=newcomer.name,
+            method=newcomer.label if earlier and not contender else newcomer.name,
             label=newcomer.label,
             settings=dict(contender.settings) if contender else {},
             search=contender.search if contender and cell.budget else "",

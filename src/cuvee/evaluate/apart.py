@@ -55,10 +55,10 @@ def apart(choose: Callable[[], Choice], tasks: Iterable[Task], hidden: Sequence[
 
     EvaluationError CV-B395 where this process cannot be forked.
 
-    `hidden`: folders that it must not see, beside those of the tracks' data. The child computes with one thread;
-    threads that the method leaves running are not waited for, its processes are ended, in sessions of their own too (on
-    Linux); what it prints goes to the error stream. Raises what `choose` raised where that is an error of cuvee, else
-    EvaluationError CV-B370 with its words; CV-B371 where the child ended without an answer.
+    `hidden`: folders and files that it must not see, beside those of the tracks' data. The child computes with one
+    thread; threads that the method leaves running are not waited for, its processes are ended, in sessions of their
+    own too (on Linux); what it prints goes to the error stream. Raises what `choose` raised where that is an error of
+    cuvee, else EvaluationError CV-B370 with its words; CV-B371 where the child ended without an answer.
     """
     if not possible():
         raise EvaluationError(

@@ -47,13 +47,15 @@ def shut(hidden: Sequence[Path] = ()) -> None:
 
 
 def _forbid_starting() -> None:
-    """Shut the one way to start a program that no audit event tells of, which `multiprocessing` takes."""
+    """Shut the way to start a program that no audit event tells of, under both names that the library has for it."""
     import _posixsubprocess
+    import subprocess
 
     def refused(*_: object) -> int:
         raise LeakError("CV-B372", "a method started a program, which leads to test items")
 
     vars(_posixsubprocess)["fork_exec"] = refused
+    vars(subprocess)["_fork_exec"] = refused
 
 
 def _watch(places: Sequence[str], refused: set[str]) -> None:
@@ -116,5 +118,5 @@ def _close(places: Sequence[str]) -> None:
     with suppress(OSError):  # a system without /proc
         for opened in list(Path("/proc/self/fd").iterdir()):
             with suppress(OSError):
-                if any(str(opened.readlink()).startswith(f"{place}/") for place in places):
+                if any(f"{opened.readlink()}/".startswith(f"{place}/") for place in places):
                     os.close(int(opened.name))

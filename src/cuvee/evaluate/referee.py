@@ -20,7 +20,7 @@ from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.ledger import Ledger
 from cuvee.evaluate.scorecard import Scorecard, TaskScore
 from cuvee.evaluate.selection import BudgetSpent, Selection, answered, scorecard
-from cuvee.evaluate.track import Examinee, Track, handed
+from cuvee.evaluate.track import Examinee, Track, handed, sides
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,9 +51,9 @@ class Referee:
     `names` are tasks with experts, scored with their shifts; unless `unseen` is False, tasks without an expert are
     scored as well. All methods get the same `budget` of evaluations on selection data. `examinee`: a live model of the
     track to use instead of building one. `isolated`: whether methods choose in a process of their own, without any test
-    item in it (None: those that are not cuvee's own, where the system can fork). `hidden`: folders that such a process
-    must not see, where test scores are kept. `selected`: what experts are known to score on their selection parts,
-    which choosing is normalised by; what the referee has to find out is added.
+    item in it (None: those that are not cuvee's own, where the system can fork). `hidden`: folders and files that
+    such a process must not see, where test scores are kept. `selected`: what experts are known to score on their
+    selection parts, which choosing is normalised by; what the referee has to find out is added.
     """
 
     def __init__(
@@ -114,6 +114,7 @@ class Referee:
     def _chosen(self, method: Method, granted: int) -> Choice:
         """The method's choice within `granted` evaluations, in this process."""
         known = {name: score.mean for name, score in self.selected.items()}
+        base = self.track.base  # some tracks make it anew each time, which is not the method's to pay
         room = Selection(self.track, self.names, self.examinee, granted, known)
         with phases.selecting(), room.ledger.spending():
             try:
@@ -122,7 +123,7 @@ class Referee:
                 if room.best is None:
                     raise
                 weights, settings = room.best
-            settled = _copied(weights, self.track.base)
+            settled = _copied(weights, base)
         taken = max(room.ledger.evaluations, len(room.log))
         if taken > granted:
             raise EvaluationError(
@@ -180,10 +181,10 @@ def _copied(weights: Weights, base: Weights) -> dict[str, Tensor]:
 
 
 def _demand_place(name: str, tensor: Tensor, base: Weights) -> None:
-    """EvaluationError CV-B012 for a tensor that is not the base's by name and shape, or holds no real numbers."""
+    """EvaluationError CV-B012 for a tensor that is not the base's by name and sides, or holds no real numbers."""
     if name not in base:
         what = "the base has no such tensor"
-    elif tensor.shape != base[name].shape:
+    elif sides(tensor.shape) != sides(base[name].shape):
         what = f"its shape is {list(tensor.shape)}, the base's {list(base[name].shape)}"
     elif tensor.is_complex():
         what = "it holds complex numbers"

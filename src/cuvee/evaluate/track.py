@@ -100,3 +100,8 @@ def ordered(track: Track) -> bool:
 def count_handed(track: Track, names: Sequence[str]) -> int:
     """How many experts methods get for these tasks."""
     return len(names) + int(getattr(track, "extra", 0))
+
+
+def sides(shape: Sequence[int]) -> list[int]:
+    """The sides of a shape but those of length 1: a pointwise convolution is a matrix, its transpose is not."""
+    return [side for side in shape if side != 1]

@@ -105,3 +105,50 @@ def test_tied_entries_of_equal_not_a_numbers_are_one_value() -> None:
     model["two"] = model["one"].clone()
     made = cuvee.merge([model, model], method="linear").into(Pair(room, room), options)
     assert made.one.isnan().tolist() == [False, True, False, False]
+
+
+def test_columns_of_one_matrix_share_nothing() -> None:
+    room = torch.zeros(4, 6)
+    model = {"one": torch.ones(4, 3), "two": torch.full((4, 3), 2.0), "mean": torch.zeros(2)}
+    made = cuvee.merge([model, model], method="linear").into(Pair(room[:, :3], room[:, 3:]))
+    assert room[0].tolist() == [1, 1, 1, 2, 2, 2] and made.two.sum() == 24
+    overlapping = Pair(room[:, :3], room[:, 2:5])
+    assert "share a part" in refused(cuvee.merge([model, model], method="linear"), overlapping)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "lost"),
+    [
+        (1.5, torch.int64, True),
+        (300.0, torch.uint8, True),
+        (-1.0, torch.uint8, True),
+        (3.0, torch.int64, False),
+        (1e30, torch.int64, True),
+        (600.0, torch.float8_e4m3fn, True),
+        (2.0, torch.float8_e4m3fn, False),
+        (1e39, torch.float32, True),
+        (1.1, torch.bfloat16, False),
+        (3.4e38, torch.bfloat16, True),
+    ],
+)
+def test_what_a_buffers_type_does_not_hold_is_refused(value: float, dtype: torch.dtype, lost: bool) -> None:
+    module = Pair(torch.zeros(2), torch.zeros(2))
+    module.mean = torch.zeros(2, dtype=dtype)
+    kind = torch.float64 if value == 1e39 else torch.float32
+    model = {"one": torch.zeros(2), "two": torch.zeros(2), "mean": torch.full((2,), value, dtype=kind)}
+    made = cuvee.merge([model, model], method="linear", dtype="float64" if value == 1e39 else None)
+    if lost:
+        assert "2 values of `mean`" in refused(made, module)
+    else:
+        assert made.into(module).mean.float()[0] == pytest.approx(value, rel=0.01)
+
+
+def test_entries_that_are_no_plain_tensors_are_named() -> None:
+    blend = cuvee.merge([{"weight": torch.ones(6, 4)}] * 2, method="linear")
+
+    class Extra(torch.nn.Embedding):
+        def get_extra_state(self) -> str:
+            return "state"
+
+    assert "`_extra_state` is the module's alone" in refused(blend, Extra(6, 4))
+    assert "`weight` of the module is no plain tensor" in refused(blend, torch.nn.LazyLinear(4, bias=False))

@@ -102,12 +102,12 @@ def show(
     from cuvee.plan import explain
 
     with blend.way(options or RunOptions.from_settings(), reading or PLAINLY) as found:
-        plan, ahead = found.less, found.outlook(target)
+        plan, ahead, digest = found.less, found.outlook(target), found.plan.digest
     chosen = explain.selected(plan, pattern) if pattern else []
     if pattern and not chosen:
         raise PlanError("CV-P021", f"no output tensor matches `{pattern}`")
     if as_json:
-        content = {"schema": "cuvee.plan/1", **_figures(plan, ahead)}
+        content = {"schema": "cuvee.plan/1", **_figures(plan, ahead), "digest": digest}
         content |= {"tensors": [explain.tensor_json(t) for t in chosen]} if pattern else plan.as_json()
         print_json(content)
         return 0
@@ -132,7 +132,7 @@ def show(
 
 
 def _figures(plan: Any, ahead: Any) -> dict[str, Any]:
-    """Digest, cost, prediction and notes of a plan, as plain data."""
+    """Cost, prediction and notes of a plan, as plain data."""
     from cuvee.plan.cost import cost
 
     def plain(record: Any) -> dict[str, Any]:
@@ -141,7 +141,6 @@ def _figures(plan: Any, ahead: Any) -> dict[str, Any]:
     rates = {"bytes_per_second": ahead.rates.bytes_per_second, "rate_measured": ahead.rates.measured}
     floor = ahead.prediction.passing / ahead.rates.bytes_per_second
     return {
-        "digest": plan.digest,
         "cost": plain(cost(plan)),
         "prediction": {**plain(ahead.prediction), **rates, "floor": floor, "free_disk": ahead.free},
         "notes": [note.as_dict() for note in plan.notes],

@@ -185,7 +185,7 @@ class Crew:
             reason = printable(next(iter(str(error).strip().splitlines()), type(error).__name__), 200)
             raise UsageError("CV-U212", f"the Ray cluster cannot be reached: {reason}") from None
         finally:
-            if threading.current_thread() is threading.main_thread():
+            if heard is not None and threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, heard)  # Ray puts a handler of its own there
 
 

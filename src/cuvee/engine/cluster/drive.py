@@ -61,7 +61,15 @@ def drive(
     tell(Started(len(plan.tensors), total, total - left))
     known = known or Known()
     told = known.built or plan.digest
-    job = Job(origin, plan.layout, told, options, _staged(session, cluster), known, samples_of(plan))
+    job = Job(
+        origin,
+        plan.layout,
+        told,
+        options,
+        _staged(session, cluster),
+        known,
+        samples_of(plan) if waiting else {},
+    )
     with OneThreadEach() as mode, stop_flag() as stopped:
         crew = Crew(job, cluster, lambda: stopped.set)
         with suppress(Ended), crew if waiting else nullcontext():

@@ -13,40 +13,50 @@ from pathlib import Path
 from blake3 import blake3
 
 from cuvee.plan.plan import Plan
-from cuvee.sources.source import weight_files
+from cuvee.sources.source import Source, unfetched, weight_files
 
-Samples = Mapping[str, tuple[str, ...]]  # by source, of its weight files in their order
+Samples = Mapping[str, tuple[str, ...]]  # by source, one of each of its weight files, in no order of theirs
 
-_PLACES, _BYTES = 64, 256
+_MOST, _LEAST, _ALL = 64, 4, 1024  # places of a file, and of all files of a source
+_BYTES = 256
 
 
 def samples_of(plan: Plan) -> Samples:
-    """Of every source of the plan that has files here, their sizes and what some places of them hold."""
-    return {
-        key: tuple(map(_sample, sorted(weight_files(opened.source)))) for key, opened in plan.sources.items()
-    }
+    """Of every source of the plan whose weights are all here, the sizes of its files and what some places hold."""
+    found = {key: _samples(opened.source) for key, opened in plan.sources.items()}
+    return {key: told for key, told in found.items() if told}
 
 
 def differing(samples: Samples, plan: Plan) -> str | None:
     """The first source of the plan that is not as sampled, by its label; None where all are.
 
-    A source that has files on one of the machines alone is not compared.
+    A source that one of the machines has to fetch, or cannot read, is not compared.
     """
-    here = samples_of(plan)
-    for key, opened in plan.sources.items():
-        if samples.get(key) and here[key] and samples[key] != here[key]:
-            return opened.source.label
+    for key, there in samples.items():
+        here = _samples(plan.sources[key].source) if key in plan.sources else ()
+        if here and here != there:
+            return plan.sources[key].source.label
     return None
 
 
-def _sample(path: Path) -> str:
+def _samples(source: Source) -> tuple[str, ...]:
+    files = weight_files(source)
+    if not files or unfetched(source):
+        return ()
+    places = max(_LEAST, min(_MOST, _ALL // len(files)))
     try:
-        with path.open("rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            found = blake3(str(size).encode())
-            for place in range(_PLACES):
-                file.seek((size - 1) * place // (_PLACES - 1) // _BYTES * _BYTES if size else 0)
-                found.update(file.read(_BYTES))
-            return found.hexdigest()
+        return tuple(
+            sorted(_sample(path, places) for path in files)
+        )  # folders differ from machine to machine
     except OSError:
-        return ""
+        return ()
+
+
+def _sample(path: Path, places: int) -> str:
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        found = blake3(str(size).encode())
+        for place in range(places if size else 0):
+            file.seek((size - 1) * place // (places - 1) // _BYTES * _BYTES)
+            found.update(file.read(_BYTES))
+    return found.hexdigest()

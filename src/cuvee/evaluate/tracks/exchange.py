@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cuvee.core.names import printable
 from cuvee.errors import EvaluationError
+from cuvee.evaluate.track import sides
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,7 +20,7 @@ def exchange(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """
     shapes = {name: tensor.shape for name, tensor in network.named_parameters()}
     for name, tensor in weights.items():
-        if _sides(tensor.shape) != _sides(shapes.get(name, tensor.shape)):
+        if sides(tensor.shape) != sides(shapes.get(name, tensor.shape)):
             raise EvaluationError(
                 "CV-B012",
                 f"`{printable(name)}` has the shape {tuple(tensor.shape)}, in the track's model it has "
@@ -29,8 +30,3 @@ def exchange(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     strange = network.load_state_dict(shaped, strict=False).unexpected_keys
     if strange:
         raise EvaluationError("CV-B012", f"the track's model has no tensor `{printable(strange[0])}`")
-
-
-def _sides(shape: Sequence[int]) -> list[int]:
-    """The sides of a shape but those of length 1: a pointwise convolution is a matrix, its transpose is not."""
-    return [side for side in shape if side != 1]
