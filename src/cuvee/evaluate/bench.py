@@ -92,7 +92,7 @@ def run(grid: Grid, open_track: OpenTrack, store: Store, tell: Listener = lambda
     """Score every cell of the grid that the store lacks; how many failed.
 
     `open_track(name, seed)` gives the track. A method that cannot take this number of experts is left out of that set,
-    which is told, and counts as failed where it fits none; one that fails is reported and the others go on.
+    which is told; one that fails is reported and the others go on.
     EvaluationError CV-B006 for a task of the grid that the track has no expert for, before anything is made.
     """
     failed = 0
@@ -100,24 +100,21 @@ def run(grid: Grid, open_track: OpenTrack, store: Store, tell: Listener = lambda
         track = open_track(grid.track, seed)
         demand_experts(track, grid.tasks)
         store.describe(described(track), seed)
-        failed += _tell_of_unfit(grid, track, seed, tell)
+        _tell_of_unfit(grid, track, seed, tell)
         failed += score_all(Ring(track, store), list(_cells(grid, track, seed)), tell)
     return failed
 
 
-def _tell_of_unfit(grid: Grid, track: Track, seed: int, tell: Listener) -> int:
-    """Tell of methods that cannot take a set's number of experts; how many fit no set at all."""
+def _tell_of_unfit(grid: Grid, track: Track, seed: int, tell: Listener) -> None:
+    """Tell of methods that cannot take a set's number of experts."""
     sets = list(grid.sets(_merged_names(grid, track), seed, last=ordered(track)))
-    without = 0
     for contender in grid.methods:
         unfit = [tasks for tasks in sets if not takes(contender, track, tasks)]
-        without += len(unfit) == len(sets)
         least, most = registry.get(contender.method).inputs
         asked = f"{least} or more" if most is None else f"{least} to {most}" if least < most else f"{least}"
         for tasks in {len(tasks): tasks for tasks in unfit}.values():  # once for each number of experts
             cell = Cell(track.name, track.digest, seed, tasks, contender.method, label_of(contender))
             tell(Done(cell, 0, 0, 0.0, "left out", problem=f"it merges {asked} experts"))
-    return without
 
 
 def _merged_names(grid: Grid, track: Track) -> list[str]:

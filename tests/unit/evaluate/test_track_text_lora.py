@@ -78,7 +78,7 @@ def test_a_track_of_full_fine_tunes_has_no_adapters() -> None:
     with pytest.raises(EvaluationError) as caught:
         TextTrack().adapter("movie")
     assert caught.value.diagnostics[0].code == "CV-B301"
-    assert TextTrack(rank=8).training == LowRank(rank=8, alpha=16)
+    assert TextTrack(rank=8).training == LowRank(rank=8, alpha=16, rate=1e-3)
 
 
 def test_the_short_track_is_smaller_and_shares_no_address(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,9 +186,16 @@ def run(
         tasks=given["tasks"],
         transfer=given["transfer"],
     )
+    unfit, tell = {contender.method for contender in grid.methods}, told(as_json=as_json, quiet=quiet)
+
+    def heard(done: Done) -> None:
+        if done.state != "left out":
+            unfit.discard(done.cell.method)
+        tell(done)
+
     with store.told(made(as_json=as_json, quiet=quiet)):
-        failed = run_grid(grid, open_track, Store(out), told(as_json=as_json, quiet=quiet))
-    return 1 if failed else 0
+        failed = run_grid(grid, open_track, Store(out), heard)
+    return 1 if failed or unfit else 0
 
 
 def _contenders(methods: tuple[str, ...], tuned: tuple[str, ...], search: Any) -> tuple[Contender, ...]:
