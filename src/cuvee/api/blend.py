@@ -73,11 +73,8 @@ class Blend:
         earlier: str | Path | None = None,
     ) -> PlanView:
         """What would be read, computed and written by `save` with the same arguments."""
-        options, reading = (
-            run or RunOptions.from_settings(),
-            Reading(read_budget, max_deviation, False, earlier),
-        )
-        with self.way(options, reading) as found:
+        reading = Reading(read_budget, max_deviation, earlier=earlier)
+        with self.way(run or RunOptions.from_settings(), reading) as found:
             return PlanView(found.less, found.outlook())
 
     def save(
@@ -115,11 +112,8 @@ class Blend:
         from cuvee.api.execute import save
         from cuvee.engine.events import ignore
 
-        options, reading = (
-            run or RunOptions.from_settings(),
-            Reading(read_budget, max_deviation, lineage, earlier),
-        )
-        with self.way(options, reading, cluster) as found:
+        reading = Reading(read_budget, max_deviation, lineage, earlier)
+        with self.way(run or RunOptions.from_settings(), reading, cluster) as found:
             return save(
                 found.plan,
                 Path(path),

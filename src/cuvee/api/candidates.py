@@ -88,8 +88,7 @@ class Candidates:
         UsageError for a module that is held itself.
         """
         own = plain(module.state_dict()) if hasattr(module, "state_dict") else {}
-        places = {tensor.data_ptr(): (name, tensor) for name, tensor in own.items()}  # tied ones have one
-        refuse_shared(self._variants.first, dict(places.values()))
+        refuse_shared(self._variants.first, own, each=False)  # what a module ties, `put` knows
         self._buffers = self.merge(out=self._buffers or None, **changes)
         return put(self._buffers, module)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cuvee.api.apart import span
+from cuvee.api.apart import overlapping, span
 from cuvee.core.lazy import torch
 from cuvee.core.names import printable
 from cuvee.errors import UsageError
@@ -97,17 +97,12 @@ def _refuse_shared(own: Tensors) -> None:
     for name, tensor in own.items():
         if any(size > 1 and step == 0 for size, step in zip(tensor.shape, tensor.stride(), strict=True)):
             raise _refused(f"`{printable(name)}` of the module is expanded: several entries are one number")
-    spans = sorted((str(t.device), *span(t), name) for name, t in own.items() if t.numel())
-    reaching: list[tuple[str, int, str]] = []
-    for device, start, stop, name in spans:
-        reaching = [one for one in reaching if one[0] == device and one[1] > start]
-        for _, _, other in reaching:
-            if _meet(own[other], own[name]):
-                text = (
-                    f"`{printable(other)}` and `{printable(name)}` of the module share a part of their memory"
-                )
-                raise _refused(text, "give each of them memory of its own (`clone`)")
-        reaching.append((device, stop, name))
+    # A subclass of tensors may have its memory elsewhere.
+    spans = [(*span(t), name) for name, t in own.items() if t.numel() and type(t) is torch.Tensor]
+    for one, other in overlapping(spans):
+        if own[one].device == own[other].device and _meet(own[one], own[other]):
+            text = f"`{printable(one)}` and `{printable(other)}` of the module share a part of their memory"
+            raise _refused(text, "give each of them memory of its own (`clone`)")
 
 
 def _meet(one: Tensor, other: Tensor) -> bool:
@@ -115,10 +110,9 @@ def _meet(one: Tensor, other: Tensor) -> bool:
     if (one.is_contiguous() and other.is_contiguous()) or one.element_size() != other.element_size():
         return True
     size, begin = one.element_size(), min(one.data_ptr(), other.data_ptr())
-    ends = max(span(one)[1], span(other)[1])
     if (one.data_ptr() - other.data_ptr()) % size:
         return True
-    taken = torch.zeros((ends - begin) // size, dtype=torch.bool)
+    taken = torch.zeros((max(span(one)[1], span(other)[1]) - begin) // size, dtype=torch.bool)
     for tensor in (one, other):
         view = taken.as_strided(tensor.shape, tensor.stride(), (tensor.data_ptr() - begin) // size)
         if view.any():
@@ -146,17 +140,23 @@ def _lost(tensor: Tensor, dtype: torch.dtype) -> int:
     """How many values change for more than a rounding."""
     if tensor.dtype == dtype or not tensor.numel():
         return 0
-    if not (tensor.is_floating_point() and dtype.is_floating_point):
-        back = tensor.to(dtype).to(tensor.dtype)
-        return 0 if dtype.is_floating_point and not tensor.is_complex() else int((back != tensor).sum())
-    kind = torch.finfo(dtype)
-    if kind.max >= torch.finfo(tensor.dtype).max:
+    if tensor.is_complex() and not dtype.is_complex:
+        return int((tensor.imag != 0).sum()) or _lost(tensor.real, dtype)
+    if dtype.is_complex:
+        return _lost(torch.view_as_real(tensor) if tensor.is_complex() else tensor, dtype.to_real())
+    if not dtype.is_floating_point:
+        return int((tensor.to(dtype).to(tensor.dtype) != tensor).sum())
+    return _overflown(tensor, torch.finfo(dtype))
+
+
+def _overflown(tensor: Tensor, kind: torch.finfo) -> int:
+    """How many finite values round to more than the largest of a type of floats."""
+    if tensor.is_floating_point() and kind.max >= torch.finfo(tensor.dtype).max:
         return 0
-    wide = tensor.float() if tensor.element_size() == 1 else tensor  # eight bits have no arithmetic
+    # Whole numbers have no infinity, and eight bits no arithmetic.
+    wide = tensor if tensor.is_floating_point() and tensor.element_size() > 1 else tensor.double()
     least, largest = torch.aminmax(wide)
     if max(-float(least), float(largest)) <= kind.max:  # False where there is a NaN
         return 0
-    rounded = kind.max + kind.eps / 2 * 2.0 ** math.floor(
-        math.log2(kind.max)
-    )  # to the largest number below it
-    return int(((wide.abs() >= rounded) & wide.isfinite()).sum())
+    half_step = kind.eps / 2 * 2.0 ** math.floor(math.log2(kind.max))
+    return int(((wide.abs() >= kind.max + half_step) & wide.isfinite()).sum())

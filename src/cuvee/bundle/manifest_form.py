@@ -69,7 +69,7 @@ class Manifest:
 
     @property
     def left_out(self) -> str:
-        """What a read budget left out, in words; empty where everything was read, or what was not changed nothing."""
+        """What a read budget left out, in words; empty where everything was read, or nothing was lost."""
         for row in self.content["numerics"].get("figures", {}).get("read_budget", ()):
             if row.get("lost", row.get("bound", 1.0)) > 0:
                 return f"{100 * row['read'] / max(1.0, row['of']):.0f} % of its experts were read"

@@ -69,8 +69,6 @@ def _told_before(found: Way, out: Path, manner: Manner) -> Outlook | None:
     ahead = found.outlook(out) if is_shown or teaches(found.less) else None
     if manner.as_json:
         json_line({"type": "version", "schema": "cuvee.merge/1"})
-        _tell(found.plan.notes, manner)
-        return ahead
     if is_shown:
         stderr(explain_text(found.less, ahead, notes=False))
     _tell(found.plan.notes, manner)

@@ -92,6 +92,7 @@ def _watch(places: Sequence[str], refused: set[str]) -> None:
     sys.addaudithook(hook)
 
 
+# `listed` is held on to, as what `_watch` calls.
 def _beginnings(event: str, path: str, listed: Callable[[str], list[str]] = os.listdir) -> list[str]:
     """The folders that a path may begin at: the working one, and every one that is open, as no event names it."""
     if path.startswith("/") or event not in _BY_DESCRIPTOR:

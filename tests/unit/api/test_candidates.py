@@ -238,7 +238,7 @@ def test_what_is_filled_lies_apart_from_what_is_held() -> None:
             with pytest.raises(UsageError, match="lies in the memory of") as caught:
                 held.merge(out=out)
             assert caught.value.diagnostics[0].code == "CV-U220"
-        with pytest.raises(UsageError, match="lies in the memory of the model"):
+        with pytest.raises(UsageError, match="of the model `expert_1`"):
             held.into(layer)
         assert all(torch.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())
         side_by_side = {"weight": room[:6].view(2, 3), "bias": room[6:8]}

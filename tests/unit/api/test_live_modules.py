@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import cuvee
+from cuvee.api.modules import _lost
 from cuvee.engine.options import RunOptions
 from cuvee.errors import UsageError
 
@@ -112,6 +113,8 @@ def test_columns_of_one_matrix_share_nothing() -> None:
     model = {"one": torch.ones(4, 3), "two": torch.full((4, 3), 2.0), "mean": torch.zeros(2)}
     made = cuvee.merge([model, model], method="linear").into(Pair(room[:, :3], room[:, 3:]))
     assert room[0].tolist() == [1, 1, 1, 2, 2, 2] and made.two.sum() == 24
+    with cuvee.hold([model, model], method="linear", weight=1.0) as held:
+        assert torch.equal(held.into(Pair(room[:, :3], room[:, 3:])).two, made.two)
     overlapping = Pair(room[:, :3], room[:, 2:5])
     assert "share a part" in refused(cuvee.merge([model, model], method="linear"), overlapping)
 
@@ -129,6 +132,7 @@ def test_columns_of_one_matrix_share_nothing() -> None:
         (1e39, torch.float32, True),
         (1.1, torch.bfloat16, False),
         (3.4e38, torch.bfloat16, True),
+        (1.5, torch.complex64, False),
     ],
 )
 def test_what_a_buffers_type_does_not_hold_is_refused(value: float, dtype: torch.dtype, lost: bool) -> None:
@@ -140,7 +144,31 @@ def test_what_a_buffers_type_does_not_hold_is_refused(value: float, dtype: torch
     if lost:
         assert "2 values of `mean`" in refused(made, module)
     else:
-        assert made.into(module).mean.float()[0] == pytest.approx(value, rel=0.01)
+        assert made.into(module).mean.to(torch.complex64)[0].real == pytest.approx(value, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype", "lost"),
+    [
+        (torch.tensor([70000, 1]), torch.float16, 1),
+        (torch.tensor([2**40, 1]), torch.float32, 0),
+        (torch.tensor([True, False]), torch.float16, 0),
+        (torch.tensor([1 + 2j, 3 + 0j]), torch.float32, 1),
+        (torch.tensor([1 + 0j, 3 + 0j]), torch.float32, 0),
+        (torch.tensor([0.1 + 0.2j], dtype=torch.complex128), torch.complex64, 0),
+        (torch.tensor([1e300 + 0.2j], dtype=torch.complex128), torch.complex64, 1),
+        (torch.tensor([torch.nan, torch.inf, 7e4]), torch.float16, 1),
+        (torch.tensor([65519.0, 65520.0]), torch.float16, 1),
+        (torch.tensor([torch.nan]), torch.int64, 1),
+    ],
+)
+def test_values_that_change_for_more_than_a_rounding_are_counted(
+    given: torch.Tensor, dtype: torch.dtype, lost: int
+) -> None:
+    """Beside the conversion itself: what was finite and is no longer, or comes back as another number."""
+    assert _lost(given, dtype) == lost
+    if dtype.is_floating_point and given.is_floating_point():
+        assert int((given.isfinite() & ~given.to(dtype).isfinite()).sum()) == lost
 
 
 def test_entries_that_are_no_plain_tensors_are_named() -> None:

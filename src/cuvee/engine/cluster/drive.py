@@ -60,16 +60,8 @@ def drive(
     left = sum(t.meta.nbytes for t in waiting)
     tell(Started(len(plan.tensors), total, total - left))
     known = known or Known()
-    told = known.built or plan.digest
-    job = Job(
-        origin,
-        plan.layout,
-        told,
-        options,
-        _staged(session, cluster),
-        known,
-        samples_of(plan) if waiting else {},
-    )
+    digest, samples = known.built or plan.digest, samples_of(plan) if waiting else {}
+    job = Job(origin, plan.layout, digest, options, _staged(session, cluster), known, samples)
     with OneThreadEach() as mode, stop_flag() as stopped:
         crew = Crew(job, cluster, lambda: stopped.set)
         with suppress(Ended), crew if waiting else nullcontext():

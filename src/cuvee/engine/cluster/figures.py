@@ -24,12 +24,11 @@ from cuvee.methods.registry import stage
 from cuvee.plan.nodes import Apply, walk
 from cuvee.plan.plan import OutputTensor, Plan
 
+_SHARES = 4  # pieces of work for each worker in a round
+
 
 class Ended(Exception):
     """Work must end before all figures were found."""
-
-
-_SHARES = 4  # pieces of work for each worker in a round
 
 
 def learn(

@@ -45,9 +45,8 @@ def _samples(source: Source) -> tuple[str, ...]:
         return ()
     places = max(_LEAST, min(_MOST, _ALL // len(files)))
     try:
-        return tuple(
-            sorted(_sample(path, places) for path in files)
-        )  # folders differ from machine to machine
+        # By content: folders, and so their order, differ from machine to machine.
+        return tuple(sorted(_sample(path, places) for path in files))
     except OSError:
         return ()
 
