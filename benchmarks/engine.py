@@ -7,8 +7,9 @@ thread for each core), `cuvee merge` in a process of its own, and the floor agai
 a checkpoint of 1 MB, whose wall time is start-up and is taken off. Ratios are taken within a round and to the faster of
 its two floors, which is the stricter choice: a virtual machine may give free pages back to its host, and whoever needs
 them next waits for each, so that a floor takes up to twice as long behind a process that freed many. For the same
-reason a file of the output's size is written and removed before each measurement. Reported are medians over the rounds,
-with a warm page cache and, where this process may drop it (root, --cold also), with a cold one.
+reason a file of the output's size is written and removed before each measurement, and a warm round begins once the
+floor is nearly as fast as it ever was. Reported are medians over the rounds, with a warm page cache and, where this
+process may drop it (root, --cold also), with a cold one.
 
 Checkpoints are synthetic Llamas in bfloat16, made here. With --mergekit, that `mergekit-yaml` merges the same files at
 the end of the first --rival-rounds warm rounds, and `at most`: how many times faster a program would be that starts in
