@@ -211,16 +211,16 @@ def floor(files: list[Path], out: Path, nbytes: int, threads: int | None = None)
 
 def chill(files: list[Path], cold: bool) -> None:
     """Bring the page cache into the wanted state, and the machine to hold free pages for one output."""
-    floor([], files[0].parent / "pages.bin", files[0].stat().st_size)
     os.sync()
     if cold:
         DROP.write_text("3")
-        return
     buffer = bytearray(PIECE)
-    for path in files:
+    for path in () if cold else files:
         with path.open("rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
+    # last, as free pages go back to the host within a second
+    floor([], files[0].parent / "pages.bin", files[0].stat().st_size)
 
 
 def settle(files: list[Path], fastest: list[float]) -> None:
@@ -284,9 +284,12 @@ def one_round(method: str, folder: Path, tiny: Path, cold: bool, program: Path |
         return asdict(floor(files, folder / "floor.bin", nbytes))
 
     before = bottom()
-    chill(files, cold)
     command(tiny, method, out)  # brings the program back into the page cache
-    start, run = command(tiny, method, out), command(folder, method, out)
+    start = command(tiny, method, out)
+    chill(files, cold)
+    if cold:
+        command(tiny, method, out)
+    run = command(folder, method, out)
     found = {"floors": [before, bottom()], "run": asdict(run), "start": asdict(start)}
     if program is not None:
         chill(files, cold)
