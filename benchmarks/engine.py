@@ -2,14 +2,13 @@
 
     python benchmarks/engine.py --size 0.1b --out benchmarks/results/engine-0.1b.json
 
-Each round measures for each method: the floor (plain large `preadv` into reused buffers, `pwrite` and `fsync`, one
-thread for each core), `cuvee merge` in a process of its own, and the floor again; before the merge, the same command on
-a checkpoint of 1 MB, whose wall time is start-up and is taken off. Ratios are taken within a round and to the faster of
-its two floors, which is the stricter choice: a virtual machine may give free pages back to its host, and whoever needs
-them next waits for each, so that a floor takes up to twice as long behind a process that freed many. For the same
-reason a file of the output's size is written and removed before each measurement, and a warm round begins once the
-floor is nearly as fast as it ever was. Reported are medians over the rounds, with a warm page cache and, where this
-process may drop it (root, --cold also), with a cold one.
+Each round measures for each method: the same command on a checkpoint of 1 MB, whose wall time is start-up and is taken
+off; then twice the floor (plain large `preadv` into reused buffers, `pwrite` and `fsync`, a thread for each core) and
+`cuvee merge` in a process of its own. Ratios are taken within a round, of the faster run to the faster floor: a virtual
+machine may give free pages back to its host, and whoever needs them next waits for each, so that either may take four
+times as long. For the same reason a file of the output's size is written and removed before each measurement, and a
+warm round begins once the floor is nearly as fast as it ever was. Reported are medians over the rounds, with a warm
+page cache and, where this process may drop it (root, --cold also), with a cold one.
 
 Checkpoints are synthetic Llamas in bfloat16, made here. With --mergekit, that `mergekit-yaml` merges the same files at
 the end of the first --rival-rounds warm rounds, and `at most`: how many times faster a program would be that starts in
@@ -31,7 +30,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
@@ -224,13 +223,13 @@ def chill(files: list[Path], cold: bool) -> None:
 
 
 def settle(files: list[Path], fastest: list[float]) -> None:
-    """Repeat the floor until it is nearly as fast as ever here, 20 times at most.
+    """Repeat the floor until it is nearly as fast as ever here, six times at most.
 
     Behind a process that freed gigabytes, the host of a virtual machine takes them back for some seconds, and all that
     needs pages is slow. `fastest` holds the seconds for each byte of all floors so far.
     """
     nbytes = files[0].stat().st_size
-    for _ in range(20):
+    for _ in range(6):
         chill(files, False)
         found = floor(files, files[0].parent / "floor.bin", nbytes).wall / (nbytes * (len(files) + 1))
         fastest.append(found)
@@ -275,44 +274,50 @@ def commit() -> str:
 
 
 def one_round(method: str, folder: Path, tiny: Path, cold: bool, program: Path | None) -> dict[str, Any]:
-    """Floor, run, floor, and with `program` MergeKit's run."""
+    """Floor, run, floor, run, and with `program` MergeKit's run."""
     _, files = recipe(folder, method)
     nbytes, out = files[0].stat().st_size, folder / "out"
-
-    def bottom() -> dict[str, float]:
-        chill(files, cold)
-        return asdict(floor(files, folder / "floor.bin", nbytes))
-
-    before = bottom()
+    found: dict[str, Any] = {"floors": [], "runs": []}
     command(tiny, method, out)  # brings the program back into the page cache
-    start = command(tiny, method, out)
-    chill(files, cold)
-    if cold:
-        command(tiny, method, out)
-    run = command(folder, method, out)
-    found = {"floors": [before, bottom()], "run": asdict(run), "start": asdict(start)}
+    found["start"] = asdict(command(tiny, method, out))
+    for _ in range(2):
+        chill(files, cold)
+        found["floors"].append(asdict(floor(files, folder / "floor.bin", nbytes)))
+        chill(files, cold)
+        if cold:
+            command(tiny, method, out)
+        found["runs"].append(asdict(command(folder, method, out)))
     if program is not None:
         chill(files, cold)
         found["rival"] = asdict(rival(program, folder, method, out))
     return found
 
 
+def faster(measured: list[dict[str, float]]) -> dict[str, float]:
+    return min(measured, key=lambda one: one["wall"])
+
+
 def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over the rounds; each beside the faster of its floors."""
-    floors = [min(each["floors"], key=lambda one: one["wall"]) for each in rounds]
-    walls = [each["run"]["wall"] - each["start"]["wall"] for each in rounds]
+    """Medians over the rounds: of each the faster run beside the faster floor, and the mean run beside the rival."""
+    floors = [faster(each["floors"]) for each in rounds]
+    runs = [faster(each["runs"]) for each in rounds]
+    walls = [run["wall"] - each["start"]["wall"] for run, each in zip(runs, rounds, strict=True)]
     ratios = [wall / one["wall"] for wall, one in zip(walls, floors, strict=True)]
-    beside = [(each["rival"]["wall"], each["run"]["wall"]) for each in rounds if "rival" in each]
+    beside = [
+        (each["rival"]["wall"], mean(run["wall"] for run in each["runs"]))
+        for each in rounds
+        if "rival" in each
+    ]
     bottom = median(one["wall"] for one in floors)
     return {
         "wall": median(walls),
         "floor": bottom,
         "ratio": median(ratios),
         "spread": [min(ratios), max(ratios)],
-        "cpu": median(each["run"]["cpu"] - each["start"]["cpu"] for each in rounds),
+        "cpu": median(run["cpu"] - each["start"]["cpu"] for run, each in zip(runs, rounds, strict=True)),
         "floor_cpu": median(one["cpu"] for one in floors),
         "start": median(each["start"]["wall"] for each in rounds),
-        "rss_mb": median(each["run"]["rss"] for each in rounds),
+        "rss_mb": median(max(run["rss"] for run in each["runs"]) for each in rounds),
         "times_faster": median(other / own for other, own in beside) if beside else None,
         # what a program would reach that starts in no time and runs at the floor: that of all rounds, since rivals run
         # in few of them, and a slow floor there would make little of what can be had

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from checkpoints import config
-from engine import EXPERTS, header, recipe
+from engine import EXPERTS, faster, header, recipe
 
 import cuvee
 from cuvee.engine.foresight import foreseen
@@ -84,15 +84,6 @@ def floors(round_: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def of_two_floors(found: dict[str, Any]) -> dict[str, Any]:
-    """A row of an older file, which has one floor a round: the fastest stands for all."""
-    rounds = found.get("rounds", [])
-    if rounds and "floors" not in rounds[0]:
-        best = min((each["floor"] for each in rounds), key=lambda one: one["wall"])
-        return found | {"rounds": [each | {"floors": [best]} for each in rounds]}
-    return found
-
-
 def least(matrix: np.ndarray, goal: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Non-negative costs that meet `goal` in relative error and stay near what is known where that is open."""
     rows = np.vstack([matrix / goal[:, None], np.diag(PULL / np.maximum(known, 0.05))])
@@ -136,7 +127,9 @@ def nearness(rows: Sequence[Mapping[str, Any]], plan: Asked, costs: Mapping[str,
         arithmetic=plan.planning + work / threads + read * said.bytes_read + written * said.bytes_written,
         copied=read * plan.once + written * said.bytes_written,
     )
-    return median(taken(said, floors(r)["wall"]) / (r["run"]["wall"] - r["start"]["wall"]) for r in rows)
+    return median(
+        taken(said, floors(r)["wall"]) / (faster(r["runs"])["wall"] - r["start"]["wall"]) for r in rows
+    )
 
 
 def written(costs: Mapping[str, Mapping[str, float]]) -> str:
@@ -201,8 +194,6 @@ def main() -> None:
     given = parser.parse_args()
     os.environ.setdefault("CUVEE_CATALOG", "off")
     data = json.loads(given.results.read_text())
-    for found in data["results"].values():
-        found.update({state: of_two_floors(row) for state, row in found.items()})
     threads = data["machine"]["cpus"]
     known: dict[str, Any] = tomllib.loads(COSTS.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory(prefix="cuvee-costs-") as name:
