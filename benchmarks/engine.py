@@ -6,9 +6,10 @@ Each round measures for each method: the same command on a checkpoint of 1 MB, w
 off; then twice the floor (plain large `preadv` into reused buffers, `pwrite` and `fsync`, a thread for each core) and
 `cuvee merge` in a process of its own. Ratios are taken within a round, of the faster run to the faster floor: a virtual
 machine may give free pages back to its host, and whoever needs them next waits for each, so that either may take four
-times as long. For the same reason a file of the output's size is written and removed before each measurement, and a
-warm round begins once the floor is nearly as fast as it ever was. Reported are medians over the rounds, with a warm
-page cache and, where this process may drop it (root, --cold also), with a cold one.
+times as long. For the same reason a file of the output's size is written and removed before each measurement, the floor
+begins as long after that as a merge writes its first page, and a warm round begins once the floor is nearly as fast as
+it ever was. Reported are medians over the rounds, with a warm page cache and, where this process may drop it (root,
+--cold also), with a cold one.
 
 Checkpoints are synthetic Llamas in bfloat16, made here. With --mergekit, that `mergekit-yaml` merges the same files at
 the end of the first --rival-rounds warm rounds, and `at most`: how many times faster a program would be that starts in
@@ -282,6 +283,7 @@ def one_round(method: str, folder: Path, tiny: Path, cold: bool, program: Path |
     found["start"] = asdict(command(tiny, method, out))
     for _ in range(2):
         chill(files, cold)
+        time.sleep(found["start"]["wall"])  # as long as a merge takes before its first page
         found["floors"].append(asdict(floor(files, folder / "floor.bin", nbytes)))
         chill(files, cold)
         if cold:
