@@ -22,12 +22,13 @@ files in `benchmarks/results`; each program in `benchmarks` says in its first li
 TIME = """## Time beside the floor
 
 Wall time of `cuvee merge` without start-up, divided by that of the **floor**: plain large reads of every input byte,
-plain writes of every output byte, `fsync`, a thread for each core. Each round measures a floor before the merge and one
-behind it and takes the faster, the stricter choice: where a virtual machine gives free pages back to its host, a floor
-that comes behind another process may take twice as long. Medians of {rounds} over a Llama of {size} parameters in
-bfloat16 (a base and up to 3 experts), with the least and most of the rounds. Under 1 is faster than the floor, which
-does not read ahead. *Cold*: with dropped caches; where the file system is a virtual machine's, its host may still
-remember. *Start* is the whole command on a checkpoint of 1 MB, Python's own start among it.
+plain writes of every output byte, `fsync`, a thread for each core. Each round measures floor and merge twice, in turn,
+and takes the faster of each: where a virtual machine gives free pages back to its host, either may take several times
+as long, by chance ([where pages come from](decisions/0017-limits.md)). Rounds before commit `d4e6928` had one merge
+between two floors, which is stricter where pages are scarce. Medians of {rounds} over a Llama of {size} parameters in bfloat16
+(a base and up to 3 experts), with the least and most of the rounds. Under 1 is faster than the floor, which does not
+read ahead. *Cold*: with dropped caches; where the file system is a virtual machine's, its host may still remember.
+*Start* is the whole command on a checkpoint of 1 MB, Python's own start among it.
 """
 RIVAL = """## Beside MergeKit
 

@@ -84,6 +84,11 @@ def floors(round_: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
+def run(round_: Mapping[str, Any]) -> dict[str, float]:
+    """The faster run of a round; older files have one."""
+    return faster(round_["runs"]) if "runs" in round_ else dict(round_["run"])
+
+
 def least(matrix: np.ndarray, goal: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Non-negative costs that meet `goal` in relative error and stay near what is known where that is open."""
     rows = np.vstack([matrix / goal[:, None], np.diag(PULL / np.maximum(known, 0.05))])
