@@ -12,6 +12,7 @@ import pytest
 import torch
 from linear_track import WEIGHT, Track, items
 
+from cuvee.cli.commands import bench_study
 from cuvee.errors import EvaluationError, UsageError
 from cuvee.evaluate.bench import run
 from cuvee.evaluate.cells import Cell, Grid, Store, is_reference
@@ -210,6 +211,26 @@ def test_the_command_runs_lists_and_reports(
     assert (tmp_path / "study-mergeability.html").read_text().count("<svg") == 4
     assert "CV-U314" in cli("bench", "study", "scale").err
     assert WEIGHT not in done.err
+
+
+def test_experts_of_several_seeds_are_forecast_by_the_mean_of_their_figures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handed: dict[str, Any] = {}
+
+    def kept(names: Any, figures: dict[str, Any], results: Any) -> list[Any]:
+        handed.update(figures)
+        return []
+
+    monkeypatch.setattr(mergeability, "sections", kept)
+    tracks = [Six(), Six()]
+    tracks[1].expert = lambda name: {k: 3 * t for k, t in Six().expert(name).items()}  # type: ignore[method-assign]
+    bench_study._forecasts([], tracks)
+    both = dict(handed)
+    each = [bench_study._forecasts([], [track]) or dict(handed) for track in tracks]
+    assert not np.allclose(each[0]["sum of norms"], each[1]["sum of norms"])
+    for figure, values in both.items():
+        np.testing.assert_allclose(values, (each[0][figure] + each[1][figure]) / 2)
 
 
 def test_a_study_in_a_folder_of_other_results_reports_what_was_asked(

@@ -82,7 +82,9 @@ def command(name: str | None, out: Path | None, as_json: bool, quiet: bool, **gi
         failed, results = _performed(study, opened, Store(out), given["seeds"], say)
         parts = report(study, results)
         if study.name == "mergeability":
-            parts += _forecasts(results, opened(study.track, given["seeds"][0]))
+            parts += _forecasts(
+                results, [opened(study.track, seed) for seed in dict.fromkeys(given["seeds"])]
+            )
     text = markdown(study.title, parts)
     write_file(out / f"study-{study.name}.md", text.encode())
     write_file(out / f"study-{study.name}.html", html(study.title, parts).encode())
@@ -145,16 +147,25 @@ def _open_track(name: str, seed: int) -> Track:
     return registry.open_track(name, seed)
 
 
-def _forecasts(results: Results, track: Track) -> list[Section]:
-    """The figures of `cuvee analyze`, and those of scores on selection data, against what the merges lost."""
+def _forecasts(results: Results, tracks: Sequence[Track]) -> list[Section]:
+    """What could forecast losses, as means over seeds like these, against what the merges lost."""
+    from cuvee.core.lazy import numpy
+    from cuvee.evaluate.studies import mergeability
+
+    names = [name for name, task in tracks[0].tasks.items() if not task.unseen]
+    each = [_figures(track, names) for track in tracks]
+    figures = {figure: numpy.mean([found[figure] for found in each], axis=0) for figure in each[0]}
+    return mergeability.sections(names, figures, results)
+
+
+def _figures(track: Track, names: Sequence[str]) -> dict[str, Any]:
+    """The figures of `cuvee analyze`, and those of scores on selection data, of a track's pairs of experts."""
     from cuvee import analyze
     from cuvee.analyze.forecast import figures_of_pairs
     from cuvee.cli.commands.advise import probed
-    from cuvee.evaluate.studies import mergeability
 
-    names = [name for name, task in track.tasks.items() if not task.unseen]
     experts = {name: dict(track.expert(name)) for name in names}
     figures = figures_of_pairs(analyze.models(dict(track.base), experts).figures)
     if all(track.tasks[name].selection for name in names):
         figures = {**figures, **probed(track, experts, across=True).figures_of_pairs()}
-    return mergeability.sections(names, figures, results)
+    return figures
