@@ -13,7 +13,7 @@ from cuvee.analyze.probes import Probes
 from cuvee.core.lazy import numpy
 from cuvee.core.names import printable
 
-KEPT = 0.5  # of what an expert gained: what half of a linear change keeps
+KEPT = 0.5  # of what an expert gained: what half of a linear change keeps, less a standard error
 
 
 def advise_by_scores(probes: Probes) -> tuple[Advice, ...]:
@@ -37,9 +37,11 @@ def _useless(probes: Probes) -> Iterator[Advice]:
 
 
 def _weak_at_half(probes: Probes) -> Iterator[Advice]:
-    weak = [i for i in numpy.flatnonzero(probes.gain > 0) if probes.halving[i] > KEPT * probes.gain[i]]
+    sure = probes.halving - numpy.nan_to_num(0 if probes.halving_error is None else probes.halving_error)
+    weak = [i for i in numpy.flatnonzero(probes.gain > 0) if sure[i] > KEPT * probes.gain[i]]
     if weak:
-        named = ", ".join(f"`{printable(probes.tasks[i])}` {probes.halving[i]:.1%}" for i in weak)
+        lost = probes.told_halvings()
+        named = ", ".join(f"`{printable(probes.tasks[i])}` {lost[i]}" for i in weak)
         yield Advice(
             "weak_at_half",
             "suggest",

@@ -5,12 +5,14 @@
     halving(i)         = (sᵢ(base + δᵢ) − sᵢ(base + δᵢ / 2)) / |sᵢ(base + δᵢ)|, turned where lower is better
     disturbance(i, j)  = mean over the items of task i of |score(base + δⱼ) − score(base)|
 
-Disturbance is the error of weight disentanglement (arXiv:2305.12827) at the ends, in units of the score. Knows no
-track: what scores a model is a function somebody passes in, on data that the merge is not judged by.
+Both scores of a halving are of the same items, so that its standard error is that of a ratio of paired means; items
+count as independent. Disturbance is the error of weight disentanglement (arXiv:2305.12827) at the ends, in units of the
+score. Knows no track: what scores a model is a function somebody passes in, on data that the merge is not judged by.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,7 +35,7 @@ class Probes:
     """Mean scores on each task (n): of the base, its own expert, and that expert at half its change.
 
     `better[i]` says which way the scores of task i point. `disturbance` is (n, n), row by task, column by expert, where
-    it was asked for.
+    it was asked for. `halving_error` (n): the standard error of each halving, nan for a single item.
     """
 
     tasks: tuple[str, ...]
@@ -42,6 +44,7 @@ class Probes:
     own: Array
     halved: Array
     disturbance: Array | None = None
+    halving_error: Array | None = None
 
     @property
     def halving(self) -> Array:
@@ -62,9 +65,16 @@ class Probes:
             found["disturbance of each other's task"] = (self.disturbance + self.disturbance.T) / 2
         return found
 
+    def told_halvings(self) -> list[str]:
+        """Each halving in per cent, with its standard error."""
+        errors = numpy.full(len(self.tasks), math.nan) if self.halving_error is None else self.halving_error
+        pairs = zip(self.halving, errors, strict=True)
+        return [f"{v:.1%}" + ("" if math.isnan(e) else f" ± {100 * e:.1f}") for v, e in pairs]
+
     def as_json(self) -> dict[str, Any]:
         """Plain data by name; a share that does not exist (a score of 0) is null."""
-        tables = {name: getattr(self, name) for name in ("base", "own", "halved", "gain", "halving")}
+        named = ("base", "own", "halved", "gain", "halving", "halving_error")
+        tables = {name: getattr(self, name) for name in named}
         found: dict[str, Any] = plain({"tasks": self.tasks, **tables, "disturbance": self.disturbance})
         return found
 
@@ -102,20 +112,30 @@ def probe(
     tasks = tuple(experts)
     with opened_alike(base) as (start,):
         before = {task: _asked(score, start, task) for task in tasks}
-    own, halved = numpy.zeros(len(tasks)), numpy.zeros(len(tasks))
+    own, halved, error = numpy.zeros((3, len(tasks)))
     disturbance = numpy.zeros((len(tasks), len(tasks)))
     for j, name in enumerate(tasks):
         with opened_alike(base, experts[name]) as (start, end):
-            halved[j] = _asked(score, blend(start, [(0.5, end)]), name, before).mean()
+            half = _asked(score, blend(start, [(0.5, end)]), name, before)
+            halved[j] = half.mean()
             for i, task in enumerate(tasks):
                 if i != j and not across:
                     continue
                 after = _asked(score, end, task, before)
                 disturbance[i, j] = numpy.abs(after - before[task]).mean()
-                own[j] = after.mean() if i == j else own[j]
+                if i == j:
+                    own[j], error[j] = after.mean(), _error_of_ratio(half, after)
     ways = tuple(better if isinstance(better, str) else better[task] for task in tasks)
     means = numpy.array([before[task].mean() for task in tasks])
-    return Probes(tasks, ways, means, own, halved, disturbance if across else None)
+    return Probes(tasks, ways, means, own, halved, disturbance if across else None, error)
+
+
+def _error_of_ratio(above: Array, below: Array) -> float:
+    """The standard error of mean(above) / mean(below) over the same items, by linearising."""
+    count = len(above)
+    with numpy.errstate(divide="ignore", invalid="ignore"):
+        left = (above - above.mean() / below.mean() * below) / below.mean()
+    return float(numpy.sqrt((left**2).sum() / (count - 1) / count)) if count > 1 else math.nan
 
 
 def _asked(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,24 @@ def test_probes_are_what_scoring_by_hand_gives(better: str) -> None:
     assert found.as_json()["tasks"] == list(TASKS) and len(found.as_json()["disturbance"]) == 3
 
 
+def test_the_error_of_halving_is_that_of_drawing_items_anew() -> None:
+    random = np.random.default_rng(5)
+    drawn = {0.0: random.random(500), 0.5: (random.random(500) < 0.8) * 1.0, 1.0: np.ones(500)}
+    drawn[1.0][random.choice(500, 60, replace=False)] = 0
+
+    def score(weights: Any, task: str) -> Any:
+        return drawn[float(weights["w"])]
+
+    found = analyze.probe({"w": torch.tensor(0.0)}, {"a": {"w": torch.tensor(1.0)}}, score)
+    places = random.integers(0, 500, (4000, 500))
+    halvings = 1 - drawn[0.5][places].mean(1) / drawn[1.0][places].mean(1)
+    assert found.halving_error is not None
+    assert found.halving_error[0] == pytest.approx(halvings.std(), rel=0.08)
+    assert found.told_halvings() == [f"{found.halving[0]:.1%} ± {100 * found.halving_error[0]:.1f}"]
+    one = analyze.probe({"w": torch.tensor(0.0)}, {"a": {"w": torch.tensor(1.0)}}, lambda *_: [1.0])
+    assert one.told_halvings() == ["0.0%"] and one.as_json()["halving_error"] == [None]
+
+
 def test_scores_that_say_nothing_are_refused() -> None:
     w = {"w": torch.zeros(2)}
     with pytest.raises(UsageError, match="at least one expert"):
@@ -88,6 +107,12 @@ def probes(base: list[float], halved: list[float]) -> Probes:
         np.array(halved),
         np.zeros((n, n)),
     )
+
+
+def test_experts_whose_halving_is_hardly_known_are_not_named() -> None:
+    weak = probes([0.6, 0.6], [0.69, 0.71])
+    assert advise_by_scores(replace(weak, halving_error=np.array([0.01, 0.01])))
+    assert advise_by_scores(replace(weak, halving_error=np.array([0.02, 0.01]))) == ()
 
 
 def test_experts_that_lose_most_of_their_gain_at_half_are_named() -> None:

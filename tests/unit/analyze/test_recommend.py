@@ -139,7 +139,7 @@ def test_a_tracks_experts_are_advised_on_by_their_scores_too(
     monkeypatch.setattr("cuvee.evaluate.tracks.registry.open_track", lambda name, seed: Track())
     done = cli("advise", "--track", "steps")
     assert done.code == 0 and "leave average" not in done.out
-    assert "averages of two): one 100.0%, two 100.0%" in done.out
+    assert "averages of two): one 100.0% ± 0.0, two 100.0% ± 0.0" in done.out
     told = cli("advise", "--track", "steps", "--json").json
     assert told["scores"]["halving"] == told["scores"]["gain"] == [1.0, 1.0]
     assert told["scores"]["disturbance"] is None

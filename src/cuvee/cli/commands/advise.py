@@ -161,9 +161,10 @@ def _text(verdict: Verdict, sources: list[str], probes: Probes | None, *, quiet:
         lines += [f"     {reason}" for reason in shown]
     lines += [f"leave {method}: {reason}" for method, reason in verdict.avoided.items()]
     if probes:
-        lost = ", ".join(f"{printable(n)} {v:.1%}" for n, v in zip(probes.tasks, probes.halving, strict=True))
+        pairs = zip(probes.tasks, probes.told_halvings(), strict=True)
+        lost = ", ".join(f"{printable(name)} {told}" for name, told in pairs)
         lines.append(
-            f"at half their change experts lose (an experimental forecast of averages of two): {lost}"
+            f"at half their change experts lose, ± a standard error (a forecast of averages of two): {lost}"
         )
     if not quiet:
         lines.append("")
