@@ -30,6 +30,10 @@ THIN = 16.0  # median stable rank up to which the changes count as low-rank
 WIDE = 64  # rows and columns from which a spectrum says something about advice; small ones are always thin
 ALIGNED = 0.5  # mean overlap of leading subspaces from which they count as shared
 
+OPPOSED = (
+    0.005  # opposition beyond the experts' own; 0.01 was 0.3 to 0.6 points of an average's score on text
+)
+
 Kind = Literal["stop", "warn", "suggest"]
 
 
@@ -62,7 +66,7 @@ def advise(evidence: Evidence) -> tuple[Advice, ...]:
     warnings = [*_far(evidence), *_same(evidence), *_unequal(evidence)]
     if any(one.kind == "stop" for one in stops):
         return (*stops, *warnings)
-    return (*stops, *warnings, *_by_forecast(evidence), *_by_spectra(evidence))
+    return (*stops, *warnings, *_by_forecast(evidence), *_by_pair(evidence), *_by_spectra(evidence))
 
 
 def _strangers(e: Evidence) -> Iterator[Advice]:
@@ -174,6 +178,21 @@ def _by_forecast(e: Evidence) -> Iterator[Advice]:
         )
         methods, reason = ("ties", "pcb", "emr_expert"), f"{said}; high is above {HIGH:.2f}"
     yield Advice(f"{found.band}_opposition", "suggest", text, reason, methods)
+
+
+def _by_pair(e: Evidence) -> Iterator[Advice]:
+    extremes = e.forecast.extremes()
+    if extremes is None or e.forecast.beyond[extremes[0]] < OPPOSED:
+        return
+    (a, b), (c, d) = ([printable(e.experts[i]) for i in pair] for pair in extremes)
+    most, least = (e.forecast.beyond[pair] for pair in extremes)
+    yield Advice(
+        "opposed_pair",
+        "suggest",
+        f"if only some of these are merged, keep `{a}` and `{b}` apart rather than `{c}` and `{d}`",
+        f"they oppose each other by {most:+.3f} beyond what they do with others, the latter by {least:+.3f} (tells "
+        "which partner costs more, not how much an expert loses with any)",
+    )
 
 
 def _by_spectra(e: Evidence) -> Iterator[Advice]:

@@ -100,6 +100,9 @@ def _text(found: Analysis) -> str:
             f"sign conflict        {sums.conflict:.1%} of the positions that at least two experts change"
         )
         lines.append(f"opposition           {found.forecast.mean:.3f} ({found.forecast.band}; experimental)")
+    if extremes := found.forecast.extremes():
+        most, least = (f"{names[i]} + {names[j]} ({found.forecast.beyond[i, j]:+.3f})" for i, j in extremes)
+        lines.append(f"beyond their own     most {most}, least {least}: which partner costs more")
     if found.remains is not None:
         kept = ", ".join(f"{n} {figure(float(v))}" for n, v in zip(names, found.remains.kept, strict=True))
         lines.append(f"kept by the merge    {kept}")

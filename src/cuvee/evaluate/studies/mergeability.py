@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cuvee.charts import Table, lines
+from cuvee.core.additive import left_of, projection
 from cuvee.core.lazy import numpy
 from cuvee.evaluate.cells import is_reference
 from cuvee.evaluate.contender import Contender
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 EXCHANGES = 2000
 SETS = 56  # all pairs of eight experts, and all their triples
-_ROUNDING = 1e-9  # of the largest value: what least squares leave of something that they fit exactly
 
 STUDY = Study(
     name="mergeability",
@@ -125,7 +125,7 @@ def _validated(
     expected = _forecasts(pairs, sets)
     rho, tau = rank_intervals(expected.tolist(), lost.tolist(), seed=seed)
     p_value, critical = _exchanged(pairs, sets, lost, rho.mean, seed)
-    rest = _own_taken_out(sets, len(names))
+    rest = projection(sets, len(names))
     apart, _ = rank_correlation(*(_centred(rest, values).tolist() for values in (expected, lost)))
     apart_p_value, _ = _exchanged(pairs, sets, lost, apart, seed, rest)
     return Validation(
@@ -145,22 +145,9 @@ def _forecasts(pairs: Matrix, sets: Sequence[Sequence[int]]) -> Matrix:
     return means
 
 
-def _own_taken_out(sets: Sequence[Sequence[int]], experts: int) -> Matrix:
-    """The projection (sets × sets) on what no sum of one number for each member gives (least squares)."""
-    member = numpy.zeros((len(sets), experts))
-    for row, members in enumerate(sets):
-        member[row, list(members)] = 1
-    rest: Matrix = numpy.eye(len(sets)) - member @ numpy.linalg.pinv(member)
-    return rest
-
-
 def _centred(rest: Matrix | None, values: Matrix) -> Matrix:
-    """What is left of values (… × sets) after the projection; exactly zero where only rounding is."""
-    if rest is None:
-        return values
-    left = values @ rest
-    found: Matrix = numpy.where(numpy.abs(left) > _ROUNDING * numpy.abs(values).max(), left, 0.0)
-    return found
+    """What is left of values (… × sets) after a projection, if there is one."""
+    return values if rest is None else left_of(rest, values)
 
 
 def _exchanged(
