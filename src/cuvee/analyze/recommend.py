@@ -46,12 +46,16 @@ class Recommendation:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether to merge these experts, which methods to try in which order, and which to leave."""
+    """Whether to merge these experts, which methods to try in which order, and which to leave.
+
+    `reasons`: what stops or warns; `notes`: what was suggested that is about no method.
+    """
 
     merge: bool
     reasons: tuple[str, ...]
     recommended: tuple[Recommendation, ...]
     avoided: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def recommend(advice: Sequence[Advice], standings: Sequence[Standing], known: Sequence[str]) -> Verdict:
@@ -68,7 +72,8 @@ def recommend(advice: Sequence[Advice], standings: Sequence[Standing], known: Se
     warnings = tuple(f"{one.text}: {one.reason}" for one in advice if one.kind == "warn")
     found = [one for method in known if method not in avoided and (one := _judged(method, advice, standings))]
     ordered = sorted(found, key=lambda one: (-one.standing, one.method))
-    return Verdict(True, warnings, tuple(ordered[:SHOWN]), avoided)
+    notes = tuple(f"{one.text}: {one.reason}" for one in advice if one.kind == "suggest" and not one.methods)
+    return Verdict(True, warnings, tuple(ordered[:SHOWN]), avoided, notes)
 
 
 def _judged(method: str, advice: Sequence[Advice], standings: Sequence[Standing]) -> Recommendation | None:

@@ -94,5 +94,8 @@ def test_the_analysis_and_the_command_name_the_pair(tmp_path: Path, cli: Any) ->
     data = cli("analyze", *paths, "--json").json["forecast"]["beyond"]
     assert data[1][3] == pytest.approx(found.forecast.beyond[1, 3]) and data[0][0] is None
     assert "Mergeability forecast" in found.html()
+    advised = cli("advise", *paths)
+    assert "note: if only some of these are merged, keep `b` and `d` apart" in advised.out
+    assert len(cli("advise", *paths, "--json").json["notes"]) == 1
     few = cli("analyze", *paths[:4])
     assert "which partner" not in few.out and "keep `" not in few.out

@@ -160,6 +160,7 @@ def _text(verdict: Verdict, sources: list[str], probes: Probes | None, *, quiet:
         shown = one.reasons if not quiet else one.reasons[:1]
         lines += [f"     {reason}" for reason in shown]
     lines += [f"leave {method}: {reason}" for method, reason in verdict.avoided.items()]
+    lines += [f"note: {note}" for note in verdict.notes]
     if probes:
         pairs = zip(probes.tasks, probes.told_halvings(), strict=True)
         lost = ", ".join(f"{printable(name)} {told}" for name, told in pairs)
