@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from cuvee.core.additive import left_of, projection
+from cuvee.core.additive import OwnParts
 from cuvee.core.lazy import numpy
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ def forecast(figures: Sums) -> Forecast:
 def _beyond(pairs: Array, known: Sequence[tuple[int, int]]) -> Array:
     """What each known pair opposes beyond its experts' own parts; NaN where parts explain everything."""
     found = numpy.full_like(pairs, math.nan)
-    rest = projection(known, len(pairs))
-    left = left_of(rest, numpy.array([pairs[at] for at in known]))
-    for at, value, free in zip(known, left, rest.diagonal(), strict=True):
+    own = OwnParts(known, len(pairs))
+    left = own.taken_out(numpy.array([pairs[at] for at in known]))
+    for at, value, free in zip(known, left, own.free(), strict=True):
         if free > _FREE:
             found[at] = found[at[::-1]] = value
     return found

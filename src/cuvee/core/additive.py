@@ -1,6 +1,6 @@
 """What is left of numbers on sets when every member may bring one number of its own to all its sets.
 
-Owns the projection and nothing of what the numbers are.
+Owns the least squares and nothing of what the numbers are.
 """
 
 from __future__ import annotations
@@ -13,22 +13,28 @@ from cuvee.core.lazy import numpy
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Matrix = NDArray[numpy.float64]
+
 _ROUNDING = 1e-9  # of the largest value: what least squares leave of something that they fit exactly
 
 
-def projection(sets: Sequence[Sequence[int]], members: int) -> NDArray[numpy.float64]:
-    """The matrix (sets × sets) onto what no sum of one number for each member gives, by least squares."""
-    member = numpy.zeros((len(sets), members))
-    for row, chosen in enumerate(sets):
-        member[row, list(chosen)] = 1
-    rest: NDArray[numpy.float64] = numpy.eye(len(sets)) - member @ numpy.linalg.pinv(member)
-    return rest
+class OwnParts:
+    """The sums of one number for each member, as least squares fit them to numbers on these sets."""
 
+    def __init__(self, sets: Sequence[Sequence[int]], members: int) -> None:
+        self._member = numpy.zeros((len(sets), members))
+        for row, chosen in enumerate(sets):
+            self._member[row, list(chosen)] = 1
+        self._inverse: Matrix = numpy.linalg.pinv(self._member).astype(numpy.float64)
 
-def left_of(rest: NDArray[numpy.float64], values: NDArray[numpy.float64]) -> NDArray[numpy.float64]:
-    """Values (… × sets) after a projection, exactly zero where only rounding is left."""
-    left = values @ rest
-    found: NDArray[numpy.float64] = numpy.where(
-        numpy.abs(left) > _ROUNDING * numpy.abs(values).max(initial=0.0), left, 0.0
-    )
-    return found
+    def taken_out(self, values: Matrix) -> Matrix:
+        """What is left of values (… × sets); exactly zero where only rounding is."""
+        left: Matrix = values - (values @ self._inverse.T) @ self._member.T
+        least = _ROUNDING * numpy.abs(values).max(initial=0.0)
+        found: Matrix = numpy.where(numpy.abs(left) > least, left, numpy.float64(0))
+        return found
+
+    def free(self) -> Matrix:
+        """The share of each set's own value that is left of it (sets); 0 where it is fitted whatever it is."""
+        found: Matrix = 1 - (self._member * self._inverse.T).sum(1)
+        return found

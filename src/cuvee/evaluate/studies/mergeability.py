@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cuvee.charts import Table, lines
-from cuvee.core.additive import left_of, projection
+from cuvee.core.additive import OwnParts
 from cuvee.core.lazy import numpy
 from cuvee.evaluate.cells import is_reference
 from cuvee.evaluate.contender import Contender
@@ -125,7 +125,7 @@ def _validated(
     expected = _forecasts(pairs, sets)
     rho, tau = rank_intervals(expected.tolist(), lost.tolist(), seed=seed)
     p_value, critical = _exchanged(pairs, sets, lost, rho.mean, seed)
-    rest = projection(sets, len(names))
+    rest = OwnParts(sets, len(names))
     apart, _ = rank_correlation(*(_centred(rest, values).tolist() for values in (expected, lost)))
     apart_p_value, _ = _exchanged(pairs, sets, lost, apart, seed, rest)
     return Validation(
@@ -145,9 +145,9 @@ def _forecasts(pairs: Matrix, sets: Sequence[Sequence[int]]) -> Matrix:
     return means
 
 
-def _centred(rest: Matrix | None, values: Matrix) -> Matrix:
-    """What is left of values (… × sets) after a projection, if there is one."""
-    return values if rest is None else left_of(rest, values)
+def _centred(rest: OwnParts | None, values: Matrix) -> Matrix:
+    """What is left of values (… × sets) when members' own parts are taken out, if that is asked."""
+    return values if rest is None else rest.taken_out(values)
 
 
 def _exchanged(
@@ -156,7 +156,7 @@ def _exchanged(
     lost: Matrix,
     found: float,
     seed: int,
-    rest: Matrix | None = None,
+    rest: OwnParts | None = None,
 ) -> tuple[float, float]:
     """Two-sided p-value over random exchanges of the experts, and the |ρ| that 5 % of them reach."""
     if math.isnan(found):
