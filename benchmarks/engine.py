@@ -39,7 +39,10 @@ from checkpoints import config, shapes
 
 EXPERTS = ("one", "two", "three")
 PIECE = 4 << 20
-FLOORS: list[float] = []  # seconds for each byte, of those that `settle` measured
+FLOORS: dict[
+    tuple[int, int], float
+] = {}  # the fastest floor of `settle`, by number of files and bytes written
+START = 0.3  # seconds that a merge takes before its first page
 DROP = Path("/proc/sys/vm/drop_caches")
 # The peak is told by the process: its `ru_maxrss` begins with the memory of the one that started it.
 MERGE = """
@@ -223,18 +226,25 @@ def chill(files: list[Path], cold: bool) -> None:
     floor([], files[0].parent / "pages.bin", files[0].stat().st_size)
 
 
-def settle(files: list[Path], fastest: list[float]) -> None:
-    """Repeat the floor until it is nearly as fast as ever here, six times at most.
+def waited(files: list[Path], folder: Path, cold: bool = False, threads: int | None = None) -> Measured:
+    """The floor in the state that a merge finds: prepared as for one, and begun when that writes its first page."""
+    chill(files, cold)
+    time.sleep(START)
+    return floor(files, folder / "floor.bin", files[0].stat().st_size, threads)
+
+
+def settle(files: list[Path]) -> None:
+    """Repeat the floor until it is nearly as fast as ever for as many bytes here, six times at most.
 
     Behind a process that freed gigabytes, the host of a virtual machine takes them back for some seconds, and all that
-    needs pages is slow. `fastest` holds the seconds for each byte of all floors so far.
+    needs pages is slow.
     """
-    nbytes = files[0].stat().st_size
+    kind = (len(files), files[0].stat().st_size)
     for _ in range(6):
-        chill(files, False)
-        found = floor(files, files[0].parent / "floor.bin", nbytes).wall / (nbytes * (len(files) + 1))
-        fastest.append(found)
-        if len(fastest) > 3 and found < 1.4 * min(fastest):
+        found = waited(files, files[0].parent).wall
+        known = FLOORS.get(kind)
+        FLOORS[kind] = found if known is None else min(found, known)
+        if known is not None and found < 1.4 * known:
             return
 
 
@@ -282,12 +292,11 @@ def one_round(method: str, folder: Path, tiny: Path, cold: bool, program: Path |
     command(tiny, method, out)  # brings the program back into the page cache
     found["start"] = asdict(command(tiny, method, out))
     for _ in range(2):
+        found["floors"].append(asdict(waited(files, folder, cold)))
         chill(files, cold)
-        time.sleep(found["start"]["wall"])  # as long as a merge takes before its first page
-        found["floors"].append(asdict(floor(files, folder / "floor.bin", nbytes)))
-        chill(files, cold)
-        if cold:
+        if cold:  # the program itself is brought back, and what that freed made good
             command(tiny, method, out)
+            floor([], folder / "pages.bin", nbytes)
         found["runs"].append(asdict(command(folder, method, out)))
     if program is not None:
         chill(files, cold)
@@ -337,7 +346,7 @@ def measure(
     found, files = [], recipe(folder, method)[1]
     for program in programs:
         if not cold:
-            settle(files, FLOORS)
+            settle(files)
         found.append(one_round(method, folder, tiny, cold, program))
     return {"commit": commit(), "load": os.getloadavg(), **summary(found), "rounds": found}
 

@@ -32,7 +32,7 @@ remember. *Start* is the whole command on a checkpoint of 1 MB, Python's own sta
 """
 RIVAL = """## Beside MergeKit
 
-The same recipes and files in the same rounds, from the command to the synced output, with warm caches: how many times
+The same recipes and files in turn, from the command to the synced output, with warm caches: how many times
 longer `mergekit-yaml` 0.1.5 took, and how many times longer than the median floor, which is what a program could reach
 that starts in no time and computes nothing. Medians of {rounds}.
 """
@@ -118,12 +118,19 @@ def beside(size: str) -> str:
     cells: dict[str, Any] = {}
     for name in (f"engine-{size}-mergekit", f"engine-{size}"):
         found = stored(name).get("results", {})
-        cells |= {m: each["warm"] for m, each in found.items() if each.get("warm", {}).get("times_faster")}
+        warm = {m: each["warm"] for m, each in found.items() if each.get("warm", {}).get("times_faster")}
+        cells |= {m: cell | {"commit": commit_of_rivals(cell)} for m, cell in warm.items()}
     if not cells:
         return ""
     rows = [[f"`{m}`", number(c["times_faster"], 1), number(c.get("at_most"), 1)] for m, c in cells.items()]
     text = RIVAL.format(rounds=lengths(rivals(cell) for cell in cells.values()))
     return text + "\n" + table(("method", "times faster", "at most"), rows) + origins(cells)
+
+
+def commit_of_rivals(cell: Mapping[str, Any]) -> str:
+    """The commit of the rounds with a rival, which may be a series of their own."""
+    commit: str = rivals(cell)[0].get("commit", cell.get("commit", ""))
+    return commit
 
 
 def rivals(cell: Mapping[str, Any]) -> Sequence[Any]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import engine
 from checkpoints import SIZES
-from engine import EXPERTS, FLOORS, chill, command, commit, floor, recipe, settle, write_model
+from engine import EXPERTS, chill, command, commit, recipe, settle, waited, write_model
 
 METHODS = ("linear", "ties")
 SIZES |= {"0.25b": (1024, 2816, 16, 64000)}
@@ -65,10 +65,6 @@ def point(
     threads = threads or os.cpu_count() or 1
     os.environ["CUVEE_THREADS"] = str(threads)
 
-    def bottom() -> float:
-        chill(files, False)
-        return floor(files, folder / "floor.bin", nbytes, threads).wall
-
     def run() -> engine.Measured:
         chill(files, False)
         return with_experts(folder, method, experts)
@@ -76,9 +72,11 @@ def point(
     runs, floors, starts = [], [], []
     command(tiny, method, folder / "out")  # compiles what is not yet, and brings it into the page cache
     for _ in range(rounds):
-        settle(files, FLOORS)
+        settle(files)
         starts.append(command(tiny, method, folder / "out"))
-        (first, one), (second, other) = ((bottom(), run()) for _ in range(2))
+        (first, one), (second, other) = (
+            (waited(files, folder, False, threads).wall, run()) for _ in range(2)
+        )
         runs.append(min(one, other, key=lambda found: found.wall))
         floors.append((first, second))
     walls = [max(r.wall - s.wall, 0.0) for r, s in zip(runs, starts, strict=True)]

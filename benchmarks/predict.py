@@ -28,7 +28,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from engine import EXPERTS, FLOORS, METHODS, NATIVE, chill, commit, floor, recipe, settle, write_model
+from engine import EXPERTS, METHODS, NATIVE, chill, commit, recipe, settle, waited, write_model
 
 from cuvee.plan.cost import Prediction, taken
 
@@ -83,11 +83,6 @@ def once(folder: Path, method: str) -> dict[str, Any]:
 def timed(folder: Path, method: str, rounds: int) -> tuple[list[dict[str, Any]], list[tuple[float, float]]]:
     """The faster of two runs in each round, and their floors."""
     _, files = recipe(folder, method)
-    nbytes = files[0].stat().st_size
-
-    def bottom() -> float:
-        chill(files, False)
-        return floor(files, folder / "floor.bin", nbytes).wall
 
     def run() -> dict[str, Any]:
         chill(files, False)
@@ -95,8 +90,8 @@ def timed(folder: Path, method: str, rounds: int) -> tuple[list[dict[str, Any]],
 
     runs, floors = [], []
     for _ in range(rounds):
-        settle(files, FLOORS)
-        (first, one), (second, other) = ((bottom(), run()) for _ in range(2))
+        settle(files)
+        (first, one), (second, other) = ((waited(files, folder).wall, run()) for _ in range(2))
         runs.append(min(one, other, key=lambda found: found["seconds"]))
         floors.append((first, second))
     return runs, floors

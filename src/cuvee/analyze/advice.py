@@ -30,9 +30,7 @@ THIN = 16.0  # median stable rank up to which the changes count as low-rank
 WIDE = 64  # rows and columns from which a spectrum says something about advice; small ones are always thin
 ALIGNED = 0.5  # mean overlap of leading subspaces from which they count as shared
 
-OPPOSED = (
-    0.005  # opposition beyond the experts' own; 0.01 was 0.3 to 0.6 points of an average's score on text
-)
+OPPOSED = 0.01  # beyond the experts' own: 0.3 to 0.6 points of an average's score on text
 
 Kind = Literal["stop", "warn", "suggest"]
 
@@ -190,8 +188,8 @@ def _by_pair(e: Evidence) -> Iterator[Advice]:
         "opposed_pair",
         "suggest",
         f"if only some of these are merged, keep `{a}` and `{b}` apart rather than `{c}` and `{d}`",
-        f"they oppose each other by {most:+.3f} beyond what they do with others, the latter by {least:+.3f} (tells "
-        "which partner costs more, not how much an expert loses with any)",
+        f"they oppose each other by {most:+.3f} beyond what they do with others, the latter by {least:+.3f}; which "
+        "partner costs more in an average followed that on tasks of text (experimental)",
     )
 
 

@@ -5,11 +5,11 @@
 0 where changes are disjoint or agree, 1 where one undoes the other; independent normal changes give 1/π = 0.318.
 
 What it forecasts is **which partner costs more**: of a pair's opposition, `beyond` is what is left when each expert has
-its own to bring to all its pairs, and it orders what pairs lose beyond the same (averages of text, 28 pairs of eight
-experts: Spearman's ρ 0.74 for the experts it was found on, 0.77 and 0.53 for two new sets; not seen on vision, whose
-250 test items tell less). How much an expert loses whatever its partner is another question, of which signs and
-magnitudes say nothing: the opposition itself orders losses of pairs by 0.0, and its mean over a set is EXPERIMENTAL.
-`cuvee bench study mergeability` asks again on any track.
+its own to bring to all its pairs, and it orders what averages of pairs lose beyond the same: on text, 28 pairs of eight
+experts, Spearman's ρ is 0.74 for the experts it was found on and 0.77 and 0.53 for the same tasks trained anew. On
+other tasks it is not shown (language 0.45 over 15 pairs, vision −0.13). How much an expert loses whatever its partner
+is another question, of which signs and magnitudes say nothing: the opposition itself orders losses of pairs by 0.0.
+Both are EXPERIMENTAL; `cuvee bench study mergeability` asks again on any track.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Forecast:
     """The opposition of each pair (n × n), their mean, the worst pair by index, and the band the mean is in.
 
     `beyond` (n × n): how much more or less a pair opposes than its two experts do with others, by least squares over
-    all pairs; NaN where that cannot be told, as for fewer than four experts. `experimental`: that the mean is.
+    all pairs; NaN where that cannot be told, as for fewer than four experts.
     """
 
     pairs: Array
@@ -50,10 +50,14 @@ class Forecast:
     experimental: bool = True
 
     def extremes(self) -> tuple[tuple[int, int], tuple[int, int]] | None:
-        """The pairs furthest above and below what their experts bring along; None where none can be told."""
+        """The pairs furthest above and below what their experts bring along; None where none can be told.
+
+        Of four experts, each pair stands as far off as the two others do together: five are needed, and some that
+        differ.
+        """
         every = itertools.combinations(range(len(self.beyond)), 2)
         known = [at for at in every if math.isfinite(self.beyond[at])]
-        if not known:
+        if len({i for at in known for i in at}) < 5 or not any(self.beyond[at] for at in known):
             return None
         ordered = sorted(known, key=lambda at: float(self.beyond[at]))
         return ordered[-1], ordered[0]

@@ -13,7 +13,7 @@ from cuvee.analyze.probes import Probes
 from cuvee.core.lazy import numpy
 from cuvee.core.names import printable
 
-KEPT = 0.5  # of what an expert gained: what half of a linear change keeps, less a standard error
+KEPT = 0.5  # of what an expert gained: what half of a linear change keeps
 
 
 def advise_by_scores(probes: Probes) -> tuple[Advice, ...]:
@@ -37,8 +37,9 @@ def _useless(probes: Probes) -> Iterator[Advice]:
 
 
 def _weak_at_half(probes: Probes) -> Iterator[Advice]:
-    sure = probes.halving - numpy.nan_to_num(0 if probes.halving_error is None else probes.halving_error)
-    weak = [i for i in numpy.flatnonzero(probes.gain > 0) if sure[i] > KEPT * probes.gain[i]]
+    error = numpy.zeros(len(probes.tasks)) if probes.bend_error is None else probes.bend_error
+    bend = probes.halving - KEPT * probes.gain
+    weak = [i for i in numpy.flatnonzero(probes.gain > 0) if bend[i] > error[i]]
     if weak:
         lost = probes.told_halvings()
         named = ", ".join(f"`{printable(probes.tasks[i])}` {lost[i]}" for i in weak)

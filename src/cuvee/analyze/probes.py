@@ -35,7 +35,8 @@ class Probes:
     """Mean scores on each task (n): of the base, its own expert, and that expert at half its change.
 
     `better[i]` says which way the scores of task i point. `disturbance` is (n, n), row by task, column by expert, where
-    it was asked for. `halving_error` (n): the standard error of each halving, nan for a single item.
+    it was asked for. `halving_error` (n): the standard error of each halving; `bend_error` (n): of how much more than
+    half of its gain halving costs. Both are NaN for a single item.
     """
 
     tasks: tuple[str, ...]
@@ -45,6 +46,7 @@ class Probes:
     halved: Array
     disturbance: Array | None = None
     halving_error: Array | None = None
+    bend_error: Array | None = None
 
     @property
     def halving(self) -> Array:
@@ -112,7 +114,7 @@ def probe(
     tasks = tuple(experts)
     with opened_alike(base) as (start,):
         before = {task: _asked(score, start, task) for task in tasks}
-    own, halved, error = numpy.zeros((3, len(tasks)))
+    own, halved, error, bend = numpy.zeros((4, len(tasks)))
     disturbance = numpy.zeros((len(tasks), len(tasks)))
     for j, name in enumerate(tasks):
         with opened_alike(base, experts[name]) as (start, end):
@@ -125,9 +127,10 @@ def probe(
                 disturbance[i, j] = numpy.abs(after - before[task]).mean()
                 if i == j:
                     own[j], error[j] = after.mean(), _error_of_ratio(half, after)
+                    bend[j] = _error_of_ratio(half - before[name] / 2, after)
     ways = tuple(better if isinstance(better, str) else better[task] for task in tasks)
     means = numpy.array([before[task].mean() for task in tasks])
-    return Probes(tasks, ways, means, own, halved, disturbance if across else None, error)
+    return Probes(tasks, ways, means, own, halved, disturbance if across else None, error, bend)
 
 
 def _error_of_ratio(above: Array, below: Array) -> float:

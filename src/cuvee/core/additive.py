@@ -28,10 +28,10 @@ class OwnParts:
         self._inverse: Matrix = numpy.linalg.pinv(self._member).astype(numpy.float64)
 
     def taken_out(self, values: Matrix) -> Matrix:
-        """What is left of values (… × sets); exactly zero where only rounding is."""
+        """What is left of values (… × sets); exactly zero where only rounding is, NaN in rows that hold one."""
         left: Matrix = values - (values @ self._inverse.T) @ self._member.T
-        least = _ROUNDING * numpy.abs(values).max(initial=0.0)
-        found: Matrix = numpy.where(numpy.abs(left) > least, left, numpy.float64(0))
+        least = _ROUNDING * numpy.abs(values).max(axis=-1, initial=0.0, keepdims=True)
+        found: Matrix = numpy.where(numpy.abs(left) <= least, numpy.float64(0), left)
         return found
 
     def free(self) -> Matrix:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from cuvee import analyze
 from cuvee.analyze.forecast import Forecast, forecast
+from cuvee.core.additive import OwnParts
 
 
 def of(pairs: np.ndarray) -> Forecast:
@@ -30,7 +31,8 @@ def sums_of(own: np.ndarray) -> np.ndarray:
 
 def test_what_experts_bring_to_all_their_pairs_is_taken_out() -> None:
     own = np.random.default_rng(0).random(6) / 2
-    assert not np.nan_to_num(of(sums_of(own)).beyond).any()
+    nothing = of(sums_of(own))
+    assert (nothing.beyond[~np.eye(6, dtype=bool)] == 0).all() and nothing.extremes() is None
     for sign, place in ((1, 0), (-1, 1)):
         pairs = sums_of(own)
         pairs[1, 4] = pairs[4, 1] = pairs[1, 4] + sign * 0.2
@@ -66,6 +68,23 @@ def test_of_fewer_than_four_experts_nothing_can_be_told(count: int) -> None:
     assert np.isnan(found.beyond).all() and found.extremes() is None
 
 
+def test_of_four_experts_two_pairs_stand_equally_far_off() -> None:
+    pairs = sums_of(np.arange(4.0))
+    pairs[0, 1] = pairs[1, 0] = 7.0
+    found = of(pairs)
+    assert found.beyond[0, 1] == pytest.approx(found.beyond[2, 3]) and found.beyond[0, 1] > 0
+    assert found.extremes() is None
+
+
+def test_one_row_of_numbers_that_are_none_spoils_no_other() -> None:
+    sets = list(itertools.combinations(range(5), 2))
+    values = np.random.default_rng(2).random((3, 10))
+    values[1, 4] = math.nan
+    left = OwnParts(sets, 5).taken_out(values)
+    assert np.isnan(left[1]).any() and np.isfinite(left[[0, 2]]).all()
+    np.testing.assert_allclose(left[0], OwnParts(sets, 5).taken_out(values[0]))
+
+
 def test_a_pair_that_can_be_fitted_whatever_it_is_has_no_figure() -> None:
     pairs = np.full((5, 5), math.nan)
     for i, j in itertools.combinations(range(4), 2):
@@ -89,7 +108,7 @@ def test_the_analysis_and_the_command_name_the_pair(tmp_path: Path, cli: Any) ->
     (said,) = [one for one in found.advice if one.rule == "opposed_pair"]
     assert said.kind == "suggest" and "keep `b` and `d` apart" in said.text
     told = cli("analyze", *paths)
-    assert "most b + d (+0." in told.out and "which partner costs more" in told.out
+    assert "beyond their own     most b + d (+0." in told.out
     assert told.out.count("keep `b` and `d` apart") == 1
     data = cli("analyze", *paths, "--json").json["forecast"]["beyond"]
     assert data[1][3] == pytest.approx(found.forecast.beyond[1, 3]) and data[0][0] is None
@@ -97,5 +116,5 @@ def test_the_analysis_and_the_command_name_the_pair(tmp_path: Path, cli: Any) ->
     advised = cli("advise", *paths)
     assert "note: if only some of these are merged, keep `b` and `d` apart" in advised.out
     assert len(cli("advise", *paths, "--json").json["notes"]) == 1
-    few = cli("analyze", *paths[:4])
-    assert "which partner" not in few.out and "keep `" not in few.out
+    few = cli("analyze", *paths[:5])
+    assert "beyond their own" not in few.out and "keep `" not in few.out

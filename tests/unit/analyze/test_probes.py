@@ -78,7 +78,9 @@ def test_the_error_of_halving_is_that_of_drawing_items_anew() -> None:
     found = analyze.probe({"w": torch.tensor(0.0)}, {"a": {"w": torch.tensor(1.0)}}, score)
     places = random.integers(0, 500, (4000, 500))
     halvings = 1 - drawn[0.5][places].mean(1) / drawn[1.0][places].mean(1)
-    assert found.halving_error is not None
+    bends = halvings - (1 - drawn[0.0][places].mean(1) / drawn[1.0][places].mean(1)) / 2
+    assert found.halving_error is not None and found.bend_error is not None
+    assert found.bend_error[0] == pytest.approx(bends.std(), rel=0.08)
     assert found.halving_error[0] == pytest.approx(halvings.std(), rel=0.08)
     assert found.told_halvings() == [f"{found.halving[0]:.1%} ± {100 * found.halving_error[0]:.1f}"]
     one = analyze.probe({"w": torch.tensor(0.0)}, {"a": {"w": torch.tensor(1.0)}}, lambda *_: [1.0])
@@ -111,8 +113,9 @@ def probes(base: list[float], halved: list[float]) -> Probes:
 
 def test_experts_whose_halving_is_hardly_known_are_not_named() -> None:
     weak = probes([0.6, 0.6], [0.69, 0.71])
-    assert advise_by_scores(replace(weak, halving_error=np.array([0.01, 0.01])))
-    assert advise_by_scores(replace(weak, halving_error=np.array([0.02, 0.01]))) == ()
+    assert advise_by_scores(replace(weak, bend_error=np.array([0.01, 0.01])))
+    for unknown in (0.02, np.nan):
+        assert advise_by_scores(replace(weak, bend_error=np.array([unknown, 0.01]))) == ()
 
 
 def test_experts_that_lose_most_of_their_gain_at_half_are_named() -> None:

@@ -193,6 +193,17 @@ def test_losses_are_one_minus_the_normalised_score() -> None:
     )
 
 
+def test_sets_that_not_every_seed_has_are_left_out() -> None:
+    draw = np.random.default_rng(3).random((6, 6))
+    first = planted(draw + draw.T, 0.0)
+    (least, *others) = sorted({cell.tasks for cell, _ in first})
+    second = [(replace(cell, seed=1), card) for cell, card in first if cell.tasks != least]
+    both = mergeability.losses([*first, *second], "average", 2)
+    once = mergeability.losses(first, "average", 2)
+    assert set(both) == set(others) and least in once
+    assert all(both[tasks] == pytest.approx(once[tasks]) for tasks in both)
+
+
 def test_the_command_runs_lists_and_reports(
     tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,7 +102,7 @@ def _text(found: Analysis) -> str:
         lines.append(f"opposition           {found.forecast.mean:.3f} ({found.forecast.band}; experimental)")
     if extremes := found.forecast.extremes():
         most, least = (f"{names[i]} + {names[j]} ({found.forecast.beyond[i, j]:+.3f})" for i, j in extremes)
-        lines.append(f"beyond their own     most {most}, least {least}: which partner costs more")
+        lines.append(f"beyond their own     most {most}, least {least} (experimental)")
     if found.remains is not None:
         kept = ", ".join(f"{n} {figure(float(v))}" for n, v in zip(names, found.remains.kept, strict=True))
         lines.append(f"kept by the merge    {kept}")

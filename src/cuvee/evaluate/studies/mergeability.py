@@ -81,14 +81,18 @@ class Validation:
 
 
 def losses(results: Results, method: str, count: int) -> dict[tuple[str, ...], float]:
-    """1 − normalised score of a method for each set of that many experts, mean over seeds."""
+    """1 − normalised score of a method for each set of that many experts, mean over seeds.
+
+    Sets that were not scored with every seed are left out: what forecasts them is a mean over all seeds.
+    """
     experts = by_place(results, "experts", count)
     found: dict[tuple[str, ...], list[float]] = {}
     for place, card in by_place(results, method, count).items():
         if place in experts:
             own = {name: experts[place].tasks[name].mean for name in card.held_in()}
             found.setdefault(place[3], []).append(1 - card.normalised(own))
-    return {tasks: sum(values) / len(values) for tasks, values in found.items()}
+    seeds = len({cell.seed for cell, _ in results})
+    return {tasks: sum(values) / seeds for tasks, values in found.items() if len(values) == seeds}
 
 
 def validate(
@@ -166,8 +170,10 @@ def _exchanged(
     moved = numpy.array([_forecasts(pairs[numpy.ix_(order, order)], sets) for order in orders])
     rho, _ = rank_correlations(_centred(rest, moved), numpy.tile(_centred(rest, lost), (EXCHANGES, 1)))
     known = numpy.abs(rho[~numpy.isnan(rho)])  # an exchange may bring in a pair that has no figure
+    if not len(known):
+        return math.nan, math.nan
     extreme = int((known >= abs(found) - 1e-12).sum())
-    return (extreme + 1) / (len(known) + 1), float(numpy.quantile(known, 0.95)) if len(known) else math.nan
+    return (extreme + 1) / (len(known) + 1), float(numpy.quantile(known, 0.95))
 
 
 def item_scores(track: Track) -> Callable[[Weights, str], Scores]:
