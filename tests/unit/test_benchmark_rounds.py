@@ -27,27 +27,25 @@ def seconds(wall: float) -> dict[str, float]:
     return {"wall": wall, "cpu": wall / 2, "rss": 50.0}
 
 
-def test_a_ratio_is_to_the_faster_floor_of_its_round(programs: Any) -> None:
+def test_a_ratio_is_of_the_faster_run_to_the_faster_floor_of_its_round(programs: Any) -> None:
     engine, _ = programs
+    walls = [((1.0, 4.0), (3.5, 9.5)), ((9.0, 2.0), (4.5, 2.5)), ((2.0, 2.0), (4.5, 4.5))]
     rounds = [
-        {"floors": [seconds(1.0), seconds(4.0)], "run": seconds(3.5), "start": seconds(0.5)},
-        {"floors": [seconds(9.0), seconds(2.0)], "run": seconds(2.5), "start": seconds(0.5)},
-        {"floors": [seconds(2.0), seconds(2.0)], "run": seconds(4.5), "start": seconds(0.5)},
+        {"floors": list(map(seconds, floors)), "runs": list(map(seconds, runs)), "start": seconds(0.5)}
+        for floors, runs in walls
     ]
-    rounds[0]["rival"] = seconds(35.0)
+    rounds[0]["rival"] = seconds(65.0)
     found = engine.summary(rounds)
     assert found["ratio"] == pytest.approx(2.0)  # 3, 1 and 2
     assert found["spread"] == pytest.approx([1.0, 3.0])
     assert found["floor"] == 2.0 and found["floor_cpu"] == 1.0
-    assert found["times_faster"] == pytest.approx(10.0)
-    assert found["at_most"] == pytest.approx(
-        17.5
-    )  # beside the floor of all rounds, not the 1.0 of the rival's
+    assert found["times_faster"] == pytest.approx(10.0)  # beside the mean of 3.5 and 9.5
+    assert found["at_most"] == pytest.approx(32.5)  # the floor of all rounds, not the 1.0 of the rival's
 
 
 def test_without_a_rival_nothing_is_said_of_one(programs: Any) -> None:
     engine, _ = programs
-    one = {"floors": [seconds(1.0), seconds(1.0)], "run": seconds(2.0), "start": seconds(1.0)}
+    one = {"floors": [seconds(1.0)] * 2, "runs": [seconds(2.0)] * 2, "start": seconds(1.0)}
     assert engine.summary([one])["times_faster"] is None
 
 

@@ -44,12 +44,11 @@ def test_costs_are_never_negative(program: Any) -> None:
     assert found.min() == 0 and found[0] > 1
 
 
-def test_an_older_row_is_judged_by_its_fastest_floor(program: Any) -> None:
-    rounds = [{"floor": {"wall": wall, "cpu": 1.0}} for wall in (3.0, 1.0, 2.0)]
-    found = program.of_two_floors({"rounds": rounds})
-    assert [program.floors(each)["wall"] for each in found["rounds"]] == [1.0] * 3
-    new = {"rounds": [{"floors": [{"wall": 2.0}, {"wall": 1.5}]}]}
-    assert program.of_two_floors(new) is new and program.floors(new["rounds"][0])["wall"] == 1.5
+def test_rounds_of_older_files_have_one_floor_and_one_run(program: Any) -> None:
+    old = {"floor": {"wall": 3.0}, "run": {"wall": 4.0}}
+    assert program.floors(old)["wall"] == 3.0 and program.run(old)["wall"] == 4.0
+    new = {"floors": [{"wall": 2.0}, {"wall": 1.5}], "runs": [{"wall": 2.5}, {"wall": 3.5}]}
+    assert program.floors(new)["wall"] == 1.5 and program.run(new)["wall"] == 2.5
 
 
 def test_what_is_written_is_read_again(program: Any) -> None:
