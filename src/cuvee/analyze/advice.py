@@ -29,7 +29,6 @@ UNEQUAL = 3.0  # largest ‖δ‖ beside the smallest
 THIN = 16.0  # median stable rank up to which the changes count as low-rank
 WIDE = 64  # rows and columns from which a spectrum says something about advice; small ones are always thin
 ALIGNED = 0.5  # mean overlap of leading subspaces from which they count as shared
-
 OPPOSED = 0.01  # beyond the experts' own: 0.3 to 0.6 points of an average's score on text
 
 Kind = Literal["stop", "warn", "suggest"]

@@ -75,7 +75,7 @@ class Probes:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data by name; a share that does not exist (a score of 0) is null."""
-        named = ("base", "own", "halved", "gain", "halving", "halving_error")
+        named = ("base", "own", "halved", "gain", "halving", "halving_error", "bend_error")
         tables = {name: getattr(self, name) for name in named}
         found: dict[str, Any] = plain({"tasks": self.tasks, **tables, "disturbance": self.disturbance})
         return found

@@ -39,12 +39,9 @@ def test_what_experts_bring_to_all_their_pairs_is_taken_out() -> None:
         found = of(pairs)
         extremes = found.extremes()
         assert extremes is not None and extremes[place] == (1, 4)
-        assert found.beyond[1, 4] == pytest.approx(
-            sign * 0.12
-        )  # six experts: of a pair's own value 3 / 5 is left
-    np.testing.assert_allclose(
-        np.nansum(found.beyond, 0), 0, atol=1e-12
-    )  # of any expert, nothing is left on average
+        # Of six experts: three fifths of a pair's own value are left, and of any expert nothing on average.
+        assert found.beyond[1, 4] == pytest.approx(sign * 0.12)
+        np.testing.assert_allclose(np.nansum(found.beyond, 0), 0, atol=1e-12)
     np.testing.assert_array_equal(found.beyond, found.beyond.T)
 
 

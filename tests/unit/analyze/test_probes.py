@@ -84,7 +84,8 @@ def test_the_error_of_halving_is_that_of_drawing_items_anew() -> None:
     assert found.halving_error[0] == pytest.approx(halvings.std(), rel=0.08)
     assert found.told_halvings() == [f"{found.halving[0]:.1%} ± {100 * found.halving_error[0]:.1f}"]
     one = analyze.probe({"w": torch.tensor(0.0)}, {"a": {"w": torch.tensor(1.0)}}, lambda *_: [1.0])
-    assert one.told_halvings() == ["0.0%"] and one.as_json()["halving_error"] == [None]
+    assert one.told_halvings() == ["0.0%"]
+    assert one.as_json()["halving_error"] == one.as_json()["bend_error"] == [None]
 
 
 def test_scores_that_say_nothing_are_refused() -> None:
