@@ -11,7 +11,7 @@ from torch import Tensor
 from vector_cases import ELEMENTS, INPUTS, LOADS, WEIGHTS, X, case, marks, op, raw, single
 
 from cuvee.core.random import Stream, keep
-from cuvee.engine.kernels.operations import DROPPED, TILE, TRIMMED, Code
+from cuvee.engine.kernels.operations import BANDED, DROPPED, TILE, TRIMMED, Code
 from cuvee.engine.kernels.selftest import digest
 from cuvee.methods.combine.pcb import Span, balanced_scores, pcb
 from cuvee.methods.combine.sce import _variance
@@ -228,10 +228,12 @@ def crowd(
     first: int = 0,
     made: int | None = None,
     dropped: tuple[int, float, int] | None = None,
+    roof: tuple[int, int] | None = None,
 ) -> bytes:
     """Two experts: input 0 as it is, input 1 trimmed at 2.0 for elections, with scratch in registers 6 and 7.
 
-    `dropped`: below which random words input 1 is kept instead, its divisor, and the key of those words.
+    `dropped`: below which random words input 1 is kept instead, its divisor, and the key of those words. `roof`: it is
+    trimmed from above as well, at the magnitude of these bits, and so many equal to it go.
     """
     found = struct.pack("4iff", 2, base, first, made or 0, 1.0, 0.0)
     for place, (weight, left) in enumerate(zip(weights, ties, strict=True)):
@@ -239,8 +241,11 @@ def crowd(
         how, cut, divisor, key = TRIMMED * int(wide and made is not None), 0x40000000, 1.0, 0
         if wide and dropped is not None:
             how, (cut, divisor, key) = DROPPED, dropped
+        if wide and roof is not None:
+            how = BANDED
         head = struct.pack("4iff", place, 6 + place, wide, how, weight, weight)
-        found += head + struct.pack("IfqQ", cut, divisor, left, key)
+        bits, over = roof if wide and roof is not None else (0, 0)
+        found += head + struct.pack("IfqQqII", cut, divisor, left, key, over, bits, 0)
     return found
 
 
@@ -267,7 +272,27 @@ def crowds() -> list[dict[str, Any]]:
             after = crowd(weights, [0, over], base=2, made=made)
             ops = [zero, op(Code.ELECTED, 5)]
             found.append(case(f"elected {name} {made}", "h few y", ops, result, given=given, data=after))
-    return found + drops(weights, zero)
+    return found + drops(weights, zero) + bands(weights, zero)
+
+
+def bands(weights: list[float], zero: list[Any]) -> list[dict[str, Any]]:
+    """Sums with the second expert thinned from below at 2.0, and from above there, too, or at 3.0."""
+    h, few = INPUTS["h"].float(), INPUTS["few"]
+    at = {bound: (few.abs() == bound).nonzero().reshape(-1).tolist() for bound in (2.0, 3.0)}
+    found = []
+    for bound, left, over in ((3.0, 1, 1), (3.0, 1 << 62, 0), (3.0, 0, 2), (2.0, 5, 2), (2.0, 1 << 62, 1)):
+        kept = (few.abs() > 2.0) & (few.abs() < bound)
+        kept[at[2.0][:left]] = True
+        kept[at[bound][over:]] |= bound > 2.0
+        kept[at[bound][:over]] = False
+        bits = 0x40000000 if bound == 2.0 else 0x40400000
+        result = 0.0 + h * weights[0] + torch.where(kept, few, 0.0) * weights[1]
+        given = crowd(weights, [0, left], base=2, roof=(bits, over))
+        after = crowd(weights, [0, left if left > 1 << 40 else 0], base=2, roof=(bits, 0))
+        ops = [zero, op(Code.MIXED, 5)]
+        name = f"banded below {bound}, {left} {over}"
+        found.append(case(name, "h few y", ops, result, given=given, data=after))
+    return found
 
 
 def agreed(parts: list[Tensor], weights: list[float]) -> tuple[Tensor, Tensor, Tensor]:

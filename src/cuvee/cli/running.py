@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cuvee.api.blend import Blend
 from cuvee.api.execute import Saved, laid_out, save
-from cuvee.api.outlook import remember, teaches
+from cuvee.api.outlook import known_rates, remember, teaches
 from cuvee.api.ways import PLAINLY, Reading, Way
 from cuvee.cli.profile import profiled
 from cuvee.cli.progress import listener
@@ -66,7 +66,8 @@ def merge_into(
 def _told_before(found: Way, out: Path, manner: Manner) -> Outlook | None:
     """Say what will be done; what it will take, where somebody asks."""
     is_shown = not (manner.as_json or manner.quiet)
-    ahead = found.outlook(out) if is_shown or teaches(found.less) else None
+    # What nobody sees takes a while to find out, and teaches much only where no run has shown the rate yet.
+    ahead = found.outlook(out) if is_shown or (not known_rates().measured and teaches(found.less)) else None
     if manner.as_json:
         json_line({"type": "version", "schema": "cuvee.merge/1"})
     if is_shown:

@@ -1,4 +1,4 @@
-"""A prediction is made where it is shown, or where a run is large enough to learn from."""
+"""A prediction is made where it is shown, or where a large run is the first to learn from."""
 
 from __future__ import annotations
 
@@ -39,3 +39,6 @@ def test_it_is_made_where_somebody_asks(
     assert merge_into(blend, tmp_path / "out.safetensors", RunOptions(threads=1), MANNERS[manner]) == 0
     assert len(made) == (manner == "shown" or large)
     assert (tmp_path / "cache" / "rates.json").is_file() == large
+    made.clear()
+    merge_into(blend, tmp_path / "again.safetensors", RunOptions(threads=1), MANNERS[manner])
+    assert len(made) == (manner == "shown")

@@ -102,3 +102,24 @@ def test_a_traced_weighted_sum_is_one_operation(
     assert saved(models, tmp_path, method, experts, RunOptions(threads=1), **values) == generic
     assert programs.of(Code.MIXED) > 0
     assert programs.of(Code.MULTIPLY_ADD) == 0
+
+
+@pytest.mark.parametrize("experts", [1, 3, 17])
+@pytest.mark.parametrize(
+    ("density", "gamma"),
+    [(0.9, 0.01), (0.2, 0.3), (0.004, 0.5), (0.5, 0.0), (0.3, 0.6999), (1e-5, 0.2), (0.7, 0.3)],
+)
+def test_the_middle_of_the_magnitudes_is_summed_in_one_operation(
+    experts: int,
+    density: float,
+    gamma: float,
+    models: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values = {"density": density, "gamma": gamma}
+    generic = saved(models, tmp_path, "breadcrumbs", experts, RunOptions(kernels=False, threads=1), **values)
+    programs = Programs(monkeypatch)
+    assert saved(models, tmp_path, "breadcrumbs", experts, RunOptions(threads=1), **values) == generic
+    assert programs.of(Code.MIXED) > 0
+    assert programs.of(Code.TRIM) == 0

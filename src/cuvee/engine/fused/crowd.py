@@ -13,9 +13,19 @@ from typing import Any
 
 from cuvee.core.dtypes import BFLOAT16, FLOAT32, DType
 from cuvee.engine.fused.builder import Builder, Value
-from cuvee.engine.fused.chosen import Chosen
+from cuvee.engine.fused.chosen import ALL, Chosen
 from cuvee.engine.fused.figures import keeps_all
-from cuvee.engine.kernels.operations import CROWD, DROPPED, MADE, MARKED, TRIMMED, Code, Crowd, Expert
+from cuvee.engine.kernels.operations import (
+    BANDED,
+    CROWD,
+    DROPPED,
+    MADE,
+    MARKED,
+    TRIMMED,
+    Code,
+    Crowd,
+    Expert,
+)
 from cuvee.engine.streams import uniforms_of
 from cuvee.methods.parameters import each
 from cuvee.plan.nodes import Apply, Convert, Difference, Node, Read
@@ -28,6 +38,7 @@ class Member:
     read: Read
     base: Node | None
     chosen: Chosen | None = None
+    outliers: Chosen | None = None  # those of the chosen that are dropped
     dropped: Apply | None = None  # the stage that drops at random
     marked: Mapping[str, Any] | None = None  # the bits of what is kept, and what that is multiplied by
 
@@ -35,7 +46,12 @@ class Member:
 def mixed(builder: Builder, node: Apply, weights: Sequence[float], *, first: bool) -> Value | None:
     """The weighted sum of a stage's inputs, begun with the first product or with 0; None where it takes more."""
     members = [
-        plain(child) or changed(builder, child) or _dropped(builder, child) or _marked(builder, child)
+        plain(child)
+        or changed(builder, child)
+        or _dropped(builder, child)
+        or _marked(builder, child)
+        or _trimmed(builder, child)
+        or _banded(builder, child)
         for child in node.inputs
     ]
     return _emitted(builder, Code.MIXED, members, weights, weights, {"first": int(first)})
@@ -88,6 +104,8 @@ def _emitted(
         expert.weight, expert.share = weight, part
         if member.chosen is not None:
             expert.how, expert.cut, expert.ties = TRIMMED, member.chosen.bits, member.chosen.ties
+        if member.outliers is not None:
+            expert.how, expert.roof, expert.over = BANDED, member.outliers.bits, member.outliers.ties
         if member.dropped is not None:
             expert.how, expert.key = DROPPED, uniforms_of(member.dropped).key  # type: ignore[attr-defined]
             expert.cut, expert.divisor = dropping(dict(member.dropped.values))
@@ -138,6 +156,21 @@ def _trimmed(builder: Builder, node: Node) -> Member | None:
     if values["rescale"] == "l1" or chosen.kept <= 0:
         return None
     return member if chosen.kept >= chosen.total else Member(member.read, member.base, chosen)
+
+
+def _banded(builder: Builder, node: Node) -> Member | None:
+    """The middle of the magnitudes of a change; where the threshold is 0, what is below it adds nothing as it is."""
+    if not isinstance(node, Apply) or node.stage != "band" or builder.uses(node) != 1:
+        return None
+    member, cuts = changed(builder, node.inputs[0]), builder.known[id(node)].get("cuts")
+    if member is None or cuts is None or dict(node.values)["rescale"] == "l1":
+        return None
+    outliers, chosen = cuts
+    if chosen.kept <= 0 or outliers.kept >= outliers.total:
+        return None
+    if chosen.bits == 0 or chosen.kept >= chosen.total:
+        chosen = Chosen(chosen.total, chosen.total, 0, ALL)
+    return Member(member.read, member.base, chosen, outliers if outliers.kept > 0 else None)
 
 
 def _dropped(builder: Builder, node: Node) -> Member | None:

@@ -141,7 +141,7 @@ def _pick(builder: Builder, probe: Probe, node: Apply, total: int) -> Results:
         {"bits": low, "key": high, "count": room, "data": own.address}
         for (low, high), own in zip(probe.windows, found, strict=True)
     ]
-    if len(picks) > 1 or not _picked_changes(builder, probe, node, picks):
+    if not _picked_changes(builder, probe, node, picks):
         value = _judged(builder, probe, node)
         for pick in picks:
             builder.emit(Code.PICK, None, value, **pick)

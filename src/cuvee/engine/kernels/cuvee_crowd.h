@@ -13,8 +13,9 @@ typedef u16 Halves __attribute__((vector_size(32), aligned(2)));
 
 /* An expert: an input, bfloat16 or `wide` (float32); where it is TRIMMED, the least magnitude kept and how many equal to it
  * are; where it is DROPPED, below which random words of `key` it is kept, to be divided then; where it is MARKED, `key` is the
- * address of a bit for each element, and what is kept is multiplied by `divisor`. `delta` is a register for those words, or for
- * tiles that need more care. */
+ * address of a bit for each element, and what is kept is multiplied by `divisor`; where it is BANDED, it is TRIMMED, too, but for
+ * what is larger than `roof` and the first `over` of those equal to it. `delta` is a register for those words, or for tiles that
+ * need more care. */
 typedef struct {
     int32_t input, delta, wide, how;
     float weight, share;
@@ -22,11 +23,13 @@ typedef struct {
     float divisor;
     int64_t ties;
     u64 key;
+    int64_t over;
+    u32 roof, unused;
 } Expert;
 /* `base`: register of what is subtracted from every expert, or -1. `first`: the sum begins with the first product, not 0.
  * `made`: what is made of those that agree. */
 typedef struct { int32_t count, base, first, made; float tied, unused; Expert each[]; } Crowd;
-enum { CROWD = 64, TRIMMED = 1, DROPPED = 2, MARKED = 4 };
+enum { CROWD = 64, TRIMMED = 1, DROPPED = 2, MARKED = 4, BANDED = 8 };
 enum { TOTAL, MEAN, GREATEST };
 #define ALL_TIES ((int64_t)1 << 40)
 
@@ -58,6 +61,15 @@ static u32 carefully(Expert *e, const float *base, const void *in, int64_t s, in
         trim(&op, to, to, to, m);
         if (e->ties < ALL_TIES) e->ties = op.count;
     }
+    if (e->how == BANDED) {
+        float own[TILE], large[TILE];
+        Op least = {.bits = e->cut, .count = e->ties}, most = {.bits = e->roof, .count = e->over, .c = 1};
+        memcpy(own, to, sizeof own);
+        trim(&least, large, own, own, m);
+        trim(&most, to, own, large, m);
+        if (e->ties < ALL_TIES) e->ties = least.count;
+        e->over = most.count;
+    }
     return bad;
 }
 
@@ -67,9 +79,10 @@ static u32 carefully(Expert *e, const float *base, const void *in, int64_t s, in
 #define WIDENED(p) (__builtin_convertvector(*(const Halves *)(p), Words) << 16)
 #endif
 
+/* `ties` are counted, for each expert those equal to `cut`, and CROWD places behind these those equal to `roof`. */
 static inline __attribute__((always_inline)) u32 together(const Crowd *all, const void **in, int64_t s, int64_t line,
                                                           const int *careful, Whole *ties, float *out, float *regs, int subtracts, int trims,
-                                                          int drops, int elects, int made, int n) {
+                                                          int drops, int bands, int elects, int made, int n) {
     const Words exponent = (Words){0} + 0x7f800000u;
     const Whole sizes = (Whole){0} + 0x7fffffff;
     const Lanes none = {0};
@@ -103,6 +116,13 @@ static inline __attribute__((always_inline)) u32 together(const Crowd *all, cons
                     Whole key = (Whole)d & sizes;
                     ties[k] -= key == (int32_t)e->cut;
                     d = (Lanes)((Whole)d & (key >= (int32_t)(e->ties > 0 ? e->cut : e->cut + 1)));
+                }
+                if (bands && e->how == BANDED) {
+                    Whole key = (Whole)d & sizes;
+                    ties[k] -= key == (int32_t)e->cut;
+                    ties[k + CROWD] -= key == (int32_t)e->roof;
+                    d = (Lanes)((Whole)d & (key >= (int32_t)(e->ties > 0 ? e->cut : e->cut + 1)) &
+                                (key < (int32_t)(e->over > 0 ? e->roof : e->roof + 1)));
                 }
             }
             Lanes v = d * e->weight;
@@ -228,13 +248,14 @@ static u32 attempt(const Crowd *all, const void **in, int64_t s, int64_t line, c
     if (elects && counts) return all->made == MEAN ? ELECTION(1, 0, MEAN) : ELECTION(1, 0, TOTAL);
     if (elects) return all->made == MEAN ? ELECTION(0, 0, MEAN) : ELECTION(0, 0, TOTAL);
 #endif
-    if (elects && all->made == GREATEST) return how ? TOGETHER(1, 1, 1, 1, GREATEST) : TOGETHER(1, 0, 0, 1, GREATEST);
-    if (elects && how & (DROPPED | MARKED)) return TOGETHER(1, 1, 1, 1, TOTAL);
-    if (elects && how) return TOGETHER(1, 1, 0, 1, TOTAL);
-    if (elects) return TOGETHER(1, 0, 0, 1, TOTAL);
-    if (how) return TOGETHER(1, 1, 1, 0, TOTAL);
-    if (all->base >= 0) return TOGETHER(1, 0, 0, 0, TOTAL);
-    return TOGETHER(0, 0, 0, 0, TOTAL);
+    if (elects && all->made == GREATEST) return how ? TOGETHER(1, 1, 1, 0, 1, GREATEST) : TOGETHER(1, 0, 0, 0, 1, GREATEST);
+    if (elects && how & (DROPPED | MARKED)) return TOGETHER(1, 1, 1, 0, 1, TOTAL);
+    if (elects && how) return TOGETHER(1, 1, 0, 0, 1, TOTAL);
+    if (elects) return TOGETHER(1, 0, 0, 0, 1, TOTAL);
+    if (how & (TRIMMED | BANDED)) return TOGETHER(1, 1, 1, 1, 0, TOTAL);
+    if (how) return TOGETHER(1, 0, 1, 0, 0, TOTAL);
+    if (all->base >= 0) return TOGETHER(1, 0, 0, 0, 0, TOTAL);
+    return TOGETHER(0, 0, 0, 0, 0, TOTAL);
 }
 
 /* Divided by a whole number up to 64. A product with the inverse is at most one step off, and the remainder says so, for
@@ -281,15 +302,15 @@ static void variance(const Listed *all, float *to, const float *regs) {
 
 static u32 crowd(Crowd *all, const void **in, int64_t s, int64_t line, int m, float *to, float *regs, int elects) {
     int careful[CROWD], how = 0, again = 0;
-    int64_t found[CROWD] = {0};
-    Whole ties[CROWD];
+    int64_t found[2 * CROWD] = {0};
+    Whole ties[2 * CROWD];
     u32 bad = 0;
     if (all->count > CROWD) return 1;
     const float *base = all->base < 0 ? 0 : regs + all->base * TILE;
     for (int k = 0; k < all->count; k++) {
         Expert *e = all->each + k;
         how |= e->how;
-        ties[k] = (Whole){0};
+        ties[k] = ties[k + CROWD] = (Whole){0};
         ahead(in[e->input], s + TILE, e->wide);
         careful[k] = m < TILE;
         if (careful[k]) bad |= carefully(e, base, in[e->input], s, line, m, regs + e->delta * TILE);
@@ -298,13 +319,17 @@ static u32 crowd(Crowd *all, const void **in, int64_t s, int64_t line, int m, fl
     bad |= attempt(all, in, s, line, careful, ties, to, regs, how, elects);
     for (int k = 0; k < all->count; k++) {
         Expert *e = all->each + k;
-        for (int i = 0; i < WIDTH; i++) found[k] += ties[k][i];
-        if (found[k] <= e->ties || e->ties <= 0) continue;
-        found[k] = 0, again = careful[k] = 1; /* they run out within this tile */
+        for (int i = 0; i < WIDTH; i++) found[k] += ties[k][i], found[k + CROWD] += ties[k + CROWD][i];
+        if ((found[k] <= e->ties || e->ties <= 0) && (found[k + CROWD] <= e->over || e->over <= 0)) continue;
+        found[k] = found[k + CROWD] = 0, again = careful[k] = 1; /* they run out within this tile */
         bad |= carefully(e, base, in[e->input], s, line, m, regs + e->delta * TILE);
     }
     if (again) bad |= attempt(all, in, s, line, careful, ties, to, regs, how, elects);
-    for (int k = 0; k < all->count; k++) all->each[k].ties -= all->each[k].ties < ALL_TIES ? found[k] : 0;
+    for (int k = 0; k < all->count; k++) {
+        Expert *e = all->each + k;
+        if (e->ties > 0 && e->ties < ALL_TIES) e->ties -= found[k];
+        if (e->over > 0) e->over -= found[k + CROWD];
+    }
     return bad;
 }
 

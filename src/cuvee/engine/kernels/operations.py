@@ -150,6 +150,9 @@ class Expert(ctypes.Structure):
         ("divisor", ctypes.c_float),
         ("ties", ctypes.c_int64),
         ("key", ctypes.c_uint64),
+        ("over", ctypes.c_int64),
+        ("roof", ctypes.c_uint32),
+        ("unused", ctypes.c_uint32),
     )
 
 
@@ -267,7 +270,13 @@ class Movers(ctypes.Structure):
 
 CROWD = 64  # experts at most
 FACTORS = 4  # inputs of GRAM at most
-TRIMMED, DROPPED, MARKED = 1, 2, 4  # how an expert is thinned: by magnitude, at random, or as bits say
+TRIMMED, DROPPED, MARKED, BANDED = (
+    1,
+    2,
+    4,
+    8,
+)  # how an expert is thinned: by magnitude (BANDED: from above, too),
+# at random, or as bits say
 MADE = {"sum": 0, "mean": 1, "max": 2}  # what ELECTED makes of those that agree
 
 
