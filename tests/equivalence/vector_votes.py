@@ -272,6 +272,9 @@ def crowds() -> list[dict[str, Any]]:
             after = crowd(weights, [0, over], base=2, made=made)
             ops = [zero, op(Code.ELECTED, 5)]
             found.append(case(f"elected {name} {made}", "h few y", ops, result, given=given, data=after))
+        given, after = (crowd(weights, [0, each], base=2, made=0) for each in (left, over))
+        result, ops = 0.0 + parts[0] + parts[1], [zero, op(Code.MIXED, 5)]
+        found.append(case(f"mixed {name}", "h few y", ops, result, given=given, data=after))
     return found + drops(weights, zero) + bands(weights, zero)
 
 
@@ -279,8 +282,12 @@ def bands(weights: list[float], zero: list[Any]) -> list[dict[str, Any]]:
     """Sums with the second expert thinned from below at 2.0, and from above there, too, or at 3.0."""
     h, few = INPUTS["h"].float(), INPUTS["few"]
     at = {bound: (few.abs() == bound).nonzero().reshape(-1).tolist() for bound in (2.0, 3.0)}
-    found = []
-    for bound, left, over in ((3.0, 1, 1), (3.0, 1 << 62, 0), (3.0, 0, 2), (2.0, 5, 2), (2.0, 1 << 62, 1)):
+    tiled = {bound: sum(i < TILE for i in places) for bound, places in at.items()}  # the rest has none
+    found, every = [], 1 << 62
+    for bound, left, over in (
+        *((3.0, 1, 1), (3.0, every, 0), (3.0, 0, 2), (2.0, 5, 2), (2.0, every, 1)),
+        *((3.0, 300, 300), (3.0, 300, 5), (3.0, 5, 300), (2.0, 300, 299), (2.0, 299, 300)),
+    ):
         kept = (few.abs() > 2.0) & (few.abs() < bound)
         kept[at[2.0][:left]] = True
         kept[at[bound][over:]] |= bound > 2.0
@@ -288,7 +295,8 @@ def bands(weights: list[float], zero: list[Any]) -> list[dict[str, Any]]:
         bits = 0x40000000 if bound == 2.0 else 0x40400000
         result = 0.0 + h * weights[0] + torch.where(kept, few, 0.0) * weights[1]
         given = crowd(weights, [0, left], base=2, roof=(bits, over))
-        after = crowd(weights, [0, left if left > 1 << 40 else 0], base=2, roof=(bits, 0))
+        remain = (left if left == every else max(left - tiled[2.0], 0), max(over - tiled[bound], 0))
+        after = crowd(weights, [0, remain[0]], base=2, roof=(bits, remain[1]))
         ops = [zero, op(Code.MIXED, 5)]
         name = f"banded below {bound}, {left} {over}"
         found.append(case(name, "h few y", ops, result, given=given, data=after))

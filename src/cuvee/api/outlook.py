@@ -1,7 +1,7 @@
 """What a run of a plan will take on this machine: the prediction, at the rate that runs here have shown.
 
-Owns `rates.json` in the cache, which holds one number and is written after a large run. A missing, damaged or
-unwritable cache changes nothing but the estimate.
+Owns `rates.json` in the cache, which holds one number and is written after a large run that was
+foretold. A missing, damaged or unwritable cache changes nothing but the estimate.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import cuvee
+from cuvee.engine.fused import selection
 from cuvee.engine.kernels import library
 from cuvee.engine.kernels.operations import Code
 from cuvee.engine.options import RunOptions
@@ -123,3 +124,43 @@ def test_the_middle_of_the_magnitudes_is_summed_in_one_operation(
     assert saved(models, tmp_path, "breadcrumbs", experts, RunOptions(threads=1), **values) == generic
     assert programs.of(Code.MIXED) > 0
     assert programs.of(Code.TRIM) == 0
+
+
+TRIMS = [{"density": 0.3}, {"density": 0.3, "count": "official"}, {"density": 0.3, "count": "strict"}]
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [*([("trim", values)] for values in TRIMS), [("drop", {"density": 0.4}), ("trim", {"density": 1.0})]],
+)
+def test_a_sum_of_what_is_thinned_is_one_operation(
+    conditions: list[Any], models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain: Any = [*conditions, ("weighted_sum", {"weight": [0.5, -0.3, 2.0]})]
+    generic = saved(models, tmp_path, chain, 3, RunOptions(kernels=False, threads=1))
+    programs = Programs(monkeypatch)
+    assert saved(models, tmp_path, chain, 3, RunOptions(threads=1)) == generic
+    assert programs.of(Code.MIXED) > 0
+    assert programs.of(Code.TRIM) == programs.of(Code.KEEP) == 0
+
+
+@pytest.mark.parametrize("density", [1.0, [1.0, 0.5, 1.0]])
+def test_a_band_that_keeps_everything_below_a_figure_of_the_model(
+    density: Any, models: list[Path], tmp_path: Path
+) -> None:
+    """Figures of several tensors are found while nothing is known of stages that want none."""
+    chain: Any = [("band", {"density": density}), ("weighted_sum", {"weight": 0.5}), "lines"]
+    generic = saved(models, tmp_path, chain, 3, RunOptions(kernels=False, threads=1))
+    assert saved(models, tmp_path, chain, 3, RunOptions(threads=1)) == generic
+
+
+def test_both_thresholds_of_a_band_are_looked_for_as_changes_are_made(
+    models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"density": 0.5, "gamma": 0.1}
+    generic = saved(models, tmp_path, "breadcrumbs", 3, RunOptions(kernels=False, threads=1), **values)
+    monkeypatch.setattr(selection, "spacing", lambda total: 2)
+    programs = Programs(monkeypatch)
+    assert saved(models, tmp_path, "breadcrumbs", 3, RunOptions(threads=1), **values) == generic
+    assert 6 in [codes.count(Code.PICK_CHANGE) for codes in programs.codes]  # two for each expert
+    assert programs.of(Code.PICK) == 0

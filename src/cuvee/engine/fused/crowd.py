@@ -159,18 +159,21 @@ def _trimmed(builder: Builder, node: Node) -> Member | None:
 
 
 def _banded(builder: Builder, node: Node) -> Member | None:
-    """The middle of the magnitudes of a change; where the threshold is 0, what is below it adds nothing as it is."""
+    """The middle of the magnitudes of a change."""
     if not isinstance(node, Apply) or node.stage != "band" or builder.uses(node) != 1:
         return None
-    member, cuts = changed(builder, node.inputs[0]), builder.known[id(node)].get("cuts")
-    if member is None or cuts is None or dict(node.values)["rescale"] == "l1":
+    member, cuts = changed(builder, node.inputs[0]), builder.known.get(id(node), {}).get("cuts")
+    if member is None or dict(node.values)["rescale"] == "l1":
         return None
+    if cuts is None:
+        return member if keeps_all(node) else None
     outliers, chosen = cuts
     if chosen.kept <= 0 or outliers.kept >= outliers.total:
         return None
-    if chosen.bits == 0 or chosen.kept >= chosen.total:
-        chosen = Chosen(chosen.total, chosen.total, 0, ALL)
-    return Member(member.read, member.base, chosen, outliers if outliers.kept > 0 else None)
+    if outliers.kept <= 0:
+        return member if chosen.kept >= chosen.total else Member(member.read, member.base, chosen)
+    least = Chosen(chosen.kept, chosen.total, 0, ALL) if chosen.kept >= chosen.total else chosen
+    return Member(member.read, member.base, least, outliers)
 
 
 def _dropped(builder: Builder, node: Node) -> Member | None:

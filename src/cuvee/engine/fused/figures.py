@@ -28,8 +28,8 @@ _SMALLEST = 1e-7  # as in `rescaling`
 
 
 def keeps_all(node: Node) -> bool:
-    """Whether a stage is a `trim` that drops nothing; `count: strict` drops the least even at density 1."""
-    return isinstance(node, Apply) and node.stage == "trim" and not wanted(node)
+    """Whether a stage thins by magnitude and drops nothing; `count: strict` drops the least even at density 1."""
+    return isinstance(node, Apply) and node.stage in ("trim", "band") and not wanted(node)
 
 
 def wanted(node: Apply) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ class Code(IntEnum):
     SCORES = 41  # those of PCB merging, into the registers that a `Voter` for each expert names
     BALANCED = 42  # what they combine
     ORDERED = 43  # magnitudes in the order of a, which lies within -1 and 1
-    MIXED = 44  # the weighted sum of inputs, or of their differences from a register (`Crowd`)
+    MIXED = 44  # the weighted sum of inputs, or of their differences from a register, thinned (`Crowd`)
     ELECTED = 45  # their differences, thinned; those that agree with the sign of the weighted sum, combined
     GATHER = 46  # what is not 0 of a, taken from input b as stored and laid together (`Gathered`)
     VOTED = 47  # as ELECTED, of entries that were gathered (`Ballot`)
@@ -270,13 +270,8 @@ class Movers(ctypes.Structure):
 
 CROWD = 64  # experts at most
 FACTORS = 4  # inputs of GRAM at most
-TRIMMED, DROPPED, MARKED, BANDED = (
-    1,
-    2,
-    4,
-    8,
-)  # how an expert is thinned: by magnitude (BANDED: from above, too),
-# at random, or as bits say
+TRIMMED, DROPPED, MARKED = 1, 2, 4  # how an expert is thinned: by magnitude, at random, or as bits say
+BANDED = 8  # by magnitude, from above as well
 MADE = {"sum": 0, "mean": 1, "max": 2}  # what ELECTED makes of those that agree
 
 
