@@ -48,7 +48,7 @@ blend = cuvee.load(sys.argv[1])
 blend.build().close()
 before = counters()
 plan = blend.build()
-lock_of(plan), lock_of(plan)  # a run samples its inputs twice, to know them again
+lock_of(plan)  # a run samples its inputs, to know them again
 aside = since(before)
 ahead = outlook(plan).prediction
 plan.close()
