@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,11 +127,13 @@ def test_a_pass_over_the_whole_model_is_stopped_too() -> None:
         reads.append(name)
         if len(reads) == 10:
             os.kill(os.getpid(), signal.SIGTERM)
+        if len(reads) >= 10:
+            time.sleep(0.005)  # a busy machine delivers a signal late
 
     expert = Hooked(model(200), interrupt)
     with pytest.raises(Interrupted):
         cuvee.merge([expert], base=model(200), method="ties").load(SLOW)
-    assert len(reads) < 300  # of 1,000; a busy machine delivers a signal late
+    assert len(reads) < 300  # of thousands
 
 
 def test_a_run_outside_the_main_thread_leaves_signals_alone() -> None:
