@@ -13,6 +13,7 @@ import functools
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from cuvee.core import linux_calls
 from cuvee.core.digests import as_bytes
 from cuvee.core.disk_errors import OUT_OF_SPACE, run_error
+from cuvee.core.write_behind import WriteBehind
 from cuvee.errors import RunError
 
 if TYPE_CHECKING:
@@ -126,6 +128,9 @@ class Disk(Protocol):
 class RealDisk:
     """The operating system's file systems."""
 
+    def __init__(self) -> None:
+        self._behind = WriteBehind()
+
     def real_path(self, path: Path) -> Path:
         return Path(os.path.realpath(path))
 
@@ -147,8 +152,6 @@ class RealDisk:
             return path.stat().st_blocks * 512
 
     def age(self, path: Path) -> float:
-        import time
-
         with _reporting(path):
             return max(0.0, time.time() - path.stat().st_mtime)
 
@@ -211,8 +214,9 @@ class RealDisk:
         view = as_bytes(data)
         with _reporting(handle.path, needed=len(view)):
             while view:
+                begun = time.thread_time()
                 done = os.pwrite(handle.number, view, offset)
-                linux_calls.flush_behind(handle.number, offset, done)
+                self._behind.written(handle.number, offset, done, time.thread_time() - begun)
                 view, offset = view[done:], offset + done
 
     def append(self, handle: Handle, data: bytes) -> None:

@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-_FLUSHED = 4 << 20  # bytes of a file after which writing them to the device begins
 NO_SUCH_CALL = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 _HERE = -100  # AT_FDCWD
 
@@ -31,14 +30,13 @@ def sync_file_range_call() -> Callable[..., int] | None:
     return found
 
 
-def flush_behind(number: int, offset: int, count: int) -> None:
-    """Have the device begin with the pieces of a file that a write has just completed, so that a later sync is short.
+def begin_writing(number: int, offset: int, count: int) -> None:
+    """Have the device begin with written bytes of a file, so that a later sync is short.
 
     This promises nothing, and failing is no failure: errors of the device are reported by the sync.
     """
-    first, past = offset // _FLUSHED, (offset + count) // _FLUSHED
-    if past > first and (call := sync_file_range_call()) is not None:
-        call(number, first * _FLUSHED, (past - first) * _FLUSHED, 2)  # SYNC_FILE_RANGE_WRITE
+    if (call := sync_file_range_call()) is not None:
+        call(number, offset, count, 2)  # SYNC_FILE_RANGE_WRITE
 
 
 @functools.cache

@@ -305,24 +305,3 @@ def test_no_other_module_changes_the_file_system() -> None:
         if "testing" not in path.parts and (found := writes(ast.parse(path.read_text())))
     }
     assert set(guilty) == {"core/disk.py"}, guilty
-
-
-def test_finished_pieces_of_a_file_are_sent_to_the_device_early(tmp_path, monkeypatch) -> None:
-    asked: list[tuple[int, ...]] = []
-    piece = linux_calls._FLUSHED
-    monkeypatch.setattr(linux_calls, "sync_file_range_call", lambda: lambda *given: asked.append(given[1:]))
-    handle = REAL.create(tmp_path / "x", 3 * piece)
-    for start in range(0, 5 * piece // 2, piece // 2):
-        REAL.pwrite(handle, b"x" * (piece // 2), start)
-    REAL.pwrite(handle, b"y" * 10, 0)
-    REAL.close(handle)
-    assert [given[:2] for given in asked] == [(0, piece), (piece, piece)]
-
-
-def test_writing_needs_no_early_start(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(linux_calls, "sync_file_range_call", lambda: None)
-    data = os.urandom(linux_calls._FLUSHED + 7)
-    handle = REAL.create(tmp_path / "x", len(data))
-    REAL.pwrite(handle, data, 0)
-    REAL.close(handle)
-    assert (tmp_path / "x").read_bytes() == data
