@@ -8,8 +8,8 @@ off; then twice the floor (plain large `preadv` into reused buffers, `pwrite` an
 machine may give free pages back to its host, and whoever needs them next waits for each, so that either may take four
 times as long. For the same reason a file of the output's size is written and removed before each measurement, the floor
 begins as long after that as a merge writes its first page, and a warm round begins once the floor is nearly as fast as
-it ever was. Reported are medians over the rounds, with a warm page cache and, where this process may drop it (root,
---cold also), with a cold one.
+it ever was. Reported are medians over the rounds, with a warm page cache (inputs are locked there: such a machine
+also takes back what nobody read for a second) and, where this process may drop it (root, --cold also), with a cold one.
 
 Checkpoints are synthetic Llamas in bfloat16, made here. With --mergekit, that `mergekit-yaml` merges the same files at
 the end of the first --rival-rounds warm rounds, and `at most`: how many times faster a program would be that starts in
@@ -35,6 +35,7 @@ from statistics import mean, median
 from typing import Any
 
 import numpy as np
+import warm
 from checkpoints import config, shapes
 
 EXPERTS = ("one", "two", "three")
@@ -216,12 +217,10 @@ def chill(files: list[Path], cold: bool) -> None:
     """Bring the page cache into the wanted state, and the machine to hold free pages for one output."""
     os.sync()
     if cold:
+        warm.release()
         DROP.write_text("3")
-    buffer = bytearray(PIECE)
-    for path in () if cold else files:
-        with path.open("rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass
+    else:
+        warm.keep(files)
     # last, as free pages go back to the host within a second
     floor([], files[0].parent / "pages.bin", files[0].stat().st_size)
 

@@ -15,7 +15,7 @@ pytest.importorskip("numpy")
 def programs(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The modules of `benchmarks`, which import each other by name."""
     monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "benchmarks"), *sys.path])
-    for name in ("engine", "figures", "checkpoints"):
+    for name in ("engine", "figures", "checkpoints", "warm"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     import engine
     import figures
@@ -67,3 +67,36 @@ def test_the_number_of_rounds_is_told_with_its_range(programs: Any) -> None:
     _, figures = programs
     assert figures.lengths([[0] * 5, [0] * 5]) == "5 rounds"
     assert figures.lengths([[0], [0] * 5, []]) == "1 to 5 rounds"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tells what is locked from /proc")
+def test_warm_files_are_locked_and_no_others(programs: Any, tmp_path: Path) -> None:
+    def locked() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("VmLck"))) << 10
+
+    warm = sys.modules["warm"]
+    files = [tmp_path / name for name in "abc"]
+    for path in files:
+        path.write_bytes(bytes(1 << 20))
+    before = locked()
+    if not warm.keep(files[:2]):
+        pytest.skip("this process may lock no memory")
+    assert locked() - before == 2 << 20
+    warm.keep(files[1:])
+    assert locked() - before == 2 << 20 and set(warm._locked) == set(files[1:])
+    warm.release()
+    assert locked() == before
+
+
+def test_files_that_cannot_be_locked_are_read(
+    programs: Any, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    warm = sys.modules["warm"]
+    path = tmp_path / "a"
+    path.write_bytes(bytes(1 << 20))
+    read: list[Path] = []
+    monkeypatch.setattr(warm, "_available", lambda: 1 << 20)
+    monkeypatch.setattr(warm, "_read", read.append)
+    assert not warm.keep([path]) and not warm.keep([path])
+    assert read == [path, path] and capsys.readouterr().err.count("not locked") == 1
