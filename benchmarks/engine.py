@@ -38,8 +38,11 @@ import numpy as np
 import warm
 from checkpoints import config, shapes
 
+from cuvee.core import linux_calls
+
 EXPERTS = ("one", "two", "three")
 PIECE = 4 << 20
+BEHIND = 8 * PIECE
 FLOORS: dict[
     tuple[int, int], float
 ] = {}  # the fastest floor of `settle`, by number of files and bytes written
@@ -178,7 +181,10 @@ def command(folder: Path, method: str, out: Path) -> Measured:
 
 
 def floor(files: list[Path], out: Path, nbytes: int, threads: int | None = None) -> Measured:
-    """Read the files and write one of `nbytes`, in pieces of 4 MiB, by `threads` (one for each core), then fsync."""
+    """Read the files and write one of `nbytes`, in pieces of 4 MiB, by `threads` (one for each core), then fsync.
+
+    The device begins with each piece early, and what it is done with is given back.
+    """
     out.unlink(missing_ok=True)
     before = os.times()
     began = time.perf_counter()
@@ -198,6 +204,10 @@ def floor(files: list[Path], out: Path, nbytes: int, threads: int | None = None)
             for source in sources:
                 os.preadv(source, [buffer[:count]], at)
             os.pwrite(target, buffer[:count], at)
+            # As a merge does: begun early, and pages used again, since fresh ones may be dear.
+            linux_calls.begin_writing(target, at, count)
+            if at >= BEHIND and hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(target, at - BEHIND, count, os.POSIX_FADV_DONTNEED)
 
     workers = [threading.Thread(target=worker) for _ in range(threads or os.cpu_count() or 1)]
     for thread in workers:
@@ -213,16 +223,19 @@ def floor(files: list[Path], out: Path, nbytes: int, threads: int | None = None)
     return Measured(wall, after.user + after.system - before.user - before.system, 0.0)
 
 
-def chill(files: list[Path], cold: bool) -> None:
-    """Bring the page cache into the wanted state, and the machine to hold free pages for one output."""
+def chill(files: list[Path], cold: bool) -> bool:
+    """Bring the page cache into the wanted state, and the machine to hold free pages for one output.
+
+    Whether the files are locked in the cache.
+    """
     os.sync()
+    locked = not cold and warm.keep(files)
     if cold:
         warm.release()
         DROP.write_text("3")
-    else:
-        warm.keep(files)
     # last, as free pages go back to the host within a second
     floor([], files[0].parent / "pages.bin", files[0].stat().st_size)
+    return locked
 
 
 def waited(files: list[Path], folder: Path, cold: bool = False, threads: int | None = None) -> Measured:
@@ -292,7 +305,7 @@ def one_round(method: str, folder: Path, tiny: Path, cold: bool, program: Path |
     found["start"] = asdict(command(tiny, method, out))
     for _ in range(2):
         found["floors"].append(asdict(waited(files, folder, cold)))
-        chill(files, cold)
+        found["locked"] = chill(files, cold)
         if cold:  # the program itself is brought back, and what that freed made good
             command(tiny, method, out)
             floor([], folder / "pages.bin", nbytes)
@@ -403,6 +416,7 @@ def main() -> None:
             print(shown(method, cold, found), flush=True)
             if given.out:
                 save(given.out, given.size, results)
+    warm.release()
     if given.work is None:
         shutil.rmtree(work)
 

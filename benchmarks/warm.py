@@ -2,13 +2,14 @@
 
 The kernel of a virtual machine may hand pages back to its host although memory is free: of files just read, a tenth was
 gone after three seconds here, four tenths after thirty, so that a merge with warm caches waited for the disk. A
-locked mapping keeps them, for every program alike.
+locked mapping keeps them, for every program alike, where there is memory for that and the system allows it.
 """
 
 from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,23 +18,30 @@ import numpy as np
 
 _SHARE = 2  # at most one part of so many of what is available
 _PIECE = 4 << 20
-_locked: dict[Path, mmap.mmap] = {}
-_said: list[str] = []
+Identity = tuple[int, int, int, int]  # device, file, bytes, time of the last change
+_locked: dict[Identity, mmap.mmap] = {}
+_refused: list[str] = []  # why nothing is locked; asked once, so that no series has both kinds
 
 
 def keep(files: Sequence[Path]) -> bool:
-    """Bring these files into the page cache, and lock them there, no others, where there is room and it is allowed."""
-    for path in _locked.keys() - set(files):
-        _locked.pop(path).close()
-    nbytes = sum(path.stat().st_size for path in files if path not in _locked)
-    if nbytes * _SHARE <= _available() and all(_lock(path) for path in files):
+    """Bring these files into the page cache, and lock them there, no others; False where they are only read."""
+    wanted = {_identity(path): path for path in files if path.stat().st_size}
+    for old in _locked.keys() - wanted.keys():
+        _locked.pop(old).close()
+    new = {key: path for key, path in wanted.items() if key not in _locked}
+    if not _refused and sum(key[2] for key in new) * _SHARE > _available():
+        _refused.append("there is too little memory")
+    for key, path in new.items():
+        if not _refused:
+            _lock(key, path)
+    if not _refused:
         return True
-    release()
-    for path in files:
+    if _locked or len(_refused) == 1:
+        release()
+        _refused.append(f"note: warm files are read before each run, not locked in memory: {_refused[0]}")
+        print(_refused[-1], file=sys.stderr)
+    for path in wanted.values():
         _read(path)
-    if not _said:
-        _said.append(f"note: {len(files)} files are read before each run, not locked in memory")
-        print(_said[0], file=sys.stderr)
     return False
 
 
@@ -44,18 +52,18 @@ def release() -> None:
     _locked.clear()
 
 
-def _lock(path: Path) -> bool:
-    if path in _locked:
-        return True
-    with path.open("rb") as file:
-        mapped = mmap.mmap(
-            file.fileno(), 0, access=mmap.ACCESS_READ
-        )  # shared: the pages of the cache themselves
-    address = np.frombuffer(mapped, np.uint8).ctypes.data
-    if ctypes.CDLL(None).mlock(ctypes.c_void_p(address), ctypes.c_size_t(len(mapped))):
-        return False
-    _locked[path] = mapped
-    return True
+def _identity(path: Path) -> Identity:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _lock(key: Identity, path: Path) -> None:
+    with path.open("rb") as file:  # shared: the pages of the cache themselves
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    _locked[key] = mapped
+    address = ctypes.c_void_p(np.frombuffer(mapped, np.uint8).ctypes.data)
+    if ctypes.CDLL(None, use_errno=True).mlock(address, ctypes.c_size_t(len(mapped))):
+        _refused.append(os.strerror(ctypes.get_errno()))
 
 
 def _available() -> int:

@@ -13,7 +13,6 @@ import functools
 import os
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +128,7 @@ class RealDisk:
     """The operating system's file systems."""
 
     def __init__(self) -> None:
-        self._behind = WriteBehind()
+        self._behind = WriteBehind()  # of the files opened last
 
     def real_path(self, path: Path) -> Path:
         return Path(os.path.realpath(path))
@@ -152,6 +151,8 @@ class RealDisk:
             return path.stat().st_blocks * 512
 
     def age(self, path: Path) -> float:
+        import time
+
         with _reporting(path):
             return max(0.0, time.time() - path.stat().st_mtime)
 
@@ -184,6 +185,7 @@ class RealDisk:
             folder.mkdir(exist_ok=True)
 
     def create(self, path: Path, size: int) -> Handle:
+        self._behind = WriteBehind()
         with _reporting(path, needed=size):
             number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
             try:
@@ -194,6 +196,8 @@ class RealDisk:
         return Handle(number, path)
 
     def open_file(self, path: Path, mode: Mode = "read") -> Handle:
+        if mode == "write":
+            self._behind = WriteBehind()
         flags = {"read": os.O_RDONLY, "write": os.O_RDWR, "append": os.O_WRONLY | os.O_APPEND | os.O_CREAT}
         with _reporting(path):
             return Handle(os.open(path, flags[mode] | os.O_CLOEXEC, 0o666), path)
@@ -214,9 +218,9 @@ class RealDisk:
         view = as_bytes(data)
         with _reporting(handle.path, needed=len(view)):
             while view:
-                begun = time.thread_time()
+                begun = self._behind.begin(len(view))
                 done = os.pwrite(handle.number, view, offset)
-                self._behind.written(handle.number, offset, done, time.thread_time() - begun)
+                self._behind.written(handle.number, offset, done, begun)
                 view, offset = view[done:], offset + done
 
     def append(self, handle: Handle, data: bytes) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-_KEPT_OPEN = 256  # weight files; beyond that, each write opens its own
+_KEPT_OPEN = 256  # weight files; beyond that, each write opens and syncs its own
 _SYNCED = 64  # files made durable together
 
 
@@ -222,6 +222,7 @@ class StagedSession:
         handle = self._disk.open_file(path, "write")
         try:
             yield handle
+            self._disk.sync(handle)  # a file opened later may not be told of an error of the device before
         finally:
             self._disk.close(handle)
 
