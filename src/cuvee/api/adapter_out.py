@@ -129,7 +129,9 @@ def save_adapter(
         layout = plan_layout(metas, max_shard_bytes=None, stem=STEM)
         arithmetic = {"cuvee": cuvee.__version__, "device": chosen.device, **asdict(form), **libraries()}
         key = resume_key(plan, before, arithmetic)
-        with FolderSink(out).begin(layout, key, resume=resume, overwrite=overwrite) as session:
+        with FolderSink(out, paranoid=chosen.paranoid).begin(
+            layout, key, resume=resume, overwrite=overwrite
+        ) as session:
             left = _write(entries, session, layout, tell, mapped)
             refuse_changed(plan, before)
             files = _files(plan, report)

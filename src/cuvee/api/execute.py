@@ -101,7 +101,8 @@ def _written(
 ) -> Saved:
     """The run into a model's own output."""
     single = is_single(out)
-    sink = SingleFileSink(out) if single else FolderSink(out)
+    kind = SingleFileSink if single else FolderSink
+    sink = kind(out, paranoid=chosen.paranoid)
     plan = laid_out(plan, out)
     if runner is run:
         plan, runner, _ = lightened(plan, chosen)

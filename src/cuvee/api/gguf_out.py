@@ -75,12 +75,14 @@ def convert_to_gguf(
     overwrite: bool,
     offline: bool,
     resume: bool = True,
+    paranoid: bool = False,
     disk: Disk = REAL,
 ) -> GgufSaved:
     """Write a checkpoint (adapters applied) as the GGUF file `out`, all or nothing; a manifest lies beside it.
 
     `dtype` is f32, f16, bf16 or q8_0. Vectors, norms and routers are float32 whatever it says; with q8_0, rows
-    that are not whole blocks of 32 are float16. An interrupted run is resumed by the same call.
+    that are not whole blocks of 32 are float16. An interrupted run is resumed by the same call. `paranoid`: the file is
+    read back from the device before it appears.
 
     Raises:
         UsageError: CV-E040 an unknown dtype.
@@ -101,7 +103,8 @@ def convert_to_gguf(
             file.fetch()
         before = stamps_of(weight_files(opened))  # headers say nothing of values, which must not be mixed
         key = bytes_digest(canonical_json([digest, dict(before)]))
-        with SingleFileSink(out, disk).begin(layout, key, resume=resume, overwrite=overwrite) as session:
+        sink = SingleFileSink(out, disk, paranoid=paranoid)
+        with sink.begin(layout, key, resume=resume, overwrite=overwrite) as session:
             _write(opened, plan, session)
             refuse_other(before)
             origin = _origin(opened, digest)

@@ -91,7 +91,9 @@ def save_package(
         stored = packing.stored()
         layout = _layout(stored, plan, packing)
         key = resume_key(plan, before, {"cuvee": cuvee.__version__, "device": chosen.device, **libraries()})
-        with FolderSink(out).begin(layout, key, resume=resume, overwrite=overwrite) as session:
+        with FolderSink(out, paranoid=chosen.paranoid).begin(
+            layout, key, resume=resume, overwrite=overwrite
+        ) as session:
             left = _write(packing, stored, session, layout, tell, mapped)
             refuse_changed(plan, before)
             content = to_json(_package(plan, packing, base, layout))

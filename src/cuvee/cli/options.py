@@ -80,6 +80,11 @@ def run_options(function: F) -> F:
         click.option(
             "--device", default="cpu", metavar="DEVICE", help="Device of the arithmetic: cpu, cuda, auto."
         ),
+        click.option(
+            "--paranoid",
+            is_flag=True,
+            help="Read the output back from the device, and compare, before it appears.",
+        ),
         click.option("-j", "--threads", type=click.IntRange(1), default=None, help="Worker threads."),
         click.option(
             "--memory", metavar="SIZE", default=None, help="Budget of block buffers (default 128MiB)."
@@ -189,6 +194,7 @@ def run_choices(given: Mapping[str, Any]) -> RunOptions:
         device=device_of(given["device"]),
         non_finite=given["non_finite"],
         profile=given.get("profile"),
+        paranoid=given.get("paranoid"),
     )
 
 

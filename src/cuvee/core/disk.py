@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from cuvee.core import linux_calls
+from cuvee.core import linux_calls, write_behind
 from cuvee.core.digests import as_bytes
 from cuvee.core.disk_errors import OUT_OF_SPACE, run_error
 from cuvee.core.write_behind import WriteBehind
@@ -92,6 +92,9 @@ class Disk(Protocol):
 
     def pread(self, handle: Handle, count: int, offset: int) -> bytes:
         """Up to `count` bytes from `offset`; fewer only at the end of the file."""
+
+    def forget(self, handle: Handle) -> None:
+        """Have synced bytes that are read from now on come from the device, where the system can do that."""
 
     def pwrite(self, handle: Handle, data: Buffer, offset: int) -> None:
         """Write all bytes at `offset`."""
@@ -213,6 +216,9 @@ class RealDisk:
                 pieces.append(piece)
                 offset, count = offset + len(piece), count - len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def forget(self, handle: Handle) -> None:
+        write_behind.give_back(handle.number, 0, 0)
 
     def pwrite(self, handle: Handle, data: Buffer, offset: int) -> None:
         view = as_bytes(data)

@@ -46,7 +46,7 @@ class WriteBehind:
             linux_calls.begin_writing(number, first * PIECE, (past - first) * PIECE)
             if self.dear and past > KEPT:  # pieces that were late are tried again
                 start = max(0, first - 2 * KEPT) * PIECE
-                _give_back(number, start, (past - KEPT) * PIECE - start)
+                give_back(number, start, (past - KEPT) * PIECE - start)
 
     def _time(self, count: int, seconds: float) -> None:
         with self._guard:
@@ -58,6 +58,9 @@ class WriteBehind:
                 self.dear = True
 
 
-def _give_back(number: int, start: int, count: int) -> None:
+def give_back(number: int, start: int, count: int) -> None:
+    """Drop what the cache holds of a file's bytes and the device has too; a count of 0 means all of the file."""
+    if not _POSSIBLE:
+        return
     with contextlib.suppress(OSError):
         os.posix_fadvise(number, start, count, os.POSIX_FADV_DONTNEED)

@@ -23,6 +23,7 @@ class RunOptions:
     device: str = "cpu"
     non_finite: Literal["stop", "warn", "allow"] = "stop"
     block: int | None = None  # elements; tests and tuning only
+    paranoid: bool = False  # read the output back from the device before it appears
     profile: bool = False  # end with an account of where the time went
     decompositions: int = 0  # bytes of disk for decompositions that are kept from run to run; 0 keeps none
     catalogue: bool = True  # leave out what a catalogue proves needless to read

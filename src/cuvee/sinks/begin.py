@@ -120,7 +120,7 @@ def _prepare(disk: Disk, request: Request, lock: locks.Lock, journal: Journal) -
             disk.close(handle)
     kept = journals.still_true(disk, target.model, layout, journal.claims)
     if journal.syncing:
-        journals.write_again(disk, target.model, layout, kept)
+        kept = journals.write_again(disk, target.model, layout, kept)
     journals.write_journal(disk, target.journal, replace(journal, claims=kept, syncing=False))
     return StagedSession(_claim(disk, request, lock, kept))
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cuvee.core.digests import REGION, canonical_json, extent_digest
+from cuvee.core.digests import REGION, TensorHasher, canonical_json, extent_digest
 from cuvee.core.disk import Disk, read_bytes, write_file
 from cuvee.errors import RunError
 from cuvee.sinks.layout import Layout
@@ -76,8 +76,13 @@ def entry(name: str, digest: str) -> bytes:
 SYNCING = b"\n" + canonical_json({"syncing": True})
 
 
-def still_true(disk: Disk, folder: Path, layout: Layout, claims: Mapping[str, str]) -> dict[str, str]:
-    """The claims whose tensors, read back from the files in `folder`, have the digest that is claimed."""
+def still_true(
+    disk: Disk, folder: Path, layout: Layout, claims: Mapping[str, str], *, device: bool = False
+) -> dict[str, str]:
+    """The claims whose tensors, read back from the files in `folder`, have the digest that is claimed.
+
+    `device`: read from there, not from the cache, as far as the system can.
+    """
     kept = {}
     for file in layout.files:
         claimed = [name for name in file.tensors if name in claims]
@@ -85,6 +90,8 @@ def still_true(disk: Disk, folder: Path, layout: Layout, claims: Mapping[str, st
             continue
         handle = disk.open_file(folder / file.name)
         try:
+            if device:
+                disk.forget(handle)
             for name in claimed:
                 place = layout.place(name)
                 found = extent_digest(functools.partial(disk.pread, handle), place.offset, place.nbytes)
@@ -96,22 +103,28 @@ def still_true(disk: Disk, folder: Path, layout: Layout, claims: Mapping[str, st
     return kept
 
 
-def write_again(disk: Disk, folder: Path, layout: Layout, names: Iterable[str]) -> None:
+def write_again(disk: Disk, folder: Path, layout: Layout, claims: Mapping[str, str]) -> dict[str, str]:
     """Write the tensors' own bytes over them, so that the next sync has to bring them to the device.
 
-    After a sync that failed, a system may call the pages it lost clean: they read back as they should, and
-    no later sync writes or reports them.
+    After a sync that failed, a system may call the pages it lost clean: they read back as they should, and no later
+    sync writes or reports them. Between two looks it may drop them, too: the claims that are true of what was
+    written are given back.
     """
-    for name in names:
-        place = layout.place(name)
+    kept = {}
+    for name, claim in claims.items():
+        place, hasher = layout.place(name), TensorHasher()
         handle = disk.open_file(folder / place.file, "write")
         try:
             for at in range(place.offset, place.offset + place.nbytes, REGION):
                 piece = disk.pread(handle, min(REGION, place.offset + place.nbytes - at), at)
+                hasher.update(piece)
                 disk.pwrite(handle, piece, at)
         finally:
             with contextlib.suppress(RunError):
                 disk.close(handle)
+        if hasher.hexdigest() == claim:
+            kept[name] = claim
+    return kept
 
 
 def _line(raw: bytes) -> dict[str, object]:

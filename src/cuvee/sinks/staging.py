@@ -188,7 +188,9 @@ class StagedSession:
     def _read_back(self) -> None:
         """RunError when a tensor on disk is not what was written."""
         digests = self._progress.digests
-        found = journals.still_true(self._disk, self._claim.target.model, self._claim.layout, digests)
+        found = journals.still_true(
+            self._disk, self._claim.target.model, self._claim.layout, digests, device=True
+        )
         for name in digests:
             if name not in found:
                 place = self._claim.layout.place(name)

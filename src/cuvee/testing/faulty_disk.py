@@ -176,6 +176,12 @@ class FaultyDisk:
         with self._alive():
             return bytes(self._opened(handle).current[offset : offset + count])
 
+    def forget(self, handle: Handle) -> None:
+        with self._alive():
+            file = self._opened(handle)
+            if not file.pending:
+                file.current[:] = file.durable
+
     # Opening: not counted, unless a file is made.
 
     def open_file(self, path: Path, mode: Mode = "read") -> Handle:

@@ -16,6 +16,7 @@ from cuvee.core.disk import REAL, remove_tree
 from cuvee.core.dtypes import BY_NAME
 from cuvee.core.tensors import TensorMeta
 from cuvee.errors import CuveeError, OutOfSpace, OutputBusy, RunError, UnsafeFile
+from cuvee.sinks import journal as journals
 from cuvee.sinks import lock as locks
 from cuvee.sinks.folder import FolderSink
 from cuvee.sinks.layout import Layout, plan_layout
@@ -307,6 +308,44 @@ def test_paranoid_reads_back(tmp_path: Path) -> None:
             session.commit({}, manifest)
     assert (code(caught.value), caught.value.diagnostics[0].where.tensor) == ("CV-E011", "layer.3")
     assert not out.exists()
+
+
+class Flipping(FaultyDisk):
+    """A disk that loses a bit on its way to the device, which its cache does not know."""
+
+    def sync_all(self, handles, folders=()) -> None:
+        super().sync_all(handles, folders)
+        place = LAYOUT.place("layer.3")
+        for handle in handles:
+            if handle.path.name == place.file:
+                self._opened(handle).durable[place.offset] ^= 1
+
+
+@pytest.mark.parametrize("paranoid", [True, False])
+def test_paranoid_reads_from_the_device_not_from_the_cache(paranoid: bool) -> None:
+    disk, out = Flipping(), Path("/disk/model")
+    sink = FolderSink(out, disk, paranoid=paranoid)
+    with sink.begin(LAYOUT, "p", resume=True, overwrite=False) as session:
+        write(session)
+        if not paranoid:
+            session.commit({}, manifest)
+            return
+        with pytest.raises(RunError) as caught:
+            session.commit({}, manifest)
+    assert caught.value.diagnostics[0].where.tensor == "layer.3"
+    assert disk.kind(out) is None
+
+
+def test_a_claim_is_dropped_that_is_not_true_of_what_is_written_again() -> None:
+    disk, place = FaultyDisk(), LAYOUT.place("layer.3")
+    with FolderSink(Path("/disk/model"), disk).begin(LAYOUT, "p", resume=True, overwrite=False) as session:
+        write(session)
+        claims, folder = session.digests, session.folder
+        assert journals.write_again(disk, folder, LAYOUT, claims) == claims
+        disk._file(folder / place.file).current[place.offset] ^= (
+            1  # as when the cache drops a page that it lost
+        )
+        assert journals.write_again(disk, folder, LAYOUT, claims).keys() == claims.keys() - {"layer.3"}
 
 
 def test_blocks_must_come_in_order_and_completely(tmp_path: Path) -> None:

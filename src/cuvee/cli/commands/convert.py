@@ -98,6 +98,7 @@ def _to_gguf(source: str, out: Path, dtype: str, given: dict[str, Any]) -> int:
         overwrite=given["overwrite"],
         offline=is_offline(given["offline"]),
         resume=not given["no_resume"],
+        paranoid=given["paranoid"],
     )
     if given["as_json"]:
         told = [note.as_dict() for note in saved.notes]
