@@ -80,11 +80,6 @@ def run_options(function: F) -> F:
         click.option(
             "--device", default="cpu", metavar="DEVICE", help="Device of the arithmetic: cpu, cuda, auto."
         ),
-        click.option(
-            "--paranoid",
-            is_flag=True,
-            help="Read the output back from the device, and compare, before it appears.",
-        ),
         click.option("-j", "--threads", type=click.IntRange(1), default=None, help="Worker threads."),
         click.option(
             "--memory", metavar="SIZE", default=None, help="Budget of block buffers (default 128MiB)."
@@ -92,6 +87,12 @@ def run_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def paranoid_option(function: F) -> F:
+    """The option of commands that write a model: look at it once more before it appears."""
+    text = "Read what was written back from the device, and compare, before it appears."
+    return click.option("--paranoid", is_flag=True, help=text)(function)
 
 
 def reading_options(function: F) -> F:

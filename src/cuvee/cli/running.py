@@ -56,7 +56,8 @@ def merge_into(
         began = time.monotonic()
         saved = _saved(found, out, manner)
         # With what is synced in the end.
-        if ahead is not None and found.is_plain and not saved.finished.resumed_bytes:
+        told = not (saved.finished.resumed_bytes or options.paranoid)  # of the same work as is foretold
+        if ahead is not None and found.is_plain and told:
             remember(ahead.prediction, time.monotonic() - began)
         _report(found.plan, saved, manner)
         warned = any(note.severity == "warning" for note in found.plan.notes)

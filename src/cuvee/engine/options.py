@@ -23,13 +23,13 @@ class RunOptions:
     device: str = "cpu"
     non_finite: Literal["stop", "warn", "allow"] = "stop"
     block: int | None = None  # elements; tests and tuning only
-    paranoid: bool = False  # read the output back from the device before it appears
     profile: bool = False  # end with an account of where the time went
     decompositions: int = 0  # bytes of disk for decompositions that are kept from run to run; 0 keeps none
     catalogue: bool = True  # leave out what a catalogue proves needless to read
     # make a catalogue on the way; `cold`: where reading is slow; `missing`: of what none has yet
     recording: Literal["off", "cold", "on", "missing"] = "off"
     kernels: bool = True  # compiled kernels where they can be had; CUVEE_KERNELS=off has the last word
+    paranoid: bool = False  # read an output back from the device before it appears; nothing in memory
 
     @classmethod
     def from_settings(cls, **given: object) -> RunOptions:

@@ -90,7 +90,7 @@ def _already_visible(disk: Disk, request: Request, journal: Journal | None) -> M
     target, layout = request.target, request.layout
     if journal is None or disk.kind(target.product) is not None or disk.kind(target.manifest) != "file":
         return None
-    found = journals.still_true(disk, target.home, layout, journal.claims)
+    found = journals.still_true(disk, target.home, layout, journal.claims, device=request.paranoid)
     return found if len(found) == len(layout.tensors) else None
 
 

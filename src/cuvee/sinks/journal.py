@@ -94,7 +94,9 @@ def still_true(
                 disk.forget(handle)
             for name in claimed:
                 place = layout.place(name)
-                found = extent_digest(functools.partial(disk.pread, handle), place.offset, place.nbytes)
+                found = None
+                with contextlib.suppress(RunError):  # what cannot be read is not there
+                    found = extent_digest(functools.partial(disk.pread, handle), place.offset, place.nbytes)
                 if found == claims[name]:
                     kept[name] = found
         finally:
@@ -119,6 +121,7 @@ def write_again(disk: Disk, folder: Path, layout: Layout, claims: Mapping[str, s
                 piece = disk.pread(handle, min(REGION, place.offset + place.nbytes - at), at)
                 hasher.update(piece)
                 disk.pwrite(handle, piece, at)
+            disk.sync(handle)
         finally:
             with contextlib.suppress(RunError):
                 disk.close(handle)

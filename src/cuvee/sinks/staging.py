@@ -166,9 +166,10 @@ class StagedSession:
             for folder in reversed(missing):
                 self._disk.make_folder(folder)
             folders.update(missing)
-        self._sync({**others, MANIFEST: manifest(self._progress.records(others))}, folders)
+        contents = {**others, MANIFEST: manifest(self._progress.records(others))}
+        self._sync(contents, folders)
         if self._claim.paranoid:
-            self._read_back()
+            self._read_back(contents)
 
     def _sync(self, others: Mapping[str, bytes], folders: Iterable[Path]) -> None:
         """Write what stands beside the weights, the last of it last, and make every file and folder durable."""
@@ -185,21 +186,25 @@ class StagedSession:
                 # Their order matters to nothing; a fixed one lets tests name each step.
                 self._disk.sync_all(handles, sorted(folders, reverse=True) if is_last else ())
 
-    def _read_back(self) -> None:
-        """RunError when a tensor on disk is not what was written."""
+    def _read_back(self, others: Mapping[str, bytes]) -> None:
+        """RunError when a tensor, a header or another file on the device is not what was written."""
         digests = self._progress.digests
-        found = journals.still_true(
-            self._disk, self._claim.target.model, self._claim.layout, digests, device=True
-        )
+        model, layout = self._claim.target.model, self._claim.layout
+        found = journals.still_true(self._disk, model, layout, digests, device=True)
         for name in digests:
             if name not in found:
-                place = self._claim.layout.place(name)
-                raise RunError(
-                    "CV-E011",
-                    f"tensor `{printable(name)}` reads back from `{place.file}` other than it was written",
-                    where=Where(file=place.file, tensor=printable(name)),
-                    hint="check the disk and its memory; run the same command again to rewrite the tensor",
+                file = layout.place(name).file
+                raise _read_other(
+                    file, f"tensor `{printable(name)}` reads back from `{file}`", printable(name)
                 )
+        for name, content in {**{file.name: file.header for file in layout.files}, **others}.items():
+            handle = self._disk.open_file(model.joinpath(*name.split("/")))
+            try:
+                self._disk.forget(handle)
+                if self._disk.pread(handle, len(content), 0) != content:
+                    raise _read_other(name, f"`{printable(name)}` reads back")
+            finally:
+                self._disk.close(handle)
 
     @contextlib.contextmanager
     def _whole(self, name: str, content: bytes) -> Iterator[Handle]:
@@ -237,6 +242,15 @@ class StagedSession:
         for handle in handles:
             with contextlib.suppress(RunError):
                 self._disk.close(handle)
+
+
+def _read_other(file: str, what: str, tensor: str | None = None) -> RunError:
+    return RunError(
+        "CV-E011",
+        f"{what} other than it was written",
+        where=Where(file=printable(file), tensor=tensor),
+        hint="check the disk and its memory; run the same command again to write it anew",
+    )
 
 
 def clear(disk: Disk, target: Target) -> None:

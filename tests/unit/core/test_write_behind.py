@@ -112,6 +112,14 @@ def test_pieces_that_were_late_are_tried_once_more(begun, given_back) -> None:
 
 
 @needs_advice
+def test_a_file_is_forgotten_as_a_whole(tmp_path, given_back) -> None:
+    handle = REAL.create(tmp_path / "x", 10)
+    REAL.forget(handle)
+    REAL.close(handle)
+    assert given_back == [(handle.number, 0, 0, os.POSIX_FADV_DONTNEED)]
+
+
+@needs_advice
 def test_refused_advice_is_no_error(begun, monkeypatch) -> None:
     def refused(*given: int) -> None:
         raise OSError(29, "Illegal seek")

@@ -329,11 +329,74 @@ def test_paranoid_reads_from_the_device_not_from_the_cache(paranoid: bool) -> No
         write(session)
         if not paranoid:
             session.commit({}, manifest)
+            assert disk.kind(out) == "folder"
             return
         with pytest.raises(RunError) as caught:
             session.commit({}, manifest)
     assert caught.value.diagnostics[0].where.tensor == "layer.3"
     assert disk.kind(out) is None
+
+
+@pytest.mark.parametrize("file", ["notes.txt", "cuvee-manifest.json", LAYOUT.files[0].name])
+def test_paranoid_reads_headers_and_other_files_too(file: str) -> None:
+    class Lossy(FaultyDisk):
+        def forget(self, handle) -> None:
+            if handle.path.name == file:
+                self._opened(handle).current[3] = 255
+
+    with FolderSink(Path("/disk/model"), Lossy(), paranoid=True).begin(
+        LAYOUT, "p", resume=True, overwrite=False
+    ) as session:
+        write(session)
+        with pytest.raises(RunError) as caught:
+            session.commit({"notes.txt": b"some text"}, manifest)
+    where = caught.value.diagnostics[0].where
+    assert (code(caught.value), where.file, where.tensor) == ("CV-E011", file, None)
+
+
+def test_a_tensor_that_cannot_be_read_is_written_anew() -> None:
+    class Unreadable(FaultyDisk):
+        def pread(self, handle, count: int, offset: int) -> bytes:
+            if handle.path.name == LAYOUT.place("layer.3").file and count > 1 and self.is_broken:
+                raise RunError("CV-E003", "an error of the device")
+            return super().pread(handle, count, offset)
+
+    disk = Unreadable()
+    disk.is_broken = False
+    sink = FolderSink(Path("/disk/model"), disk)
+    with sink.begin(LAYOUT, "p", resume=True, overwrite=False) as session:
+        write(session)
+    disk.is_broken = True
+    with sink.begin(LAYOUT, "p", resume=True, overwrite=False) as session:
+        lost = {meta.name for meta in METAS} - session.done
+    assert "layer.3" in lost and len(lost) < len(METAS)
+
+
+def test_a_resumed_run_trusts_only_what_it_wrote_again() -> None:
+    class Forgetful(FaultyDisk):
+        """A disk whose cache drops a page that it lost, after it was looked at."""
+
+        looks = 0
+
+        def open_file(self, path, mode="read"):
+            if mode == "write" and path.name == LAYOUT.place("layer.3").file:
+                self.looks += 1
+                if self.looks == 2:  # the first is for the header, the next to write again
+                    self._file(path).current[LAYOUT.place("layer.3").offset] ^= 1
+            return super().open_file(path, mode)
+
+        def sync_all(self, handles, folders=()) -> None:
+            raise RunError("CV-E003", "the device failed")
+
+    disk = Forgetful()
+    sink = FolderSink(Path("/disk/model"), disk)
+    with sink.begin(LAYOUT, "p", resume=True, overwrite=False) as session:
+        write(session)
+        with pytest.raises(RunError):
+            session.commit({}, manifest)
+    disk.looks = 0
+    with sink.begin(LAYOUT, "p", resume=True, overwrite=False) as session:
+        assert session.done == {meta.name for meta in METAS} - {"layer.3"}
 
 
 def test_a_claim_is_dropped_that_is_not_true_of_what_is_written_again() -> None:

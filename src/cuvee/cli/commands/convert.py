@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from cuvee.cli.options import is_offline, output_options, run_choices, run_options, shard_bytes
+from cuvee.cli.options import (
+    is_offline,
+    output_options,
+    paranoid_option,
+    run_choices,
+    run_options,
+    shard_bytes,
+)
 
 # What is said of a run and means nothing where one worker writes one file and stops at what is not finite.
 _NOT_FOR_GGUF = ("shard_size", "non_finite", "device", "threads", "memory")
@@ -39,6 +46,7 @@ _NOT_FOR_GGUF = ("shard_size", "non_finite", "device", "threads", "memory")
 @click.option("--no-resume", is_flag=True, help="Discard what an interrupted run left.")
 @click.option("--offline", is_flag=True, help="Never touch the network.")
 @run_options
+@paranoid_option
 @output_options
 def command(
     source: str, out: Path, dtype: str | None, like: str | None, shard_size: str, **given: Any

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cuvee.cli.options import is_offline, output_options, run_choices, run_options
+from cuvee.cli.options import is_offline, output_options, paranoid_option, run_choices, run_options
 
 if TYPE_CHECKING:
     from cuvee.api.adapter_out import AdapterSaved
@@ -50,6 +50,7 @@ def command() -> None:
 @click.option("--overwrite", is_flag=True, help="Replace an existing output, atomically.")
 @click.option("--offline", is_flag=True, help="Never touch the network.")
 @run_options
+@paranoid_option
 @output_options
 def lora(base: str, tuned: tuple[str, ...], out: Path, **given: Any) -> int:
     """Write what each TUNED model adds to BASE as a LoRA adapter that PEFT loads.

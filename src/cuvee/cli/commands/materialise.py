@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from cuvee.cli.options import is_offline, output_options, run_choices, run_options, shard_bytes
+from cuvee.cli.options import (
+    is_offline,
+    output_options,
+    paranoid_option,
+    run_choices,
+    run_options,
+    shard_bytes,
+)
 
 
 @click.command("materialise")
@@ -30,6 +37,7 @@ from cuvee.cli.options import is_offline, output_options, run_choices, run_optio
 @click.option("--no-resume", is_flag=True, help="Discard what an interrupted run left.")
 @click.option("--offline", is_flag=True, help="Never touch the network.")
 @run_options
+@paranoid_option
 @output_options
 def command(package: str, tasks: tuple[str, ...], base: str | None, out: Path, **given: Any) -> int:
     """Write a task of a package as an ordinary model.

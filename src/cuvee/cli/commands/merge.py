@@ -15,6 +15,7 @@ from cuvee.cli.options import (
     cluster_options,
     is_offline,
     output_options,
+    paranoid_option,
     plan_choices,
     plan_options,
     reading_of,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 @reading_options
 @plan_options
 @run_options
+@paranoid_option
 @cluster_options
 @output_options
 def command(recipe: Path, out: Path, **given: Any) -> int:

@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from cuvee.cli.options import is_offline, output_options, run_choices, run_options, shard_bytes
+from cuvee.cli.options import (
+    is_offline,
+    output_options,
+    paranoid_option,
+    run_choices,
+    run_options,
+    shard_bytes,
+)
 
 
 @click.command("package")
@@ -31,6 +38,7 @@ from cuvee.cli.options import is_offline, output_options, run_choices, run_optio
 @click.option("--dry-run", is_flag=True, help="Show recipe and plan, and stop.")
 @click.option("--offline", is_flag=True, help="Never touch the network.")
 @run_options
+@paranoid_option
 @output_options
 def command(method: str, models: tuple[str, ...], base: str, out: Path, **given: Any) -> int:
     """Write several models as one package, from which each comes back as `PACKAGE#TASK`.

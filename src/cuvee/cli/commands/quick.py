@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from cuvee.cli.options import is_offline, output_options, plan_choices, plan_options, run_choices, run_options
+from cuvee.cli.options import (
+    is_offline,
+    output_options,
+    paranoid_option,
+    plan_choices,
+    plan_options,
+    run_choices,
+    run_options,
+)
 
 
 @click.command("quick")
@@ -31,6 +39,7 @@ from cuvee.cli.options import is_offline, output_options, plan_choices, plan_opt
 @click.option("--strict", is_flag=True, help="Exit with 4 when there were warnings.")
 @plan_options
 @run_options
+@paranoid_option
 @output_options
 def command(
     method: str,
