@@ -17,7 +17,7 @@ from cuvee.sinks.target import Target
 class FolderSink:
     """The folder `out`: absent (or the previous model) until a commit, complete ever after.
 
-    With `paranoid`, every tensor is read back from the device and hashed before the output appears.
+    With `paranoid`, every file is read back, from the device as far as the system can, before the output appears.
     """
 
     def __init__(self, out: Path, disk: Disk = REAL, *, paranoid: bool = False) -> None:

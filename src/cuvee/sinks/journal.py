@@ -106,7 +106,7 @@ def still_true(
 
 
 def write_again(disk: Disk, folder: Path, layout: Layout, claims: Mapping[str, str]) -> dict[str, str]:
-    """Write the tensors' own bytes over them, so that the next sync has to bring them to the device.
+    """Write the tensors' own bytes over them, and bring these to the device.
 
     After a sync that failed, a system may call the pages it lost clean: they read back as they should, and no later
     sync writes or reports them. Between two looks it may drop them, too: the claims that are true of what was

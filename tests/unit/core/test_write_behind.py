@@ -79,7 +79,7 @@ def test_pages_are_given_back_only_where_fresh_ones_are_dear(tmp_path, begun, gi
         assert [given[1] + given[2] for given in given_back[-1:]] == ([last] if last else [])
     assert {(given[0], given[3]) for given in given_back} == {(handle.number, os.POSIX_FADV_DONTNEED)}
     disk.close(handle)
-    disk.create(tmp_path / "y", 0)
+    disk.close(disk.create(tmp_path / "y", 0))
     assert not disk._behind.dear  # each file is asked anew
 
 
@@ -121,13 +121,17 @@ def test_a_file_is_forgotten_as_a_whole(tmp_path, given_back) -> None:
 
 @needs_advice
 def test_refused_advice_is_no_error(begun, monkeypatch) -> None:
+    asked: Asked = []
+
     def refused(*given: int) -> None:
+        asked.append(given)
         raise OSError(29, "Illegal seek")
 
     monkeypatch.setattr(write_behind.os, "posix_fadvise", refused)
     behind = WriteBehind()
     behind.dear = True
     behind.written(7, 0, 2 * KEPT * PIECE)
+    assert len(asked) == 1
 
 
 @needs_advice
