@@ -2,14 +2,15 @@
 
     python benchmarks/engine.py --size 0.1b --out benchmarks/results/engine-0.1b.json
 
-Each round measures for each method: the same command on a checkpoint of 1 MB, whose wall time is start-up and is taken
-off; then twice the floor (plain large `preadv` into reused buffers, `pwrite` begun early and pages used again, `fsync`, a
-thread for each core) and `cuvee merge` in a process of its own. Ratios are taken within a round, of the faster run to the faster floor: a virtual
-machine may give free pages back to its host, and whoever needs them next waits for each, so that either may take four
-times as long. For the same reason a file of the output's size is written and removed before each measurement, the floor
-begins as long after that as a merge writes its first page, and a warm round begins once the floor is nearly as fast as
-it ever was. Reported are medians over the rounds, with a warm page cache (`warm`: inputs are locked there where
-that is allowed, and each round says whether) and, where this process may drop it (root, --cold also), with a cold one.
+Each round measures for each method: the same command on a checkpoint of 1 MB, whose wall time is start-up and is
+taken off; then twice the floor (plain large `preadv` into reused buffers, `pwrite` begun early and pages used again,
+`fsync`, a thread for each core) and `cuvee merge` in a process of its own. Ratios are taken within a round, of the
+faster run to the faster floor: a virtual machine may give free pages back to its host, and whoever needs them next
+waits for each, so that either may take four times as long. For the same reason a file of the output's size is written
+and removed before each measurement, the floor begins as long after that as a merge writes its first page, and a warm
+round begins once the floor is nearly as fast as it ever was. Reported are medians over the rounds, with a warm page
+cache (`warm`: inputs are locked there where that is allowed, and each round says whether) and, where this process may
+drop it (root, --cold also), with a cold one.
 
 Checkpoints are synthetic Llamas in bfloat16, made here. With --mergekit, that `mergekit-yaml` merges the same files at
 the end of the first --rival-rounds warm rounds, and `at most`: how many times faster a program would be that starts in
