@@ -64,7 +64,7 @@ def advice_text(one: Advice) -> str:
     """One finding as a sentence."""
     tried = f" Try {', '.join(f'`{name}`' for name in one.methods)}." if one.methods else ""
     left = f" Leave {', '.join(f'`{name}`' for name in one.avoid)}." if one.avoid else ""
-    return f"{one.text[0].upper()}{one.text[1:]}. Because {one.reason}.{tried}{left}"
+    return f"{one.text[0].upper()}{one.text[1:]}. Reason: {one.reason}.{tried}{left}"
 
 
 def _pairs(found: Analysis) -> list[Part]:

@@ -31,16 +31,18 @@ def heat(
     finite = [abs(v) for line in values for v in line if math.isfinite(v)]
     top_value = largest or max(finite, default=1.0) or 1.0
     left = 16 + LETTER * min(28, max((len(printable(name)) for name in rows), default=0))
-    head = 14 + LETTER * 0.75 * min(28, max((len(printable(name)) for name in columns), default=0))
+    longest = LETTER * min(28, max((len(printable(name)) for name in columns), default=0))
     wide = max(30.0, min(_CELL, (1100 - left) / max(1, len(columns))))
-    parts = [_heading(name, left + (i + 0.5) * wide, head - 6) for i, name in enumerate(columns)]
+    is_tilted = longest > wide - 4
+    head = 14 + (0.75 * longest if is_tilted else 8)
+    parts = [_heading(name, left + (i + 0.5) * wide, head - 6, is_tilted) for i, name in enumerate(columns)]
     for r, (name, line) in enumerate(zip(rows, values, strict=True)):
         y = head + r * _ROW
         parts.append(label(left - 8, y + 16, printable(name, 28), anchor="end"))
         for c, value in enumerate(line):
             hover = f"{name}, {columns[c]}: {figure(value)}"
             parts.append(_cell(left + c * wide, y, wide, value, top_value, hover))
-    width = left + wide * len(columns) + 24 + head * 0.8
+    width = left + wide * len(columns) + 24 + (head * 0.8 if is_tilted else 0)
     svg = drawing(title, description, width, head + _ROW * len(rows) + 6, "".join(parts))
     rows_of = [[name, *line] for name, line in zip(rows, values, strict=True)]
     return Chart(title, description, svg, Table([column, *columns], rows_of))
@@ -51,15 +53,11 @@ def shade(value: float, largest: float) -> tuple[str, float]:
     return ("plus" if value >= 0 else "minus"), STRONGEST * min(1.0, abs(value) / largest)
 
 
-def _heading(name: str, x: float, y: float) -> str:
-    return element(
-        "text",
-        words(printable(name, 28)),
-        x=x,
-        y=y,
-        transform=f"rotate(-38 {x:.1f} {y:.1f})",
-        text_anchor="start",
-    )
+def _heading(name: str, x: float, y: float, is_tilted: bool) -> str:
+    if not is_tilted:
+        return label(x, y, printable(name, 28), anchor="middle")
+    turn = f"rotate(-38 {x:.1f} {y:.1f})"
+    return element("text", words(printable(name, 28)), x=x, y=y, transform=turn, text_anchor="start")
 
 
 def _cell(x: float, y: float, wide: float, value: float, largest: float, hover: str) -> str:

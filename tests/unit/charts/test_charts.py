@@ -57,6 +57,14 @@ def test_a_bar_is_as_long_as_its_number() -> None:
     assert long == pytest.approx(3 * short, rel=1e-3)
 
 
+def test_names_of_columns_lie_flat_where_they_fit_and_are_tilted_where_they_do_not() -> None:
+    for name, is_tilted in (("one", False), ("a long name of a task", True)):
+        made = heat("t", "d", ["row"], [name, "b"], [[1.0, 2.0]])
+        texts = [t for t in ElementTree.fromstring(made.svg).iter("text") if t.text == name]
+        assert len(texts) == 1 and ("transform" in texts[0].attrib) is is_tilted
+        assert float(texts[0].get("y", "")) >= 8, "nothing is cut off above"
+
+
 def test_a_line_breaks_where_a_value_is_missing() -> None:
     svg = ElementTree.fromstring(lines("t", "d", list("abcd"), {"s": [0.0, 1.0, NAN, 2.0]}).svg)
     drawn = next(p.get("d") or "" for p in svg.iter("path"))
