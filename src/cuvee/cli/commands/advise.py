@@ -165,8 +165,8 @@ def _text(verdict: Verdict, sources: list[str], probes: Probes | None, *, quiet:
         pairs = zip(probes.tasks, probes.told_halvings(), strict=True)
         lost = ", ".join(f"{printable(name)} {told}" for name, told in pairs)
         lines.append(
-            "at half their change experts lose, ± a standard error (an experimental forecast of averages of two): "
-            f"{lost}"
+            "at half their change experts lose, ± a standard error (averages of two lose the more, the larger the "
+            f"mean of theirs): {lost}"
         )
     if not quiet:
         lines.append("")
