@@ -202,7 +202,7 @@ def check_positions(report: str, text: str) -> None:
 ELSEWHERE = {
     "CV-P350": "a note of a run", "CV-P351": "a warning of a run",
     "CV-R017": "import of a recipe of a base alone", "CV-P110": "see test_arrangement", "CV-R110": "see test_arrangement",
-    "CV-P111": "see test_own_recipes", "CV-P112": "a warning",
+    "CV-P111": "see test_own_recipes", "CV-P112": "a warning", "CV-P113": "a warning",
     "CV-R111": "an adapter on a document of the file", "CV-R112": "a warning of the import", "CV-R113": "see test_export",
     "CV-R060": "see own_method", "CV-R062": "two plug-ins of one name", "CV-R063": "a broken plug-in",
     "CV-P006": "a note about unknown architectures", "CV-P020": "a model of two layer stacks", "CV-P025": "a warning",

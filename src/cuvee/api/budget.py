@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from cuvee.plan.budget import Budget, Choice, Thinned, choose, in_pages
 from cuvee.plan.explain import size
 from cuvee.plan.joined import Unbounded, joined
 from cuvee.plan.nodes import Apply, walk
-from cuvee.plan.plan import Plan
+from cuvee.plan.plan import Opened, Plan
 from cuvee.plan.sharing import wrapped
 from cuvee.sources.catalogue import Catalogue, bring, catalogue, catalogued
 from cuvee.sources.open import open_source
@@ -50,6 +51,12 @@ def parse_budget(text: str | None, deviation: float | None, total: int) -> Budge
     if text is None:
         return Budget(deviation=deviation)
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
+    if re.fullmatch(r"[\s\d.]*", text):  # 0.5 and 25 would be bytes, which nobody means
+        raise UsageError(
+            "CV-U201",
+            f"`--read-budget {printable(text)}` says neither per cent nor bytes",
+            hint="write a share, such as `25%`, or a size, such as `8GB`",
+        )
     share = float(match[1]) / 100 if match else parse_bytes(text) / max(total, 1)
     if match and share > 1:
         raise UsageError("CV-U201", f"`--read-budget` must be at most 100%, got `{printable(text)}`")
@@ -105,6 +112,8 @@ def budgeted(
     _check(choice, budget)
     room = most * total if budget.share is None else min(budget.share * total - choice.read, most * total)
     sample = sampled(plan, choice, int(room)) if choice.bound else Sample()
+    if choice.bound and choice.read + sample.nbytes >= _pages_without(plan, base, lossless)[1]:
+        return _without_loss(plan, base, lossless)  # nothing is spared, so nothing need be lost
     stand_ins: dict[str, dict[str, dict[int, str]]] = {
         key: {name: dict.fromkeys(blocks, base) for name, blocks in tensors.items()}
         for key, tensors in choice.spared.items()
@@ -203,12 +212,17 @@ def _base_of(
         if found is not None:
             return base, found
     base = next(key for key in plan.sources if key in bases)
-    words = " ".join(printable(opened.source.label) for key, opened in plan.sources.items() if key != base)
+    words = " ".join(_word(opened) for key, opened in plan.sources.items() if key != base)
     raise PlanError(
         "CV-P201",
         "there is no catalogue of these experts as they are now, and a budget is chosen by it",
-        hint=f"make it with `cuvee catalog {words} --base {printable(plan.sources[base].source.label)}`",
+        hint=f"make it with `cuvee catalog {words} --base {_word(plan.sources[base])}`",
     )
+
+
+def _word(opened: Opened) -> str:
+    """A source as one word of a command line."""
+    return shlex.quote(printable(opened.source.label))
 
 
 def _refused(plan: Plan, reason: str) -> PlanError:
@@ -244,7 +258,11 @@ def _noted(plan: Plan, choice: Choice, sample: Sample) -> Plan:
         f"the error is at most {_above(choice.bound)} of the merged update, and with all rounding to "
         f"{rounding_of(plan)} at most {_above(choice.rounded)}"
     )
-    note = Diagnostic("CV-P203", message, severity="note")
+    if choice.bound < 1:
+        note = Diagnostic("CV-P203", message, severity="note")
+    else:
+        hint = "the whole update may be lost: raise `--read-budget`, or name a `--max-deviation`"
+        note = Diagnostic("CV-P203", message, hint=hint, severity="warning")
     return replace(plan, notes=(*plan.notes, note))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from hashlib import sha256
@@ -20,9 +21,11 @@ from cuvee.plan.plan import Opened, Plan
 from cuvee.plan.summary import size
 from cuvee.recipe.load import parse_recipe
 from cuvee.recipe.model import Recipe, Reference, SourceSpec
+from cuvee.recipe.override import CHANGES
 from cuvee.sinks.target import MANIFEST, beside
 from cuvee.sources.reference import WEIGHT_SUFFIXES
 
+_OPTIONS = {"changes": "set", "out_dtype": "dtype"}  # where the option has another name
 _WITHIN = "CV-P203"  # what a budget left out, and the bound of its error
 
 
@@ -37,7 +40,8 @@ def card_text(plan: Plan, name: str) -> str:
     )
     notes = [d.message for d in plan.notes if d.severity == "warning" or d.code == _WITHIN]
     recipe = plan.recipe.text or f"# built in Python: {plan.method_label}"
-    return model_card(replace(facts, recipe=recipe, licence=licence, notes=notes))
+    is_exact = all(d.code != _WITHIN for d in plan.notes)
+    return model_card(replace(facts, recipe=recipe, licence=licence, notes=notes, is_exact=is_exact))
 
 
 def card_of_output(output: Path, name: str) -> str:
@@ -67,7 +71,10 @@ def card_of_output(output: Path, name: str) -> str:
     version = str(manifest.content["cuvee"].get("version", ""))
     licence = licence_of(_Folder(output)) if output.is_dir() else None
     notes = [f"made within a budget: {manifest.left_out}"] if manifest.left_out else []
-    return model_card(replace(_facts(recipe, name, sources, version), licence=licence, notes=notes))
+    changes = manifest.content["lock"].get("changes")
+    recipe = replace(recipe, changes=changes if isinstance(changes, Mapping) else {})
+    facts = _facts(recipe, name, sources, version)
+    return model_card(replace(facts, licence=licence, notes=notes, is_exact=not notes))
 
 
 def _facts(recipe: Recipe, name: str, sources: list[CardSource], version: str) -> CardFacts:
@@ -80,7 +87,21 @@ def _facts(recipe: Recipe, name: str, sources: list[CardSource], version: str) -
         recipe_name=_file_name(recipe),
         recipe_digest=sha256(recipe.text.encode()).hexdigest() if recipe.text else None,
         version=version,
+        changes=list(_changes(recipe.changes)),
+        is_local=any(source.hub_id is None for source in sources),
     )
+
+
+def _changes(said: Mapping[str, Any]) -> Iterator[str]:
+    """What the command line changed of a recipe, as options of it."""
+    for name in CHANGES:
+        value = said.get(name, [])
+        option = f"--{_OPTIONS.get(name, name).replace('_', '-')}"
+        if value is True:
+            yield option
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            yield f"{option} {shlex.quote(str(one))}"
 
 
 def _file_name(recipe: Recipe) -> str | None:

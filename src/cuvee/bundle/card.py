@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from cuvee.bundle.licence import Licence
-from cuvee.bundle.markdown import block, code, paper_link, plain, scalar, word
+from cuvee.bundle.markdown import block, code, paper_link, plain, scalar
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+", re.ASCII)
 
@@ -51,6 +51,11 @@ class CardFacts:
     recipe: str
     recipe_name: str | None = "cuvee.yaml"  # None: no file of it
     recipe_digest: str | None = None
+    changes: Sequence[
+        str
+    ] = ()  # options of the command line that changed the recipe, as they are written there
+    is_local: bool = False  # the recipe names folders, whose paths are relative to one
+    is_exact: bool = True  # all was read: the recipe makes the same bytes again
     version: str = ""
     library: str | None = "transformers"
     tags: Sequence[str] = ("merge", "cuvee")
@@ -152,6 +157,9 @@ def _recipe(facts: CardFacts) -> Iterator[str]:
     yield ""
     yield block(facts.recipe, "yaml")
     yield ""
+    if facts.changes:
+        yield f"Changed on the command line: {code(' '.join(facts.changes))}"
+        yield ""
     yield f"## {'Reproduce and verify' if facts.recipe_name else 'Verify'}"
     yield ""
     yield (
@@ -159,9 +167,15 @@ def _recipe(facts: CardFacts) -> Iterator[str]:
         "`cuvee-manifest.json` every file and tensor by digest."
     )
     yield ""
+    if facts.recipe_name and not facts.is_exact:
+        yield f"To make it again, merge {code(facts.recipe_name)} with the same `--read-budget` or `--max-deviation`."
+        yield ""
+    elif facts.recipe_name and facts.is_local:
+        yield "`FOLDER` is the one that the recipe's paths are relative to."
+        yield ""
     yield "```sh"
-    if facts.recipe_name:
-        yield f"cuvee merge {word(facts.recipe_name)} -o reproduced"
+    if facts.recipe_name and facts.is_exact:
+        yield f"cuvee reproduce .{' --from FOLDER' if facts.is_local else ''}"
     yield "cuvee verify ."
     yield "```"
     if facts.recipe_digest:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from typing import Any
 
 from cuvee.core.names import printable
@@ -37,11 +36,6 @@ def block(text: Any, language: str = "") -> str:
     shown = "\n".join(printable(line.replace("\t", "    "), _LIMIT) for line in lines)
     fence = "`" * max(3, _longest_run(shown) + 1)
     return f"{fence}{language}\n{shown}\n{fence}"
-
-
-def word(text: Any) -> str:
-    """Untrusted text as one word of a shell command."""
-    return shlex.quote(printable(str(text), 200))
 
 
 def paper_link(paper: str) -> str:

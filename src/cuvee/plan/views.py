@@ -97,6 +97,7 @@ class Opener:
                 continue
             try:
                 anchor = self._anchor(recipe, spec)
+                found += _from_elsewhere(recipe, spec, anchor)
                 out[alias] = self._view(alias, _without_revision(recipe, spec, anchor, found), anchor, place)
             except CuveeError as error:
                 where = getattr(spec, "where", None)
@@ -163,6 +164,23 @@ def _without_revision(recipe: Recipe, spec: SourceSpec, anchor: Path, found: lis
     message = f"`{printable(text)}` is a folder here, so the revision `{printable(revision)}` has no effect"
     found.append(Diagnostic("CV-P112", message, spec.where, severity="warning"))
     return replace(spec, text=text, revision=None)
+
+
+def _from_elsewhere(recipe: Recipe, spec: SourceSpec, anchor: Path) -> list[Diagnostic]:
+    """A warning where a model is taken from the working folder, since none of that name lies beside the recipe.
+
+    MergeKit's recipes are written for the working folder, so that nothing is said of theirs.
+    """
+    if recipe.file is None or recipe.dialect != "cuvee" or not isinstance(spec, Reference):
+        return []
+    beside = Path(recipe.file).parent
+    if anchor.resolve() == beside.resolve() or Path(spec.text).is_absolute() or not _is_at(anchor, spec.text):
+        return []
+    message = (
+        f"`{printable(spec.text)}` does not lie beside the recipe; the one of the working folder is taken"
+    )
+    hint = "paths are relative to the recipe's folder: write the path from there"
+    return [Diagnostic("CV-P113", message, spec.where, hint, severity="warning")]
 
 
 def _is_at(anchor: Path, text: str) -> bool:

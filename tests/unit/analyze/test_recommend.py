@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -74,6 +75,20 @@ def test_the_command_recommends_or_refuses(tmp_path: Path, cli: Any) -> None:
     assert refused.code == 3 and refused.out.startswith("Do not merge") and "stranger" in refused.out
 
 
+def test_what_no_figure_is_of_is_named(tmp_path: Path, cli: Any) -> None:
+    """A tensor with NaN is left out of the figures, and would stop a merge."""
+    draw = torch.Generator().manual_seed(0)
+    start = torch.randn(80, 80, generator=draw)
+    places = []
+    for name, bad in (("base", start), ("one", start + 0.1), ("two", start * math.nan)):
+        weights = start if name == "base" else start + 0.05 * torch.randn(80, 80, generator=draw)
+        places.append(folder(tmp_path / name, weights))
+        save_file({"layers.0.w": weights, "bad": bad.clone()}, tmp_path / name / "model.safetensors")
+    done = cli("advise", *places, "--json").json
+    assert "`bad` is left out: has NaN or infinity" in done["notes"]
+    assert "`bad` is left out" in cli("advise", *places).out
+
+
 def test_ones_own_benchmark_counts(tmp_path: Path, cli: Any) -> None:
     import numpy as np
 
@@ -139,7 +154,7 @@ def test_a_tracks_experts_are_advised_on_by_their_scores_too(
     monkeypatch.setattr("cuvee.evaluate.tracks.registry.open_track", lambda name, seed: Track())
     done = cli("advise", "--track", "steps")
     assert done.code == 0 and "leave average" not in done.out
-    assert "averages of two): one 100.0% ± 0.0, two 100.0% ± 0.0" in done.out
+    assert "mean of theirs): one 100.0% ± 0.0, two 100.0% ± 0.0" in done.out
     told = cli("advise", "--track", "steps", "--json").json
     assert told["scores"]["halving"] == told["scores"]["gain"] == [1.0, 1.0]
     assert told["scores"]["disturbance"] is None

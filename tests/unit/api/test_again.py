@@ -75,3 +75,17 @@ def test_a_run_that_fails_leaves_nothing(output: Path, monkeypatch: pytest.Monke
     with pytest.raises(RuntimeError, match="stop"):
         again(output, output.parent, RunOptions(), listener=fail)
     assert sorted(path.name for path in output.parent.iterdir()) == ["a", "b", "base", "out", "r.yaml"]
+
+
+def test_the_card_tells_what_the_command_line_changed_and_how_the_output_is_made_again(
+    here: Path, cli: Any
+) -> None:
+    Path("r.yaml").write_text(
+        "version: 1\nbase: ./base\nexperts: {math: ./math, code: ./code}\nmerge: {method: ties, density: 0.3}\n"
+    )
+    assert cli("merge", "r.yaml", "-o", "out", "--set", "density=0.6", "--dtype", "float16", "-q").code == 0
+    card = Path("out/README.md").read_text()
+    assert "`--dtype float16 --set density=0.6`" in card
+    assert "`--dtype float16 --set density=0.6`" in cli("card", "out").out
+    line = next(line for line in card.splitlines() if line.startswith("cuvee reproduce ."))
+    assert cli(*line.replace(" .", " out").replace("FOLDER", ".").split()[1:]).code == 0

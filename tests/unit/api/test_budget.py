@@ -26,8 +26,10 @@ from budget_models import (
 )
 from click.testing import CliRunner
 
+from cuvee.api import budget as budget_module
 from cuvee.api.blend import Blend
 from cuvee.api.budget import budgeted, make_catalogue
+from cuvee.api.budgeted_plan import Sample
 from cuvee.api.execute import load
 from cuvee.api.outlook import outlook
 from cuvee.api.pack import pack
@@ -190,7 +192,14 @@ def test_only_what_can_be_bounded_is_left_out(tmp_path) -> None:
     with pytest.raises(PlanError) as error:
         budgeted(plan, "20%", 0.01)
     assert error.value.diagnostics[0].code == "CV-P202"
-    for text, deviation in (("101%", None), ("much", None), (None, -1.0), (None, 2.0)):
+    for text, deviation in (
+        ("101%", None),
+        ("much", None),
+        ("0.5", None),
+        ("25", None),
+        (None, -1.0),
+        (None, 2.0),
+    ):
         with pytest.raises(UsageError):
             budgeted(plan, text, deviation)
     plan.close()
@@ -205,6 +214,50 @@ def test_only_what_can_be_bounded_is_left_out(tmp_path) -> None:
                 budgeted(plan, *budget)
             assert error.value.diagnostics[0].code == "CV-P200"
         plan.close()
+
+
+def test_an_error_as_large_as_the_update_is_a_warning(tmp_path) -> None:
+    random = np.random.default_rng(0)
+    base = base_of(random)
+    save(tmp_path / "base", base)
+    save(tmp_path / "e0", smooth(random, base, 0))
+    make_catalogue(["e0"], "base", anchor=tmp_path, offline=True)
+    plan = plan_of(tmp_path, [1.0])
+    for budget, severity in (("0%", "warning"), ("60%", "note")):
+        asked = budgeted(plan, budget, None)
+        (note,) = [d for d in asked.plan.notes if d.code == "CV-P203"]
+        assert (asked.choice.bound >= 1, note.severity) == (severity == "warning", severity)
+    plan.close()
+
+
+def test_an_error_that_spares_nothing_is_not_made(tmp_path, monkeypatch) -> None:
+    """What is kept for measuring the error may take more than blocks that are left out would."""
+    random = np.random.default_rng(0)
+    base = base_of(random)
+    save(tmp_path / "base", base)
+    save(tmp_path / "e0", smooth(random, base, 0))
+    make_catalogue(["e0"], "base", anchor=tmp_path, offline=True)
+    plan = plan_of(tmp_path, [1.0])
+    lossy = budgeted(plan, None, 0.3)
+    assert 0 < lossy.choice.bound <= 0.3 and lossy.choice.read + lossy.sample.nbytes < lossy.choice.total
+    whole = lossy.choice.total - lossy.choice.read
+    monkeypatch.setattr(budget_module, "sampled", lambda *_: Sample(nbytes=whole))
+    exact = budgeted(plan, None, 0.3)
+    plan.close()
+    assert exact.choice.bound == 0 and exact.choice.read == exact.choice.total
+    assert not [d for d in exact.plan.notes if d.code == "CV-P203"]
+
+
+def test_the_command_for_a_catalogue_can_be_pasted(tmp_path) -> None:
+    random = np.random.default_rng(0)
+    base = base_of(random)
+    save(tmp_path / "base", base)
+    save(tmp_path / "an expert", smooth(random, base, 0))
+    text = "version: 1\nbase: ./base\nexperts: {e: ./an expert}\nmerge: {method: task_arithmetic}\n"
+    plan = Blend(parse_recipe(text), anchor=tmp_path).build()
+    with pytest.raises(PlanError, match=r"cuvee catalog '\./an expert' --base \./base`"):
+        budgeted(plan, "50%", None)
+    plan.close()
 
 
 def test_experts_of_16_bits_are_summed_in_float32(tmp_path) -> None:

@@ -112,12 +112,20 @@ def test_the_whole_card() -> None:
         "| math | expert | `./math-7b` | `blake3:77aa` |  |",
         "| gsm8k | accuracy | 0.71 ± 0.02 |",
         "```yaml\nmerge: ties\nbase: hf://org/base\n```",
-        "cuvee merge cuvee.yaml -o reproduced\ncuvee verify .\n",
+        "cuvee reproduce .\ncuvee verify .\n",
         "```bibtex\n@inproceedings{yadav2023ties,",
     ):
         assert part in card
     assert card.endswith("```\n")
     assert "\n\n\n\n" not in card
+
+
+def test_a_card_says_how_its_model_is_made_again() -> None:
+    changed = model_card(replace(FACTS, changes=("--set density=0.6", "--dtype float16"), is_local=True))
+    assert "Changed on the command line: `--set density=0.6 --dtype float16`\n" in changed
+    assert "cuvee reproduce . --from FOLDER\ncuvee verify .\n" in changed
+    within = model_card(replace(FACTS, is_exact=False))
+    assert "cuvee reproduce" not in within and "with the same `--read-budget`" in within
 
 
 def test_a_small_card_has_no_empty_parts() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,27 @@ def findings(cli: Any, text: str) -> list[dict[str, Any]]:
 def only(found: list[dict[str, Any]], code: str) -> dict[str, Any]:
     (one,) = [d for d in found if d["code"] == code]
     return one
+
+
+def test_a_model_of_the_working_folder_is_told(here: Path, cli: Any) -> None:
+    """Paths are relative to the recipe; what lies in the working folder alone is taken, and said."""
+    own = (
+        "version: 1\nbase: ./base\nexperts: {math: ./math, code: ./code}\nmerge: {method: task_arithmetic}\n"
+    )
+    for name in ("base", "math"):
+        shutil.copytree(name, f"inner/{name}")
+    Path("inner/r.yaml").write_text(own)
+    found = cli("check", "inner/r.yaml", "--json").json["diagnostics"]
+    one = only(found, "CV-P113")
+    assert one["severity"] == "warning" and "`./code` does not lie beside the recipe" in one["message"]
+    assert one["where"]["line"] == 3
+    assert cli("check", "--strict", "inner/r.yaml").code == 4
+    shutil.copytree("code", "inner/code")
+    assert not [
+        d for d in cli("check", "inner/r.yaml", "--json").json["diagnostics"] if d["code"] == "CV-P113"
+    ]
+    Path("r.yaml").write_text(own)
+    assert not [d for d in cli("check", "r.yaml", "--json").json["diagnostics"] if d["code"] == "CV-P113"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from cuvee.evaluate.track import Track
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+_LISTED = 5  # tensors that are left out
 
 
 @click.command("advise")
@@ -67,6 +69,7 @@ def command(
     standings = [*_own(bench), *_published()]
     advice = [*found.advice, *(advise_by_scores(probes) if probes else ())]
     verdict = recommend(advice, standings, registry.names())
+    verdict = replace(verdict, notes=(*verdict.notes, *_left_out(found)))
     if as_json:
         scores = probes.as_json() if probes else None
         told = {"forecast": found.forecast.band, "scores": scores}
@@ -74,6 +77,16 @@ def command(
     else:
         stdout(_text(verdict, [one.source for one in standings], probes, quiet=quiet))
     return 0 if verdict.merge else 3
+
+
+def _left_out(found: Analysis) -> Iterator[str]:
+    """A note of tensors that no figure is of, such as those with NaN, which would stop a merge too."""
+    from cuvee.core.names import printable
+
+    for one in found.skipped[:_LISTED]:
+        yield f"`{printable(one.name)}` is left out: {printable(one.reason)}"
+    if len(found.skipped) > _LISTED:
+        yield f"{len(found.skipped) - _LISTED} more tensors are left out; `cuvee analyze` names them"
 
 
 def probed(track: Track, experts: Mapping[str, Any], *, across: bool = False) -> Probes:
