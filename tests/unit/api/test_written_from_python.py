@@ -48,7 +48,7 @@ def test_the_recipe_is_kept_and_makes_the_same_again(
     text = (tmp_path / "out" / "cuvee.yaml").read_text()
     assert f"method: {call['method']}" in text and f"method: {call['method']}" in recorded(tmp_path / "out")
     assert str(tmp_path) not in recorded(tmp_path / "out")
-    assert "cuvee merge cuvee.yaml" in (tmp_path / "out" / "README.md").read_text()
+    assert "cuvee reproduce ." in (tmp_path / "out" / "README.md").read_text()
     assert cli("merge", str(tmp_path / "out" / "cuvee.yaml"), "-o", str(tmp_path / "again"), "-q").code == 0
     first, second = (load_file(tmp_path / out / "model.safetensors")["w"] for out in ("out", "again"))
     assert torch.equal(first, second)
