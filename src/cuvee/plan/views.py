@@ -97,7 +97,7 @@ class Opener:
                 continue
             try:
                 anchor = self._anchor(recipe, spec)
-                found += _from_elsewhere(recipe, spec, anchor)
+                found += [] if self.elsewhere else _from_elsewhere(recipe, spec, anchor)
                 out[alias] = self._view(alias, _without_revision(recipe, spec, anchor, found), anchor, place)
             except CuveeError as error:
                 where = getattr(spec, "where", None)

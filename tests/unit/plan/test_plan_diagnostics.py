@@ -45,6 +45,8 @@ def test_a_model_of_the_working_folder_is_told(here: Path, cli: Any) -> None:
     assert one["severity"] == "warning" and "`./code` does not lie beside the recipe" in one["message"]
     assert one["where"]["line"] == 3
     assert cli("check", "--strict", "inner/r.yaml").code == 4
+    meant = cli("mergekit-yaml", "inner/r.yaml", "out")  # whose paths are relative to the working folder
+    assert meant.code == 0 and "CV-P113" not in meant.text
     shutil.copytree("code", "inner/code")
     assert not [
         d for d in cli("check", "inner/r.yaml", "--json").json["diagnostics"] if d["code"] == "CV-P113"
