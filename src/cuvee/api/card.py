@@ -40,7 +40,8 @@ def card_text(plan: Plan, name: str) -> str:
     )
     notes = [d.message for d in plan.notes if d.severity == "warning" or d.code == _WITHIN]
     recipe = plan.recipe.text or f"# built in Python: {plan.method_label}"
-    is_exact = all(d.code != _WITHIN for d in plan.notes)
+    within = any(d.code == _WITHIN for d in plan.notes)  # a budget, which may have lost nothing
+    is_exact = not (within and any("spared" in o.source.identity() for o in plan.sources.values()))
     return model_card(replace(facts, recipe=recipe, licence=licence, notes=notes, is_exact=is_exact))
 
 

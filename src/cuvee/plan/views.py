@@ -173,8 +173,7 @@ def _from_elsewhere(recipe: Recipe, spec: SourceSpec, anchor: Path) -> list[Diag
     """
     if recipe.file is None or recipe.dialect != "cuvee" or not isinstance(spec, Reference):
         return []
-    beside = Path(recipe.file).parent
-    if anchor.resolve() == beside.resolve() or Path(spec.text).is_absolute() or not _is_at(anchor, spec.text):
+    if anchor.resolve() == Path(recipe.file).parent.resolve():
         return []
     message = (
         f"`{printable(spec.text)}` does not lie beside the recipe; the one of the working folder is taken"

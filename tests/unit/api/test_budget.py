@@ -30,6 +30,7 @@ from cuvee.api import budget as budget_module
 from cuvee.api.blend import Blend
 from cuvee.api.budget import budgeted, make_catalogue
 from cuvee.api.budgeted_plan import Sample
+from cuvee.api.card import card_text
 from cuvee.api.execute import load
 from cuvee.api.outlook import outlook
 from cuvee.api.pack import pack
@@ -216,13 +217,18 @@ def test_only_what_can_be_bounded_is_left_out(tmp_path) -> None:
         plan.close()
 
 
-def test_an_error_as_large_as_the_update_is_a_warning(tmp_path) -> None:
+def one_expert(folder):
+    """The plan of one expert whose catalogue there is."""
     random = np.random.default_rng(0)
     base = base_of(random)
-    save(tmp_path / "base", base)
-    save(tmp_path / "e0", smooth(random, base, 0))
-    make_catalogue(["e0"], "base", anchor=tmp_path, offline=True)
-    plan = plan_of(tmp_path, [1.0])
+    save(folder / "base", base)
+    save(folder / "e0", smooth(random, base, 0))
+    make_catalogue(["e0"], "base", anchor=folder, offline=True)
+    return plan_of(folder, [1.0])
+
+
+def test_an_error_as_large_as_the_update_is_a_warning(tmp_path) -> None:
+    plan = one_expert(tmp_path)
     for budget, severity in (("0%", "warning"), ("60%", "note")):
         asked = budgeted(plan, budget, None)
         (note,) = [d for d in asked.plan.notes if d.code == "CV-P203"]
@@ -232,12 +238,7 @@ def test_an_error_as_large_as_the_update_is_a_warning(tmp_path) -> None:
 
 def test_an_error_that_spares_nothing_is_not_made(tmp_path, monkeypatch) -> None:
     """What is kept for measuring the error may take more than blocks that are left out would."""
-    random = np.random.default_rng(0)
-    base = base_of(random)
-    save(tmp_path / "base", base)
-    save(tmp_path / "e0", smooth(random, base, 0))
-    make_catalogue(["e0"], "base", anchor=tmp_path, offline=True)
-    plan = plan_of(tmp_path, [1.0])
+    plan = one_expert(tmp_path)
     lossy = budgeted(plan, None, 0.3)
     assert 0 < lossy.choice.bound <= 0.3 and lossy.choice.read + lossy.sample.nbytes < lossy.choice.total
     whole = lossy.choice.total - lossy.choice.read
@@ -246,6 +247,19 @@ def test_an_error_that_spares_nothing_is_not_made(tmp_path, monkeypatch) -> None
     plan.close()
     assert exact.choice.bound == 0 and exact.choice.read == exact.choice.total
     assert not [d for d in exact.plan.notes if d.code == "CV-P203"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "again"), [("100%", "cuvee reproduce ."), ("60%", "with the same `--read-budget`")]
+)
+def test_a_card_says_whether_the_recipe_alone_makes_the_same(budget, again, tmp_path) -> None:
+    plan = one_expert(tmp_path)
+    asked = budgeted(plan, budget, None)
+    assert (asked.choice.bound == 0) is (budget == "100%")
+    text = card_text(asked.plan, "x")
+    plan.close()
+    assert again in text
+    assert ("cuvee reproduce" in text) is (budget == "100%")
 
 
 def test_the_command_for_a_catalogue_can_be_pasted(tmp_path) -> None:
