@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -40,6 +42,13 @@ def colours():
 """
 
 
+@pytest.fixture(autouse=True)
+def swept() -> Iterator[None]:
+    """What the programs leave open is collected here, where warnings of theirs do not count."""
+    yield
+    gc.collect()
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not any(map(find_spec, ("lm_eval", "inspect_ai"))):
@@ -52,7 +61,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(
-        tokenizer_object=raw, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>"
+        tokenizer_object=raw,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="</s>",
+        chat_template="{% for message in messages %}{{ message.content }}{% endfor %}",
     ).save_pretrained(place)
     return place
 
@@ -84,3 +98,19 @@ def test_inspect_ai_scores_a_folder_without_a_connection(folder: Path, tmp_path:
     found = inspection.evaluate(folder, str(tmp_path / "colours.py"), tokens=4)
     assert found.scores == {"colours": {"accuracy": 0.5}}
     assert found.items == {"colours": [1.0, 0.0]} and found.prompts == {"colours": "sky"}
+
+
+def test_inspect_ai_scores_the_likeliest_answer_every_time(folder: Path, tmp_path: Path) -> None:
+    """Its provider draws tokens: of what a tiny untrained model says, no two runs were alike."""
+    pytest.importorskip("inspect_ai")
+    from transformers import AutoTokenizer
+
+    words, model = AutoTokenizer.from_pretrained(folder), load(folder)
+    asked = words("sky", return_tensors="pt")
+    said = model.generate(**asked, max_new_tokens=16, do_sample=False)[0, asked["input_ids"].shape[1] :]
+    answer = words.decode(said, skip_special_tokens=True)
+    assert len(answer.split()) > 4
+    (tmp_path / "colours.py").write_text(INSPECT.replace('"nosuch"', repr(answer)))
+    for _ in range(2):
+        found = inspection.evaluate(folder, str(tmp_path / "colours.py"), tokens=16)
+        assert found.items == {"colours": [1.0, 1.0]}

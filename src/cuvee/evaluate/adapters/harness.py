@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,23 +43,36 @@ def evaluate(
         pretrained=str(model) if isinstance(model, (str, Path)) else model,
         tokenizer=tokenizer,
         batch_size=batch,
-        device="cpu" if isinstance(model, (str, Path)) else None,
+        device=accelerator() if isinstance(model, (str, Path)) else None,
     )
     known = manager.TaskManager(
         include_path=str(include) if include else None, include_defaults=include is None
     )
-    found = evaluator.simple_evaluate(
-        model=live,
-        tasks=list(tasks),
-        task_manager=known,
-        limit=limit,
-        num_fewshot=shots,
-        bootstrap_iters=0,
-        apply_chat_template=chat,
-        log_samples=True,
-    )
+    with _uncounted():
+        found = evaluator.simple_evaluate(
+            model=live,
+            tasks=list(tasks),
+            task_manager=known,
+            limit=limit,
+            num_fewshot=shots,
+            bootstrap_iters=0,
+            apply_chat_template=chat,
+            log_samples=True,
+        )
     settings = {"tasks": list(tasks), "limit": limit, "shots": shots, "chat": chat, "batch": batch}
     return _outcome(found or {}, _named(model), settings, time.monotonic() - began)
+
+
+@contextmanager
+def _uncounted() -> Iterator[None]:
+    """Without the word that `datasets` sends to its makers for each data set opened, local files too."""
+    settings = module("datasets.config", "datasets")
+    before = settings.HF_UPDATE_DOWNLOAD_COUNTS
+    settings.HF_UPDATE_DOWNLOAD_COUNTS = False
+    try:
+        yield
+    finally:
+        settings.HF_UPDATE_DOWNLOAD_COUNTS = before
 
 
 def _named(model: Any) -> str:
@@ -117,6 +131,13 @@ def module(name: str, package: str) -> Any:
         raise EvaluationError(
             "CV-B313", f"`{package}` cannot be imported: {error}", hint=f"pip install {package}"
         ) from error
+
+
+def accelerator() -> str:
+    """Where a model of a folder is put: the first CUDA device if there is one."""
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
 def installed(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from cuvee.core.disk import scratch
 from cuvee.core.names import printable
 from cuvee.errors import EvaluationError
-from cuvee.evaluate.adapters.harness import installed, module
+from cuvee.evaluate.adapters.harness import accelerator, installed, module
 from cuvee.evaluate.adapters.outcome import Outcome, checked
 
 _GRADES = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}  # inspect-ai's letters: correct, incorrect, partial, none
@@ -24,7 +24,8 @@ def evaluate(
     limit: int | None = None,
     provider: str = "hf/local",
     arguments: Mapping[str, Any] | None = None,
-    tokens: int = 64,
+    tokens: int | None = None,
+    greedy: bool = True,
 ) -> Outcome:
     """Score a model with inspect-ai.
 
@@ -33,7 +34,9 @@ def evaluate(
         tasks: task files, or tasks as inspect-ai takes them.
         limit: items of each task (None: all).
         provider: how inspect-ai opens the model; `arguments` replace what the provider is given.
-        tokens: the longest answer.
+        tokens: the longest answer (None: what the task says, or inspect-ai's own limit).
+        greedy: take the likeliest token always, so that the same model has the same score again; otherwise tokens are
+            drawn as the task says, with a seed that is always the same.
 
     Raises EvaluationError CV-B313 where inspect-ai is not installed, CV-B311 where a task fails, CV-B312 where there
     are no scores.
@@ -42,10 +45,11 @@ def evaluate(
     program = module("inspect_ai", "inspect-ai")
     place = str(model)
     given = (
-        {"model_path": place, "tokenizer_path": place, "device": "cpu"}
+        {"model_path": place, "tokenizer_path": place, "device": accelerator()}
         if arguments is None
         else dict(arguments)
     )
+    _no_look_up(provider)
     with scratch() as logs:  # samples are read from it when they are first looked at
         found = program.eval(
             _reachable(tasks),
@@ -55,10 +59,19 @@ def evaluate(
             display="none",
             limit=limit,
             max_tokens=tokens,
+            seed=0,
+            top_k=1 if greedy else None,  # its transformers provider draws tokens and cannot be told not to
             score_display=False,
         )
-        settings = {"limit": limit, "provider": provider, "tokens": tokens}
+        settings = {"limit": limit, "provider": provider, "tokens": tokens, "greedy": greedy}
         return _outcome(found, place, settings, time.monotonic() - began)
+
+
+def _no_look_up(provider: str) -> None:
+    """Say that nothing is known of a model: newer versions of inspect-ai would ask the hub for `local` otherwise."""
+    models = module("inspect_ai.model", "inspect-ai")
+    if hasattr(models, "set_model_info"):
+        models.set_model_info(provider, models.ModelInfo())
 
 
 def _outcome(logs: Sequence[Any], model: str, settings: Mapping[str, Any], seconds: float) -> Outcome:
