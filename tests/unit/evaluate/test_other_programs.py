@@ -1,4 +1,7 @@
-"""lm-eval and inspect-ai on a tiny language model with local tasks, where they are installed."""
+"""lm-eval and inspect-ai on a tiny language model with local tasks, where they are installed.
+
+Development does without them: inspect-ai wants an older fsspec than `constraints.txt` has.
+"""
 
 from __future__ import annotations
 
