@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -269,3 +269,31 @@ def test_programs_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPat
         with pytest.raises(EvaluationError, match="cannot be imported") as caught:
             call()
         assert caught.value.diagnostics[0].code == "CV-B313"
+
+
+def test_what_programs_raise_is_told_as_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that does not exist was shown as a bug of ours."""
+
+    def unknown(*_: Any, **__: Any) -> None:
+        raise KeyError("Spec 'nosuch' is not a registered task")
+
+    def ends(*_: Any, **__: Any) -> None:
+        raise SystemExit("no tasks were found\nat these paths")
+
+    parts = SimpleNamespace(HFLM=unknown, TaskManager=unknown, simple_evaluate=unknown)
+    for name in ("lm_eval.evaluator", "lm_eval.tasks", "lm_eval.models.huggingface"):
+        monkeypatch.setitem(sys.modules, name, parts)
+    for name in ("lm_eval", "lm_eval.models", "datasets"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    counted = SimpleNamespace(HF_UPDATE_DOWNLOAD_COUNTS=True)
+    monkeypatch.setitem(sys.modules, "datasets.config", counted)
+    monkeypatch.setitem(sys.modules, "inspect_ai", SimpleNamespace(eval=ends))
+    monkeypatch.setitem(sys.modules, "inspect_ai.model", SimpleNamespace())
+    for call, said in (
+        (lambda: harness.evaluate("m", ["nosuch"]), "`lm-eval` failed: .*is not a registered task"),
+        (lambda: inspection.evaluate("m", "nosuch.py"), "`inspect-ai` failed: no tasks were found"),
+    ):
+        with pytest.raises(EvaluationError, match=said) as caught:
+            call()
+        assert caught.value.diagnostics[0].code == "CV-B311"
+    assert counted.HF_UPDATE_DOWNLOAD_COUNTS

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cuvee.errors import EvaluationError
-from cuvee.evaluate.adapters.outcome import Outcome, checked
+from cuvee.evaluate.adapters.outcome import Outcome, checked, failing
 
 
 def evaluate(
@@ -35,20 +35,21 @@ def evaluate(
         batch: items in one pass.
         chat: use the model's chat template.
 
-    Raises EvaluationError CV-B313 where lm-eval is not installed, CV-B312 where it gives no scores.
+    Raises EvaluationError CV-B313 where lm-eval is not installed, CV-B311 where it fails, CV-B312 where it gives
+    no scores.
     """
     began = time.monotonic()
     evaluator, manager = module("lm_eval.evaluator", "lm-eval"), module("lm_eval.tasks", "lm-eval")
-    live = module("lm_eval.models.huggingface", "lm-eval").HFLM(
-        pretrained=str(model) if isinstance(model, (str, Path)) else model,
-        tokenizer=tokenizer,
-        batch_size=batch,
-        device=accelerator() if isinstance(model, (str, Path)) else None,
-    )
-    known = manager.TaskManager(
-        include_path=str(include) if include else None, include_defaults=include is None
-    )
-    with _uncounted():
+    with _uncounted(), failing("lm-eval"):
+        live = module("lm_eval.models.huggingface", "lm-eval").HFLM(
+            pretrained=str(model) if isinstance(model, (str, Path)) else model,
+            tokenizer=tokenizer,
+            batch_size=batch,
+            device=accelerator() if isinstance(model, (str, Path)) else None,
+        )
+        known = manager.TaskManager(
+            include_path=str(include) if include else None, include_defaults=include is None
+        )
         found = evaluator.simple_evaluate(
             model=live,
             tasks=list(tasks),

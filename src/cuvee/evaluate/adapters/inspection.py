@@ -12,7 +12,7 @@ from cuvee.core.disk import scratch
 from cuvee.core.names import printable
 from cuvee.errors import EvaluationError
 from cuvee.evaluate.adapters.harness import accelerator, installed, module
-from cuvee.evaluate.adapters.outcome import Outcome, checked
+from cuvee.evaluate.adapters.outcome import Outcome, checked, failing
 
 _GRADES = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}  # inspect-ai's letters: correct, incorrect, partial, none
 
@@ -51,18 +51,21 @@ def evaluate(
     )
     _no_look_up(provider)
     with scratch() as logs:  # samples are read from it when they are first looked at
-        found = program.eval(
-            _reachable(tasks),
-            model=provider,
-            model_args=given,
-            log_dir=str(logs),
-            display="none",
-            limit=limit,
-            max_tokens=tokens,
-            seed=0,
-            top_k=1 if greedy else None,  # its transformers provider draws tokens and cannot be told not to
-            score_display=False,
-        )
+        with failing("inspect-ai"):
+            found = program.eval(
+                _reachable(tasks),
+                model=provider,
+                model_args=given,
+                log_dir=str(logs),
+                display="none",
+                limit=limit,
+                max_tokens=tokens,
+                seed=0,
+                top_k=1
+                if greedy
+                else None,  # its transformers provider draws tokens, and an older one always
+                score_display=False,
+            )
         settings = {"limit": limit, "provider": provider, "tokens": tokens, "greedy": greedy}
         return _outcome(found, place, settings, time.monotonic() - began)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from cuvee.charts import Table
 from cuvee.core import disk
 from cuvee.core.lazy import numpy
 from cuvee.core.names import printable
-from cuvee.errors import EvaluationError
+from cuvee.errors import CuveeError, EvaluationError
 from cuvee.evaluate.manifest import surroundings
 from cuvee.evaluate.pages import Section
 from cuvee.evaluate.statistics import bootstrap
@@ -69,6 +70,18 @@ class Outcome:
         disk.make_folders(place.parent)
         disk.write_file(place, content)
         return place
+
+
+@contextmanager
+def failing(program: str) -> Iterator[None]:
+    """What the program raises, or ends with, as EvaluationError CV-B311; our own errors pass."""
+    try:
+        yield
+    except CuveeError:
+        raise
+    except (Exception, SystemExit) as error:
+        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise EvaluationError("CV-B311", f"`{printable(program)}` failed: {printable(said)}") from error
 
 
 def checked(
