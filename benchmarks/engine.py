@@ -7,8 +7,9 @@ taken off; then twice the floor (plain large `preadv` into reused buffers, `pwri
 `fsync`, a thread for each core) and `cuvee merge` in a process of its own. Ratios are taken within a round, of the
 faster run to the faster floor: a virtual machine may give free pages back to its host, and whoever needs them next
 waits for each, so that either may take four times as long. For the same reason a file of the output's size is written
-and removed before each measurement, the floor begins as long after that as a merge writes its first page, and a warm
-round begins once the floor is nearly as fast as it ever was. Reported are medians over the rounds, with a warm page
+and removed before each measurement (before a cold one, memory of the size of all files is taken and given back), the
+floor begins as long after that as a merge writes its first page, and a warm round begins once the floor is nearly as
+fast as it ever was. Reported are medians over the rounds, with a warm page
 cache (`warm`: inputs are locked there where that is allowed, and each round says whether) and, where this process may
 drop it (root, --cold also), with a cold one.
 
@@ -204,7 +205,9 @@ def floor(files: list[Path], out: Path, nbytes: int, threads: int | None = None)
                     return
                 at, count = work.pop(0)
             for source in sources:
-                if hasattr(os, "posix_fadvise"):  # the piece after next; without it a device waits between pieces
+                if hasattr(
+                    os, "posix_fadvise"
+                ):  # the piece after next; without it a device waits between pieces
                     os.posix_fadvise(source, at + 2 * PIECE, PIECE, os.POSIX_FADV_WILLNEED)
                 os.preadv(source, [buffer[:count]], at)
             os.pwrite(target, buffer[:count], at)
@@ -307,12 +310,18 @@ def one_round(method: str, folder: Path, tiny: Path, cold: bool, program: Path |
     found: dict[str, Any] = {"floors": [], "runs": []}
     command(tiny, method, out)  # brings the program back into the page cache
     found["start"] = asdict(command(tiny, method, out))
-    for _ in range(2):
-        found["floors"].append(asdict(waited(files, folder, cold)))
+
+    def ready() -> None:
         found["locked"] = chill(files, cold)
-        if cold:  # the program itself is brought back, and what that freed made good
-            command(tiny, method, out)
-            floor([], folder / "pages.bin", nbytes)
+        if cold:
+            command(tiny, method, out)  # brings the program back
+            np.ones(nbytes * (1 + len(files)), np.uint8)  # pages for all that will be read and written
+
+    for _ in range(2):
+        ready()
+        time.sleep(START)
+        found["floors"].append(asdict(floor(files, folder / "floor.bin", nbytes)))
+        ready()
         found["runs"].append(asdict(command(folder, method, out)))
     if program is not None:
         chill(files, cold)
