@@ -66,10 +66,16 @@ def advise(evidence: Evidence) -> tuple[Advice, ...]:
     return (*stops, *warnings, *_by_forecast(evidence), *_by_pair(evidence), *_by_spectra(evidence))
 
 
+def _is_stranger(e: Evidence, i: int) -> bool:
+    """Whether an expert is not to be merged at all, so that no advice says how."""
+    far = e.figures.base_cosines[i] < STRANGER_COSINE or e.figures.relative[i] >= STRANGER_CHANGE
+    return bool(far or e.coverage[i] < COVERED)
+
+
 def _strangers(e: Evidence) -> Iterator[Advice]:
     for i, name in enumerate(e.experts):
         cosine, change, covered = e.figures.base_cosines[i], e.figures.relative[i], e.coverage[i]
-        if cosine < STRANGER_COSINE or change >= STRANGER_CHANGE or covered < COVERED:
+        if _is_stranger(e, i):
             is_near = cosine >= STRANGER_COSINE and change < STRANGER_CHANGE
             why = "too little of it can be compared" if is_near else "it has no common base with the others"
             yield Advice(
@@ -105,8 +111,8 @@ def _unchanged(e: Evidence) -> Iterator[Advice]:
 
 
 def _far(e: Evidence) -> Iterator[Advice]:
-    for name, change in zip(e.experts, e.figures.relative, strict=True):
-        if FAR_CHANGE <= change < STRANGER_CHANGE:
+    for i, (name, change) in enumerate(zip(e.experts, e.figures.relative, strict=True)):
+        if FAR_CHANGE <= change < STRANGER_CHANGE and not _is_stranger(e, i):
             yield Advice(
                 "far_from_base",
                 "warn",
@@ -137,7 +143,8 @@ def _same(e: Evidence) -> Iterator[Advice]:
 
 
 def _unequal(e: Evidence) -> Iterator[Advice]:
-    norms = {n: float(v) for n, v in zip(e.experts, e.figures.norms, strict=True) if v > 0}
+    every = enumerate(zip(e.experts, e.figures.norms, strict=True))
+    norms = {n: float(v) for i, (n, v) in every if v > 0 and not _is_stranger(e, i)}
     if len(norms) < 2:
         return
     small, large = min(norms, key=lambda n: norms[n]), max(norms, key=lambda n: norms[n])
@@ -220,8 +227,8 @@ def _by_spectra(e: Evidence) -> Iterator[Advice]:
 
 def _pairs(e: Evidence) -> list[tuple[str, str, float]]:
     cosines = e.figures.cosines
-    n = len(e.experts)
-    every = [(e.experts[i], e.experts[j], float(cosines[i, j])) for i in range(n) for j in range(i + 1, n)]
+    asked = [i for i in range(len(e.experts)) if not _is_stranger(e, i)]
+    every = [(e.experts[i], e.experts[j], float(cosines[i, j])) for i in asked for j in asked if i < j]
     return [one for one in every if math.isfinite(one[2])]
 
 

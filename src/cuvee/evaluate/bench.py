@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cuvee.core.names import printable
 from cuvee.errors import CuveeError, EvaluationError
+from cuvee.evaluate import failures
 from cuvee.evaluate.cells import (
     REFERENCES,
     Cell,
@@ -196,6 +197,7 @@ def _one(ring: Ring, cell: Cell, method: Method | None) -> Done:
     try:
         card = _judged(ring, cell, method, referee) if method else _reference(cell.method, referee, ring)
     except Exception as error:  # noqa: BLE001  # a method may be anybody's code; the others go on
+        failures.keep(ring.store, cell, _said(error))
         return Done(cell, 0, 0, time.monotonic() - began, "failed", problem=_said(error))
     ring.store.put(cell, card)
     mean, unit = common_mean(card, card.held_in()), card.tasks[cell.tasks[0]].metric.unit

@@ -231,10 +231,13 @@ class Store:
     def _files(self) -> Iterator[tuple[Path, Mapping[str, Any]]]:
         files = sorted((self.folder / "cells").glob("*.json"))
         if not files:
+            failed = any((self.folder / "failed").glob("*.json"))
             raise EvaluationError(
                 "CV-B024",
                 f"there are no results in `{self.folder}`",
-                hint="`cuvee bench run TRACK -m METHOD -o FOLDER` makes some",
+                hint="all cells failed; its folder `failed` says why"
+                if failed
+                else "`cuvee bench run TRACK -m METHOD -o FOLDER` makes some",
             )
         for path in files:
             yield path, _read(path)

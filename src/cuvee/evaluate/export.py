@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from cuvee.evaluate import failures
 from cuvee.evaluate.cells import Cell, Store
 from cuvee.evaluate.paired import Results, told_apart
 from cuvee.evaluate.scorecard import Scorecard
@@ -64,11 +65,12 @@ def _place(cell: Cell, card: Scorecard) -> dict[str, Any]:
 
 
 def as_json(store: Store) -> bytes:
-    """Every row without the items' numbers (they are in the cells), what tracks are made of, what made each cell."""
+    """Rows without the items' numbers (they are in the cells), failed cells, what tracks and cells are made of."""
     content = {
         "schema": SCHEMA,
         **manifests(store),
         "rows": [{k: v for k, v in row.items() if k not in _OF_ITEMS} for row in rows(store.results())],
+        "failed": [one.as_json() for one in failures.kept(store)],
     }
     return json.dumps(content, indent=1, sort_keys=True).encode()
 

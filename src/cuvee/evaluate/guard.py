@@ -17,6 +17,7 @@ from typing import Any
 from cuvee.core import linux_namespaces
 from cuvee.core.cache import folder as cache_folder
 from cuvee.errors import LeakError
+from cuvee.evaluate import phases
 
 # folders of the cache that hold test items, or models being trained
 _KEPT_DATA = ("packages", "data", "training")
@@ -35,7 +36,8 @@ def shut(hidden: Sequence[Path] = ()) -> None:
     """Shut this process off from the tracks' data in the cache and from the `hidden` folders and files, for good.
 
     Where the system grants namespaces, other programs find these empty too and have no network; else starting
-    one is refused, as no rule would follow it. What is refused raises LeakError CV-B372.
+    one is refused, as no rule would follow it. What is refused raises LeakError CV-B372, which ends the method's choice
+    even where it is swallowed.
     """
     folders = [*(cache_folder() / "evaluate" / name for name in _KEPT_DATA), *hidden]
     places = [str(folder.resolve()) for folder in folders]
@@ -52,7 +54,7 @@ def _forbid_starting() -> None:
     import subprocess
 
     def refused(*_: object) -> int:
-        raise LeakError("CV-B372", "a method started a program, which leads to test items")
+        raise _refusal("a method started a program, which leads to test items")
 
     vars(_posixsubprocess)["fork_exec"] = refused
     vars(subprocess)["_fork_exec"] = refused
@@ -63,9 +65,10 @@ def _watch(places: Sequence[str], refused: set[str]) -> None:
 
     It holds on to the functions that it calls: those of a module can be replaced by a method.
     """
-    own, check, real, decode, path_like = (
+    own, check, refusal, real, decode, path_like = (
         threading.local(),
         _check,
+        _refusal,
         os.path.realpath,
         os.fsdecode,
         os.PathLike,
@@ -75,7 +78,7 @@ def _watch(places: Sequence[str], refused: set[str]) -> None:
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event in never:
-            raise LeakError("CV-B372", f"a method called `{event}`, which leads to test items")
+            raise refusal(f"a method called `{event}`, which leads to test items")
         asks = event == "open" or (event.startswith("os.") and not event.endswith("env"))  # not os.putenv
         if not asks or getattr(own, "busy", False):
             return
@@ -108,10 +111,15 @@ def _check(event: str, found: str, places: Sequence[str]) -> None:
     inside = any(f"{found}/".startswith(f"{place}/") for place in places)
     above = event in _WHOLE and any(f"{place}/".startswith(f"{found.rstrip('/')}/") for place in places)
     if inside or above or _MEMORY.match(found):
-        raise LeakError(
-            "CV-B372",
-            f"a method asked for `{Path(found).name or found}`, which leads to test items or scores",
+        raise _refusal(
+            f"a method asked for `{Path(found).name or found}`, which leads to test items or scores"
         )
+
+
+def _refusal(
+    said: str, made: type[LeakError] = LeakError, noted: Callable[[LeakError], LeakError] = phases.refused
+) -> LeakError:
+    return noted(made("CV-B372", said))
 
 
 def _close(places: Sequence[str]) -> None:

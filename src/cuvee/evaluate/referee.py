@@ -118,7 +118,7 @@ class Referee:
         room = Selection(self.track, self.names, self.examinee, granted, known)
         with phases.selecting(), room.ledger.spending():
             try:
-                weights, settings = method(room)
+                weights, settings = _answer(method(room))
             except BudgetSpent:
                 if room.best is None:
                     raise
@@ -162,6 +162,27 @@ class Referee:
     def experts(self) -> dict[str, Scorecard]:
         """Each expert's test scores on every task: its own and the others'."""
         return {n: self.score(self.track.expert(n), f"expert {n}") for n in self.names}
+
+
+def _answer(found: Any) -> tuple[Weights, Mapping[str, Any]]:
+    """What a method returned; EvaluationError CV-B012 for anything but weights and settings."""
+    if (
+        isinstance(found, (tuple, list))
+        and len(found) == 2
+        and all(isinstance(part, Mapping) for part in found)
+    ):
+        return found[0], found[1]
+    raise EvaluationError(
+        "CV-B012",
+        f"the method returned {_described(found)}, `(weights, settings)` was expected",
+        hint="return two dictionaries: tensors by name, and the settings that were chosen",
+    )
+
+
+def _described(found: Any) -> str:
+    if isinstance(found, (tuple, list)):
+        return f"{len(found)} values of {', '.join(sorted({type(part).__name__ for part in found})) or 'nothing'}"
+    return "nothing" if found is None else printable(type(found).__name__)
 
 
 def _copied(weights: Weights, base: Weights) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cuvee.charts import Chart, Table, lines
-from cuvee.evaluate import calibration, checks, leaderboard, published, robustness, sizes, variation
+from cuvee.evaluate import calibration, checks, failures, leaderboard, published, robustness, sizes, variation
 from cuvee.evaluate.adapters import outcome
 from cuvee.evaluate.cells import Store, clean, expert_of, is_reference
 from cuvee.evaluate.pages import Part, Report, Section
@@ -42,7 +42,7 @@ def sections(results: Results, found: Sequence[Board] | None = None) -> list[Sec
 
 
 def report(folder: str | Path) -> Report:
-    """The report of a benchmark's folder, scores by other programs included.
+    """The report of a benchmark's folder, scores by other programs and failed cells included.
 
     Raises EvaluationError CV-B024 where it holds no results, CV-B021 for a damaged one.
     """
@@ -50,7 +50,11 @@ def report(folder: str | Path) -> Report:
     store = Store(place)
     results = store.results()
     found = boards(results)
-    more = (sizes.section(found, store.tracks()), outcome.section(outcome.kept(place)))
+    more = (
+        sizes.section(found, store.tracks()),
+        outcome.section(outcome.kept(place)),
+        failures.section(failures.kept(store)),
+    )
     return Report("Leaderboard", (*sections(results, found), *(part for part in more if part)))
 
 

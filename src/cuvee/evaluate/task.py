@@ -78,8 +78,10 @@ class _Removed:
         self._task = task
 
     def __iter__(self) -> Iterator[Item]:
-        raise LeakError(
-            "CV-B001", f"test items of the task `{self._task}` were looked for in the process of a method"
+        raise phases.refused(
+            LeakError(
+                "CV-B001", f"test items of the task `{self._task}` were looked for in the process of a method"
+            )
         )
 
     def __len__(self) -> int:
@@ -130,10 +132,12 @@ class Sealed(Sequence[Item]):
         return iter(self._opened())
 
     def __reduce__(self) -> Any:
-        raise LeakError(
-            "CV-B001",
-            f"test items of the task `{self._task}` cannot be copied or pickled",
-            hint="make the task anew where it is needed; `digest` says whether it is the same",
+        raise phases.refused(
+            LeakError(
+                "CV-B001",
+                f"test items of the task `{self._task}` cannot be copied or pickled",
+                hint="make the task anew where it is needed; `digest` says whether it is the same",
+            )
         )
 
     def __repr__(self) -> str:

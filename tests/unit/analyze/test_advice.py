@@ -40,6 +40,16 @@ def test_a_stranger_is_not_to_be_merged_and_no_method_is_suggested() -> None:
     )
 
 
+def test_nothing_is_said_of_how_to_merge_a_stranger() -> None:
+    """`analyze` said not to merge it, and then to give it a smaller weight."""
+    changes = {"fine": noise(0.05), "stranger": noise() - BASE, "twin": noise() - BASE}
+    found = analyze.models({"w": BASE}, {n: {"w": BASE + c} for n, c in changes.items()})
+    stopped = {"stranger", "twin"}
+    assert [one.rule for one in found.advice if any(n in one.text for n in stopped)] == ["no_common_base"] * 2
+    near = advice({"fine": noise(0.05), "large": noise(0.2), "stranger": noise() - BASE})
+    assert "`large`" in near["unequal_norms"].text  # the others are still compared
+
+
 def test_too_little_in_common_is_no_common_base() -> None:
     experts = {
         "half": {"w": BASE + noise(0.01), "v": torch.ones(6401)},

@@ -275,6 +275,7 @@ def test_what_programs_raise_is_told_as_theirs(monkeypatch: pytest.MonkeyPatch) 
     """A task that does not exist was shown as a bug of ours."""
 
     def unknown(*_: Any, **__: Any) -> None:
+        assert not counted.HF_UPDATE_DOWNLOAD_COUNTS, "its makers would be told"
         raise KeyError("Spec 'nosuch' is not a registered task")
 
     def ends(*_: Any, **__: Any) -> None:
@@ -288,12 +289,60 @@ def test_what_programs_raise_is_told_as_theirs(monkeypatch: pytest.MonkeyPatch) 
     counted = SimpleNamespace(HF_UPDATE_DOWNLOAD_COUNTS=True)
     monkeypatch.setitem(sys.modules, "datasets.config", counted)
     monkeypatch.setitem(sys.modules, "inspect_ai", SimpleNamespace(eval=ends))
-    monkeypatch.setitem(sys.modules, "inspect_ai.model", SimpleNamespace())
+    models = SimpleNamespace(get_model=lambda *_, **given: given, GenerateConfig=dict)
+    monkeypatch.setitem(sys.modules, "inspect_ai.model", models)
     for call, said in (
         (lambda: harness.evaluate("m", ["nosuch"]), "`lm-eval` failed: .*is not a registered task"),
-        (lambda: inspection.evaluate("m", "nosuch.py"), "`inspect-ai` failed: no tasks were found"),
+        (lambda: inspection.evaluate("m", "nosuch"), "`inspect-ai` failed: no tasks were found"),
     ):
         with pytest.raises(EvaluationError, match=said) as caught:
             call()
         assert caught.value.diagnostics[0].code == "CV-B311"
     assert counted.HF_UPDATE_DOWNLOAD_COUNTS
+
+
+def test_inspect_ai_is_given_a_new_model_that_draws_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Models of the same arguments were taken from memory, and a task's own settings made answers drawn ones."""
+    asked: list[dict[str, Any]] = []
+
+    def judged(tasks: Any, **given: Any) -> None:
+        asked.append({"tasks": tasks, **given})
+        raise ValueError("enough")
+
+    program = SimpleNamespace(eval=judged)
+    models = SimpleNamespace(get_model=lambda name, **given: {"name": name, **given}, GenerateConfig=dict)
+    monkeypatch.setitem(sys.modules, "inspect_ai", program)
+    monkeypatch.setitem(sys.modules, "inspect_ai.model", models)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.py").write_text("x = 1\n")
+    for greedy in (True, False):
+        with pytest.raises(EvaluationError, match="enough"):
+            inspection.evaluate("m", [str(tmp_path / "t.py@one"), "name"], tokens=7, limit=3, greedy=greedy)
+    folder = {"model_path": "m", "tokenizer_path": "m", "device": "cuda:0"}
+    made = {"name": "hf/local", "memoize": False, "config": {"seed": 0}, **folder}
+    assert asked[0]["model"] == {**made, "do_sample": False} and asked[1]["model"] == made
+    assert (asked[0]["top_k"], asked[1]["top_k"]) == (1, None)
+    for one in asked:
+        assert (one["seed"], one["max_tokens"], one["limit"]) == (0, 7, 3)
+        assert one["tasks"] == ["t.py@one", "name"]
+
+
+def test_task_files_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "inspect_ai", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "inspect_ai.model", SimpleNamespace())
+    (tmp_path / "broken.py").write_text("def x(:\n")
+    for name, said in (
+        ("nosuch.py", "cannot be read: No such file"),
+        ("broken.py", "is no Python: invalid syntax"),
+    ):
+        with pytest.raises(EvaluationError, match=said) as caught:
+            inspection.evaluate("m", str(tmp_path / name))
+        assert caught.value.diagnostics[0].code == "CV-B311" and name in str(caught.value)
+
+
+def test_a_folder_of_tasks_must_be_there(cli: Any, tmp_path: Path) -> None:
+    done = cli("bench", "score", str(tmp_path), "--lm-eval", "x", "--include", str(tmp_path / "nosuch"))
+    assert done.code == 2 and "nosuch" in done.err and "does not exist" in done.err

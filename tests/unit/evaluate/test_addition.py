@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 from pathlib import Path
@@ -167,3 +168,43 @@ def test_the_command_adds_and_prints_duels(store: Store, cli: Any, monkeypatch: 
     assert "2 experts, seed 0): scored" in done.err
     as_json = cli("bench", "add", str(store.folder), "task_arithmetic", "-q")
     assert (as_json.code, as_json.err) == (0, "")
+
+
+def test_what_failed_is_told_by_reports_and_comparisons_until_it_is_finished(
+    store: Store, cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cuvee.evaluate.tracks.registry.open_track", opened)
+    works = [False]
+
+    def fickle(room: Selection) -> Any:
+        if not works[0]:
+            raise ValueError("no | such thing")
+        return summed(room)
+
+    monkeypatch.setitem(globals(), "fickle", fickle)
+    name = f"{__name__}:fickle"
+    done = cli("bench", "add", str(store.folder), name)
+    assert done.code == 1 and "no cell of `fickle` can be compared" in done.err and not done.out
+    compared = cli("bench", "compare", str(store.folder), "fickle (budget 3)", "slerp (budget 3)")
+    assert "CV-B023" in compared.err and "`fickle` failed: CV-B370" in compared.err
+    assert "failed" not in cli("bench", "compare", str(store.folder), "nosuch", "slerp (budget 3)").err
+    assert "no | such thing" in cli("bench", "report", str(store.folder)).out.replace("\\|", "|")
+    failed = json.loads((store.folder / "results.json").read_text())["failed"]
+    assert len(failed) == 6 and {one["cell"]["label"] for one in failed} == {"fickle"}
+    assert not {one["address"] for one in failed} & {cell.address for cell, _ in store.results()}
+    works[0] = True
+    assert cli("bench", "add", str(store.folder), name).code == 0
+    assert "## Failed" not in cli("bench", "report", str(store.folder)).out
+    assert not json.loads((store.folder / "results.json").read_text())["failed"]
+
+
+def test_a_folder_of_failures_alone_says_so(tmp_path: Path) -> None:
+    def fails(name: str, seed: int) -> Track:
+        track = Track()
+        track.expert = lambda task: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+        return track
+
+    place = Store(tmp_path)
+    assert run(Grid("linear", METHODS[:1], budget=0, references=()), fails, place) == 1
+    with pytest.raises(EvaluationError, match="all cells failed"):
+        place.results()

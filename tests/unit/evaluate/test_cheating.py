@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -221,18 +222,56 @@ def test_no_way_to_the_test_items_leads_anywhere(way: Peek, cached: Path) -> Non
     assert honest.tasks["a"].mean > 0.8, "the referee's own test items are as they were"
 
 
-def test_a_cheat_that_swallows_what_stops_it_gains_nothing(cached: Path) -> None:
-    def cheat(room: Selection) -> tuple[Any, dict[str, Any]]:
-        for way in WAYS:
-            try:
-                return fitted(way(room)), {"by": way.__name__}
-            except BaseException:  # noqa: BLE001
-                continue
-        return room.base, {"by": "nothing"}
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__.strip("<>"))
+def test_a_cheat_that_swallows_what_stops_it_is_told_all_the_same(way: Peek, cached: Path) -> None:
+    def cheat(room: Selection, caught: type[BaseException] = BaseException) -> tuple[Any, dict[str, Any]]:
+        try:
+            return fitted(way(room)), {"by": way.__name__}
+        except caught:
+            return room.base, {"by": "nothing"}
 
-    card = Referee(Track()).judge(cheat, "cheat")
+    with pytest.raises(EvaluationError) as told:
+        Referee(Track()).choose(lambda room: cheat(room, ZeroDivisionError))
+    if isinstance(told.value, LeakError):
+        with pytest.raises(LeakError) as again:
+            Referee(Track()).choose(cheat)
+        assert again.value.diagnostics == told.value.diagnostics
+        return
+    card = Referee(Track()).judge(cheat, "cheat")  # there was nothing to find, and nothing was refused
     assert card.settings == {"by": "nothing"}
     assert card.mean() == Referee(Track()).score(Track().base, "base").mean()
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_one_who_peeks_behind_the_referees_back_fails_and_the_next_one_does_not(isolated: bool) -> None:
+    def peeks(room: Selection) -> tuple[Any, dict[str, Any]]:
+        with suppress(BaseException):
+            list(room.tasks[0].test)
+        room.evaluate(room.base)
+        room.evaluate(room.base)  # lets BudgetSpent pass
+        return room.base, {}
+
+    judge = Referee(Track(), budget=1, isolated=isolated)
+    with pytest.raises(LeakError, match="CV-B001"):
+        judge.choose(peeks)
+    assert judge.choose(lambda room: (room.base, {"looked": len(room.tasks[0].test)})).settings == {
+        "looked": 200
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (None, "returned nothing"),
+        ({}, "returned dict"),
+        ((1, 2, 3), "3 values of int"),
+        (({}, 1), "2 values"),
+    ],
+)
+def test_what_is_not_weights_and_settings_is_told(found: Any, said: str) -> None:
+    with pytest.raises(EvaluationError, match=said) as caught:
+        Referee(Track()).choose(lambda room: found)
+    assert caught.value.diagnostics[0].code == "CV-B012"
 
 
 def test_what_a_method_changes_ends_with_its_process() -> None:

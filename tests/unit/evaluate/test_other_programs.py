@@ -103,17 +103,56 @@ def test_inspect_ai_scores_a_folder_without_a_connection(folder: Path, tmp_path:
     assert found.items == {"colours": [1.0, 0.0]} and found.prompts == {"colours": "sky"}
 
 
-def test_inspect_ai_scores_the_likeliest_answer_every_time(folder: Path, tmp_path: Path) -> None:
-    """Its provider draws tokens: of what a tiny untrained model says, no two runs were alike."""
-    pytest.importorskip("inspect_ai")
+def said_by(folder: Path) -> str:
+    """What the model says when it takes the likeliest token always, with transformers alone."""
     from transformers import AutoTokenizer
 
     words, model = AutoTokenizer.from_pretrained(folder), load(folder)
     asked = words("sky", return_tensors="pt")
     said = model.generate(**asked, max_new_tokens=16, do_sample=False)[0, asked["input_ids"].shape[1] :]
-    answer = words.decode(said, skip_special_tokens=True)
+    answer: str = words.decode(said, skip_special_tokens=True)
     assert len(answer.split()) > 4
-    (tmp_path / "colours.py").write_text(INSPECT.replace('"nosuch"', repr(answer)))
+    return answer
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "",
+        ", config=GenerateConfig(temperature=0)",
+        ", config=GenerateConfig(temperature=2, top_k=50)",
+        ", solver=generate(temperature=2, top_k=50, seed=7)",
+    ],
+    ids=["plain", "cold", "hot", "hot solver"],
+)
+def test_inspect_ai_scores_the_likeliest_answer_every_time(folder: Path, tmp_path: Path, own: str) -> None:
+    """Its provider draws tokens: of what a tiny untrained model says, no two runs were alike."""
+    pytest.importorskip("inspect_ai")
+    body = INSPECT.replace('"nosuch"', repr(said_by(folder))).replace(
+        "scorer=includes()", f"scorer=includes(){own}"
+    )
+    more = "from inspect_ai.model import GenerateConfig\nfrom inspect_ai.solver import generate\n"
+    (tmp_path / "colours.py").write_text(more + body)
     for _ in range(2):
         found = inspection.evaluate(folder, str(tmp_path / "colours.py"), tokens=16)
         assert found.items == {"colours": [1.0, 1.0]}
+
+
+def test_inspect_ai_scores_the_weights_that_are_there_now(folder: Path, tmp_path: Path) -> None:
+    """A model of the same folder was taken from memory, whatever had become of its files."""
+    pytest.importorskip("inspect_ai")
+    import shutil
+
+    import torch
+
+    place = tmp_path / "model"
+    shutil.copytree(folder, place)
+    (tmp_path / "colours.py").write_text(INSPECT.replace('"nosuch"', repr(said_by(folder))))
+    first = inspection.evaluate(place, str(tmp_path / "colours.py"), tokens=16)
+    other = load(place)
+    with torch.no_grad():
+        for tensor in other.parameters():
+            tensor.neg_()
+    other.save_pretrained(place)
+    second = inspection.evaluate(place, str(tmp_path / "colours.py"), tokens=16)
+    assert (first.items["colours"], second.items["colours"]) == ([1.0, 1.0], [1.0, 0.0])

@@ -246,7 +246,7 @@ def add(folder: Path, method: str, search: Any, as_json: bool, quiet: bool, **gi
     """
     from dataclasses import asdict
 
-    from cuvee.cli.render import print_json, stdout, table
+    from cuvee.cli.render import print_json, stderr, stdout, table
     from cuvee.evaluate.addition import add as score
     from cuvee.evaluate.addition import duels, newcomer_of
     from cuvee.evaluate.cells import Store
@@ -267,7 +267,12 @@ def add(folder: Path, method: str, search: Any, as_json: bool, quiet: bool, **gi
             test = one.comparison
             shown = [difference(test), measured(test), drawn(test), probability(one.adjusted)]
             rows.append([one.newcomer, one.other, one.track, *shown, verdict])
-        stdout(table(["method", "other", "track", "difference (95 %)", "in", "over", "p (Holm)", ""], rows))
+        if not rows and not quiet:
+            stderr(f"no cell of `{newcomer.label}` can be compared; `cuvee bench report` lists what failed")
+        elif rows:
+            stdout(
+                table(["method", "other", "track", "difference (95 %)", "in", "over", "p (Holm)", ""], rows)
+            )
     return 1 if failed else 0
 
 
@@ -331,10 +336,13 @@ def compare(
 
     from cuvee.cli.render import print_json, stdout
     from cuvee.evaluate.cells import Store
+    from cuvee.evaluate.failures import explaining
     from cuvee.evaluate.leaderboard import difference, drawn, measured, probability
     from cuvee.evaluate.paired import pairs
 
-    found = pairs(Store(folder).results(), first, second, track=track)
+    store = Store(folder)
+    with explaining(store, first, second):
+        found = pairs(store.results(), first, second, track=track)
     if as_json:
         asked = {"first": first, "second": second, **({"track": track} if track else {})}
         print_json({"schema": "cuvee.bench.compare/1", **asked, **asdict(found)})

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cuvee.evaluate.adapters.outcome import Outcome
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+TASKS = click.Path(path_type=Path, file_okay=False, exists=True)
 
 
 @click.command("score")
@@ -23,7 +24,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     "--command", "program", metavar="LINE", help="A program that prints JSON; `{model}` is the model."
 )
 @click.option("--lm-eval", "harness", multiple=True, metavar="TASK", help="A task of lm-eval; once for each.")
-@click.option("--include", type=FOLDER, default=None, help="Folder of task files for lm-eval, used alone.")
+@click.option("--include", type=TASKS, default=None, help="Folder of task files for lm-eval, used alone.")
 @click.option("--inspect", "inspected", multiple=True, metavar="FILE", help="A task file of inspect-ai.")
 @click.option("--limit", type=click.IntRange(1), default=None, help="Items of each task.")
 @click.option("--shots", type=click.IntRange(0), default=None, help="Examples in the prompt (lm-eval).")

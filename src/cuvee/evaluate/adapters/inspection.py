@@ -42,37 +42,42 @@ def evaluate(
     are no scores.
     """
     began = time.monotonic()
-    program = module("inspect_ai", "inspect-ai")
-    place = str(model)
-    given = (
-        {"model_path": place, "tokenizer_path": place, "device": accelerator()}
-        if arguments is None
-        else dict(arguments)
-    )
-    _no_look_up(provider)
+    program, models = module("inspect_ai", "inspect-ai"), module("inspect_ai.model", "inspect-ai")
+    place, found_tasks = str(model), _reachable(tasks)
+    _no_look_up(models, provider)
     with scratch() as logs:  # samples are read from it when they are first looked at
         with failing("inspect-ai"):
             found = program.eval(
-                _reachable(tasks),
-                model=provider,
-                model_args=given,
+                found_tasks,
+                # made anew each time: a model of the same arguments would be taken from memory, whatever its files are
+                model=models.get_model(
+                    provider,
+                    memoize=False,
+                    config=models.GenerateConfig(seed=0),
+                    **_arguments(place, arguments, greedy=greedy),
+                ),
                 log_dir=str(logs),
                 display="none",
                 limit=limit,
                 max_tokens=tokens,
                 seed=0,
-                top_k=1
-                if greedy
-                else None,  # its transformers provider draws tokens, and an older one always
+                top_k=1 if greedy else None,  # for versions that draw even where nothing is to be drawn
                 score_display=False,
             )
         settings = {"limit": limit, "provider": provider, "tokens": tokens, "greedy": greedy}
         return _outcome(found, place, settings, time.monotonic() - began)
 
 
-def _no_look_up(provider: str) -> None:
+def _arguments(place: str, given: Mapping[str, Any] | None, *, greedy: bool) -> dict[str, Any]:
+    """What the provider is given: those of its own for a folder, unless others are named."""
+    if given is not None:
+        return dict(given)
+    drawn = {"do_sample": False} if greedy else {}
+    return {"model_path": place, "tokenizer_path": place, "device": accelerator(), **drawn}
+
+
+def _no_look_up(models: Any, provider: str) -> None:
     """Say that nothing is known of a model: newer versions of inspect-ai would ask the hub for `local` otherwise."""
-    models = module("inspect_ai.model", "inspect-ai")
     if hasattr(models, "set_model_info"):
         models.set_model_info(provider, models.ModelInfo())
 
@@ -99,10 +104,31 @@ def _outcome(logs: Sequence[Any], model: str, settings: Mapping[str, Any], secon
 
 
 def _reachable(tasks: Any) -> Any:
-    """Task files as paths from here: inspect-ai looks for no others."""
+    """Task files as paths from here: inspect-ai looks for no others.
+
+    EvaluationError CV-B311 for a file that is not there or is no Python, of which it would say that it has no tasks.
+    """
     if isinstance(tasks, (list, tuple)):
         return [_reachable(task) for task in tasks]
-    return os.path.relpath(tasks) if isinstance(tasks, (str, Path)) and Path(tasks).exists() else tasks
+    if not isinstance(tasks, (str, Path)):
+        return tasks
+    path = Path(str(tasks).partition("@")[0])  # `file.py@task`
+    if path.suffix == ".py":
+        _demand_python(path)
+    return os.path.relpath(path) + str(tasks)[len(str(path)) :] if path.exists() else tasks
+
+
+def _demand_python(path: Path) -> None:
+    try:
+        compile(path.read_bytes(), str(path), "exec")
+    except OSError as error:
+        raise EvaluationError(
+            "CV-B311", f"the task file `{printable(str(path))}` cannot be read: {error.strerror}"
+        ) from error
+    except (SyntaxError, ValueError) as error:
+        raise EvaluationError(
+            "CV-B311", f"the task file `{printable(str(path))}` is no Python: {printable(str(error))}"
+        ) from error
 
 
 def _metrics(log: Any) -> dict[str, float]:
