@@ -9,8 +9,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,8 @@ from cuvee.sinks.sink import Session
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_NAP = 0.2  # seconds until the main thread looks up
 
 
 def run(
@@ -143,7 +145,8 @@ def each(
     """Call the function for every item, in the threads of the pool; the first error stops the others."""
     futures = [pool.submit(function, item) for item in items]
     try:
-        _, pending = wait(futures, return_when=FIRST_EXCEPTION)
+        _wait_awake(futures)
+        pending = {future for future in futures if not future.done()}
     except KeyboardInterrupt:
         stopped.signal = stopped.signal or signal.SIGINT
         pending = set(futures)
@@ -155,6 +158,25 @@ def each(
     stopped.check()
     for future in futures:
         _raise(future)
+
+
+def _wait_awake(futures: Collection[Future[None]]) -> None:
+    """Wait for all of them, or the first error.
+
+    Now and then awake: Python hears signals in its main thread alone, which sleeps on where the system has told another
+    thread of one.
+    """
+    left, over = set(futures), threading.Event()
+
+    def done(future: Future[None]) -> None:
+        left.discard(future)
+        if not left or (not future.cancelled() and future.exception() is not None):
+            over.set()
+
+    for future in futures:
+        future.add_done_callback(done)
+    while futures and not over.wait(_NAP):
+        pass
 
 
 def _profile(account: Account, threads: int, seconds: float) -> Profile:
