@@ -28,9 +28,10 @@ as long, by chance ([where pages come from](decisions/0017-limits.md)). Since co
 written pages again, as a merge does there, and warm inputs are locked in the page cache; rows before that had inputs of
 which the system may have dropped a part. Rounds before commit `d4e6928` had one merge between two floors,
 which is stricter where pages are scarce. Medians of {rounds} over a Llama of {size} parameters in
-bfloat16 (a base and up to 3 experts), with the least and most of the rounds. Under 1 is faster than the floor, which
-does not read ahead. *Cold*: with dropped caches; where the file system is a virtual machine's, its host may still
-remember. *Start* is the whole command on a checkpoint of 1 MB, Python's own start among it.
+bfloat16 (a base and up to 3 experts), with the least and most of the rounds. *Cold*: with dropped caches; where the
+file system is a virtual machine's, its host may still remember. Cold floors ask ahead since commit `7d7e804`, and floor
+and merge find the same free pages; before, both were up to half as slow again, so that cold rows of earlier commits, if
+any are left below, say little. *Start* is the whole command on a checkpoint of 1 MB, Python's own start among it.
 """
 RIVAL = """## Beside MergeKit
 
