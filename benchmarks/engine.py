@@ -9,9 +9,8 @@ faster run to the faster floor: a virtual machine may give free pages back to it
 waits for each, so that either may take four times as long. For the same reason a file of the output's size is written
 and removed before each measurement (before a cold one, memory of the size of all files is taken and given back), the
 floor begins as long after that as a merge writes its first page, and a warm round begins once the floor is nearly as
-fast as it ever was. Reported are medians over the rounds, with a warm page
-cache (`warm`: inputs are locked there where that is allowed, and each round says whether) and, where this process may
-drop it (root, --cold also), with a cold one.
+fast as it ever was. Reported are medians over the rounds, with a warm page cache (`warm`: inputs are locked there where
+that is allowed, and each round says whether) and, where this process may drop it (root, --cold also), with a cold one.
 
 Checkpoints are synthetic Llamas in bfloat16, made here. With --mergekit, that `mergekit-yaml` merges the same files at
 the end of the first --rival-rounds warm rounds, and `at most`: how many times faster a program would be that starts in
@@ -205,9 +204,7 @@ def floor(files: list[Path], out: Path, nbytes: int, threads: int | None = None)
                     return
                 at, count = work.pop(0)
             for source in sources:
-                if hasattr(
-                    os, "posix_fadvise"
-                ):  # the piece after next; without it a device waits between pieces
+                if hasattr(os, "posix_fadvise"):  # without it a device waits between pieces
                     os.posix_fadvise(source, at + 2 * PIECE, PIECE, os.POSIX_FADV_WILLNEED)
                 os.preadv(source, [buffer[:count]], at)
             os.pwrite(target, buffer[:count], at)
@@ -245,9 +242,9 @@ def chill(files: list[Path], cold: bool) -> bool:
     return locked
 
 
-def waited(files: list[Path], folder: Path, cold: bool = False, threads: int | None = None) -> Measured:
-    """The floor in the state that a merge finds: prepared as for one, and begun when that writes its first page."""
-    chill(files, cold)
+def waited(files: list[Path], folder: Path, threads: int | None = None) -> Measured:
+    """The floor with warm caches, in the state that a merge finds, and begun when that writes its first page."""
+    chill(files, False)
     time.sleep(START)
     return floor(files, folder / "floor.bin", files[0].stat().st_size, threads)
 

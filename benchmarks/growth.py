@@ -74,9 +74,7 @@ def point(
     for _ in range(rounds):
         settle(files)
         starts.append(command(tiny, method, folder / "out"))
-        (first, one), (second, other) = (
-            (waited(files, folder, False, threads).wall, run()) for _ in range(2)
-        )
+        (first, one), (second, other) = ((waited(files, folder, threads).wall, run()) for _ in range(2))
         runs.append(min(one, other, key=lambda found: found.wall))
         floors.append((first, second))
     walls = [max(r.wall - s.wall, 0.0) for r, s in zip(runs, starts, strict=True)]

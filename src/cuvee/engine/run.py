@@ -164,7 +164,7 @@ def _wait_awake(futures: Collection[Future[None]]) -> None:
     """Wait for all of them, or the first error.
 
     Now and then awake: Python hears signals in its main thread alone, which sleeps on where the system has told another
-    thread of one.
+    thread of one. `concurrent.futures.wait` with a time limit would look at every future at each waking.
     """
     left, over = set(futures), threading.Event()
 

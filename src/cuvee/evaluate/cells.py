@@ -21,6 +21,7 @@ from cuvee.core.digests import canonical_json
 from cuvee.core.lazy import numpy
 from cuvee.errors import EvaluationError, UsageError
 from cuvee.evaluate.contender import Contender
+from cuvee.evaluate.kept import document, reading
 from cuvee.evaluate.manifest import surroundings
 from cuvee.evaluate.scorecard import Scorecard
 
@@ -28,6 +29,7 @@ MOST_SEED = 2**63 - 1
 PROTOCOL = 2  # of how methods choose and are compared: cells of several are never joined
 REFERENCES = ("base", "experts", "multitask", "last")  # scored beside the methods, not tuned
 _EXPERT, _OWN = "expert ", "reference "
+FAILED = "failed"  # the folder of what was said of failed cells
 
 
 def is_reference(label: str) -> bool:
@@ -172,7 +174,7 @@ class Store:
     def has(self, cell: Cell) -> bool:
         """Whether the cell is finished; EvaluationError CV-B021 where its file was damaged since."""
         path = self._path(cell)
-        return path.exists() and bool(_read(path))
+        return path.exists() and bool(document(path))
 
     def put(self, cell: Cell, card: Scorecard) -> None:
         """Keep a result, with the versions and the machine that made it."""
@@ -186,13 +188,16 @@ class Store:
         return self.folder / "cells"
 
     def tellings(self) -> list[Path]:
-        """Every folder and file in which test scores stand: cells, other programs' scores, tables and reports."""
+        """Every folder and file in which test scores stand: cells, other programs' scores, tables and reports.
+
+        What was said of failed cells is among them: a message may quote what a failing score was of.
+        """
         made = (
             *self.folder.glob("results.*"),
             *self.folder.glob("leaderboard.*"),
             *self.folder.glob("study-*"),
         )
-        return [self.cells(), self.folder / "scores", *made]
+        return [self.cells(), self.folder / "scores", self.folder / FAILED, *made]
 
     def describe(self, track: Mapping[str, Any], seed: int) -> None:
         """Keep what a track is made of, beside the cells: `tracks/<name>-<seed>-<digest>.json`."""
@@ -207,11 +212,9 @@ class Store:
         """Every finished cell, in the order of their addresses; EvaluationError for a damaged file or none at all."""
         out = []
         for path, data in self._files():
-            try:
+            with reading(path):
                 known = {"protocol": 1, **data["cell"], "tasks": tuple(data["cell"]["tasks"])}
                 out.append((Cell(**known), _whole(known, Scorecard.from_json(data["card"]))))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise _damaged(path, error) from error
         return out
 
     def origins(self) -> dict[str, Mapping[str, Any]]:
@@ -222,16 +225,17 @@ class Store:
 
     def tracks(self) -> list[Mapping[str, Any]]:
         """What the tracks of the folder are made of; EvaluationError CV-B021 for a damaged file."""
-        found = {path: _read(path) for path in sorted((self.folder / "tracks").glob("*.json"))}
+        found = {path: document(path) for path in sorted((self.folder / "tracks").glob("*.json"))}
         for path, content in found.items():
-            if not isinstance(content.get("track"), str):
-                raise _damaged(path, KeyError("track"))
+            with reading(path):
+                if not isinstance(content.get("track"), str):
+                    raise KeyError("track")
         return list(found.values())
 
     def _files(self) -> Iterator[tuple[Path, Mapping[str, Any]]]:
         files = sorted((self.folder / "cells").glob("*.json"))
         if not files:
-            failed = any((self.folder / "failed").glob("*.json"))
+            failed = any((self.folder / FAILED).glob("*.json"))
             raise EvaluationError(
                 "CV-B024",
                 f"there are no results in `{self.folder}`",
@@ -240,7 +244,7 @@ class Store:
                 else "`cuvee bench run TRACK -m METHOD -o FOLDER` makes some",
             )
         for path in files:
-            yield path, _read(path)
+            yield path, document(path)
 
     def _path(self, cell: Cell) -> Path:
         return self.folder / "cells" / f"{cell.address}.json"
@@ -262,19 +266,3 @@ def _whole(cell: Mapping[str, Any], card: Scorecard) -> Scorecard:
     if not card.tasks or not isinstance(card.settings, dict) or not isinstance(cell["seed"], int):
         raise ValueError("it has no tasks, no settings or no seed")
     return card
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-        if not isinstance(content, dict):
-            raise TypeError("it is no object")
-    except (ValueError, TypeError) as error:
-        raise _damaged(path, error) from error
-    return content
-
-
-def _damaged(path: Path, error: Exception) -> EvaluationError:
-    return EvaluationError(
-        "CV-B021", f"`{path}` is not a result of this version: {error}", hint="remove it and run again"
-    )

@@ -16,12 +16,12 @@ from cuvee.charts import Table
 from cuvee.core import disk
 from cuvee.core.names import printable
 from cuvee.errors import EvaluationError
-from cuvee.evaluate.cells import Cell, Store
+from cuvee.evaluate.cells import FAILED, Cell, Store
+from cuvee.evaluate.kept import reading
 from cuvee.evaluate.manifest import surroundings
 from cuvee.evaluate.pages import Section
 
 SCHEMA = "cuvee.bench.failed/1"
-FOLDER = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Failure:
 
 def keep(store: Store, cell: Cell, problem: str) -> None:
     """Write down that a cell failed; an earlier failure of the same cell is replaced."""
-    place = store.folder / FOLDER
+    place = store.folder / FAILED
     disk.make_folders(place)
     content = {"schema": SCHEMA, "made_with": surroundings(), **Failure(cell, problem).as_json()}
     disk.write_file(place / f"{cell.address}.json", json.dumps(content, indent=1, sort_keys=True).encode())
@@ -47,17 +47,11 @@ def keep(store: Store, cell: Cell, problem: str) -> None:
 def kept(store: Store) -> list[Failure]:
     """The failed cells that were not finished since; EvaluationError CV-B021 for a damaged file."""
     found = []
-    for path in sorted((store.folder / FOLDER).glob("*.json")):
-        try:
+    for path in sorted((store.folder / FAILED).glob("*.json")):
+        with reading(path):
             data = json.loads(path.read_text())
             cell = Cell(**{**data["cell"], "tasks": tuple(data["cell"]["tasks"])})
             failure = Failure(cell, str(data["problem"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise EvaluationError(
-                "CV-B021",
-                f"`{path}` is not a result of this version: {error}",
-                hint="remove it and run again",
-            ) from error
         if not store.has(cell):
             found.append(failure)
     return sorted(found, key=lambda one: (one.cell.track, one.cell.seed, one.cell.label, one.cell.budget))

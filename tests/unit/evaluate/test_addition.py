@@ -192,6 +192,12 @@ def test_what_failed_is_told_by_reports_and_comparisons_until_it_is_finished(
     failed = json.loads((store.folder / "results.json").read_text())["failed"]
     assert len(failed) == 6 and {one["cell"]["label"] for one in failed} == {"fickle"}
     assert not {one["address"] for one in failed} & {cell.address for cell, _ in store.results()}
+    damaged = store.folder / "failed" / f"{failed[0]['address']}.json"
+    whole = damaged.read_bytes()
+    for content in (b"", b"[]", b"{}", b'{"cell": 3}', whole.replace(b'"problem"', b'"other"')):
+        damaged.write_bytes(content)
+        assert f"`{damaged}` is not" in " ".join(cli("bench", "report", str(store.folder)).err.split())
+    damaged.write_bytes(whole)
     works[0] = True
     assert cli("bench", "add", str(store.folder), name).code == 0
     assert "## Failed" not in cli("bench", "report", str(store.folder)).out

@@ -81,9 +81,8 @@ def test_a_thread_of_a_method_is_stopped_too() -> None:
         thread.join()
         return room.base, {}
 
-    with pytest.raises(
-        LeakError, match="CV-B002"
-    ):  # of the whole choice, though the thread kept it to itself
+    # the whole choice fails, though the thread kept the error to itself
+    with pytest.raises(LeakError, match="CV-B002"):
         Referee(Track(), isolated=False).choose(cheat)
     assert len(caught) == 1
 

@@ -22,7 +22,14 @@ from cuvee.evaluate.contender import Contender
 from cuvee.evaluate.referee import Referee
 from cuvee.evaluate.selection import Selection
 
-TABLES = ("results.json", "results.parquet", "leaderboard.md", "study-scale.html", "scores/a.json")
+TABLES = (
+    "results.json",
+    "results.parquet",
+    "leaderboard.md",
+    "study-scale.html",
+    "scores/a.json",
+    "failed/a.json",
+)
 
 
 def opened(name: str, seed: int) -> Track:
@@ -33,7 +40,8 @@ def opened(name: str, seed: int) -> Track:
 def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "bench")
     run(Grid("linear", (Contender("average"),), budget=0), opened, store)
-    (store.folder / "scores").mkdir()
+    for name in ("scores", "failed"):
+        (store.folder / name).mkdir()
     for name in TABLES:
         (store.folder / name).write_text("the best has lambda 2.64")
     return store

@@ -17,6 +17,7 @@ from cuvee.core import disk
 from cuvee.core.lazy import numpy
 from cuvee.core.names import printable
 from cuvee.errors import CuveeError, EvaluationError
+from cuvee.evaluate.kept import reading
 from cuvee.evaluate.manifest import surroundings
 from cuvee.evaluate.pages import Section
 from cuvee.evaluate.statistics import bootstrap
@@ -116,14 +117,8 @@ def kept(folder: Path) -> list[Outcome]:
     """The outcomes in a benchmark's folder, by model and program; EvaluationError for a damaged file."""
     found = []
     for path in sorted((folder / FOLDER).glob("*.json")):
-        try:
+        with reading(path, again="score"):
             found.append(Outcome.from_json(json.loads(path.read_text())))
-        except (ValueError, KeyError, TypeError) as error:
-            raise EvaluationError(
-                "CV-B021",
-                f"`{path}` is not a result of this version: {error}",
-                hint="remove it and score again",
-            ) from error
     return sorted(found, key=lambda one: (one.model, one.program))
 
 
